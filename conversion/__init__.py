@@ -1,0 +1,65 @@
+"""ANN to calibrated spiking network: the engine. Needs neither Optuna nor matplotlib."""
+
+from conversion._config import ConversionConfig, LayerConfig
+from conversion._convert import Inference, Simulation, SpikingModel, convert
+from conversion._deploy import DeployConfig, load, save
+from conversion._energy import ENERGY_MODELS, Costs, EnergyModel, costs, energy_model
+from conversion._errors import ConfigError, ConversionError, DeployError, SpikefrontError
+from conversion._files import FileError, read_file, sha256, write_file
+from conversion._graph import Network, Role, SpikingSite, model_fingerprint, trace
+from conversion._iat import (
+    SCORES,
+    ExitPolicy,
+    ExitRule,
+    confidence,
+    mean_entropy,
+    normalised_entropy,
+)
+from conversion._neurons import AdaFire, NeuronState
+from conversion._profile import LayerProfile, Profile, profile
+from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
+
+__all__ = [
+    "ENERGY_MODELS",
+    "GRID",
+    "SCORES",
+    "AdaFire",
+    "ConfigError",
+    "ConversionConfig",
+    "ConversionError",
+    "Costs",
+    "DeployConfig",
+    "DeployError",
+    "EnergyModel",
+    "ExitPolicy",
+    "ExitRule",
+    "FileError",
+    "Histogram",
+    "Inference",
+    "LayerConfig",
+    "LayerProfile",
+    "Network",
+    "NeuronState",
+    "Profile",
+    "Role",
+    "Simulation",
+    "SpikefrontError",
+    "SpikingModel",
+    "SpikingSite",
+    "clip_floor",
+    "confidence",
+    "convert",
+    "costs",
+    "energy_model",
+    "load",
+    "mean_entropy",
+    "mmse_fractions",
+    "model_fingerprint",
+    "normalised_entropy",
+    "profile",
+    "read_file",
+    "save",
+    "sha256",
+    "trace",
+    "write_file",
+]

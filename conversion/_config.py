@@ -1,0 +1,99 @@
+"""The choices that make a spiking network out of an ANN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from conversion._errors import ConfigError
+
+Calibration = Literal["none", "light"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """How one spiking layer fires.
+
+    Attributes:
+        phi: Most spikes per neuron and step, ≥ 1.
+        rho: Factor on the calibrated threshold, ≥ 1.
+    """
+
+    phi: int = 1
+    rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.phi, int) and self.phi >= 1):
+            raise ConfigError(f"phi must be a whole number >= 1, got {self.phi!r}")
+        if not (isinstance(self.rho, (int, float)) and 1 <= self.rho < float("inf")):
+            raise ConfigError(f"rho must be a finite number >= 1, got {self.rho!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionConfig:
+    """How a whole network fires, and how it is calibrated.
+
+    Attributes:
+        timesteps: T, the most steps a sample may run, ≥ 1.
+        layers: One :class:`LayerConfig` per spiking layer.
+        calibration: ``"light"`` (bias) or ``"none"``.
+        calibration_timesteps: T in the threshold formula and in the calibration pass; None takes
+            ``timesteps``. With early exit most samples never see the last step, so a smaller
+            value fits better.
+        v_init: Membrane potential before the first step, as a fraction of the threshold.
+    """
+
+    timesteps: int
+    layers: Mapping[str, LayerConfig]
+    calibration: Calibration = "light"
+    calibration_timesteps: int | None = None
+    v_init: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("timesteps", "calibration_timesteps"):
+            value = getattr(self, name)
+            if not (value is None or (isinstance(value, int) and value >= 1)):
+                raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+        if self.calibration not in get_args(Calibration):
+            raise ConfigError(f"calibration must be 'light' or 'none', got {self.calibration!r}")
+        if not 0 <= self.v_init <= 1:
+            raise ConfigError(f"v_init must be within 0..1 thresholds, got {self.v_init!r}")
+
+    @classmethod
+    def uniform(
+        cls, layers: Iterable[str], *, timesteps: int, phi: int = 1, rho: float = 1.0, **options: Any
+    ) -> ConversionConfig:
+        """The same φ and ρ for every layer."""
+        layer = LayerConfig(phi=phi, rho=rho)
+        return cls(timesteps=timesteps, layers=dict.fromkeys(layers, layer), **options)
+
+    def check_layers(self, names: Iterable[str]) -> None:
+        """Raise :class:`ConfigError` unless the config names exactly these layers."""
+        names = list(names)
+        unknown = [name for name in self.layers if name not in names]
+        missing = [name for name in names if name not in self.layers]
+        if unknown:
+            raise ConfigError(
+                f"unknown layer {unknown[0]!r} in the config; the network has: {', '.join(names)}"
+            )
+        if missing:
+            raise ConfigError(f"the config has no entry for layer {missing[0]!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        layers = {name: asdict(layer) for name, layer in self.layers.items()}
+        return {**vars(self), "layers": layers}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ConversionConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ConfigError: A field is missing, unknown or out of range.
+        """
+        try:
+            layers = {name: LayerConfig(**layer) for name, layer in values["layers"].items()}
+            return cls(**{**values, "layers": layers})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"malformed conversion config: {error}") from error

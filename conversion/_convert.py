@@ -1,0 +1,265 @@
+"""The spiking model, and the one way to make it: thresholds, then streaming calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from conversion._config import ConversionConfig
+from conversion._energy import Burst, Costs
+from conversion._errors import ConversionError
+from conversion._graph import Network, Role
+from conversion._iat import ExitRule, confidence
+from conversion._neurons import AdaFire
+from conversion._passes import SpikingPass
+from conversion._profile import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """Every step of a batch, so that any exit policy and any price can be applied afterwards.
+
+    Attributes:
+        logits: Mean output of the steps so far, ``(T, N, classes)``.
+        spikes: Spikes of each source at each step, ``(sources, T, N)``.
+        synops: Accumulates they cause, likewise.
+        sources: Names of the sources: spiking layers, and max-pools between spikes.
+    """
+
+    logits: Tensor
+    spikes: Tensor
+    synops: Tensor
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """What a deployed model answers.
+
+    Attributes:
+        logits: At each sample's exit, ``(N, classes)``.
+        timesteps: Steps that each sample ran, ``(N,)``.
+    """
+
+    logits: Tensor
+    timesteps: Tensor
+
+
+class SpikingModel(nn.Module):
+    """A calibrated spiking network. Made by :func:`convert` or ``conversion.load``.
+
+    Calling it gives the logits at which each sample left, ``(N, classes)``, like the ANN.
+
+    Attributes:
+        config: The choices it was made with.
+        exit: When a sample may stop early, or None to run all steps.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        costs: Costs,
+        config: ConversionConfig,
+        *,
+        thetas: Mapping[str, Tensor],
+        biases: Mapping[str, Tensor],
+        exit: ExitRule | None = None,
+    ) -> None:
+        super().__init__()
+        config.check_layers(network.sites)
+        self.network = network
+        self.costs = costs
+        self.config = config
+        self.exit = exit
+        self.thetas = dict(thetas)
+        self.biases = dict(biases)
+        self._neurons = {
+            name: _neuron(network, config, name, thetas[name], biases[name])
+            for name in network.sites
+        }
+        self._quanta = _gate_quanta(network, costs, self._neurons)
+        self._sources = {site.node: name for name, site in network.sites.items()}
+        self._sources |= {node: node for node in costs.fan_out if node not in self._sources}
+
+    @torch.inference_mode()
+    def simulate(self, x: Tensor, *, burst: Burst = "count") -> Simulation:
+        """Run all T steps of inputs ``x``, ``(N, ...)``, layer by layer.
+
+        Args:
+            x: Inputs on the model's device.
+            burst: Whether n spikes of a burst are n events at a synapse, or one.
+        """
+        steps = self.config.timesteps
+        counter = _SpikeCounter(self.costs, burst)
+        run = SpikingPass(
+            self.network, self._neurons, on_spikes=counter.count, quanta=self._quanta
+        )
+        outputs = run.advance(run.start(_contiguous(x)), steps)
+        spikes, synops = counter.stacked(list(self._sources))
+        return Simulation(
+            logits=_running_mean(outputs, steps),
+            spikes=spikes,
+            synops=synops,
+            sources=tuple(self._sources.values()),
+        )
+
+    @torch.inference_mode()
+    def infer(self, x: Tensor) -> Inference:
+        """Run step by step; samples that are confident enough leave the batch and cost no more."""
+        run = SpikingPass(self.network, self._neurons)
+        state = run.start(_contiguous(x))
+        remaining = torch.arange(len(x), device=x.device)
+        logits: Tensor | None = None
+        timesteps = torch.full((len(x),), self.config.timesteps, device=x.device)
+        total = torch.zeros((), device=x.device)
+        for step in range(1, self.config.timesteps + 1):
+            total = total + run.advance(state, 1)
+            logits = total.new_empty((len(x), *total.shape[1:])) if logits is None else logits
+            logits[remaining] = total / step
+            leaves = self._may_leave(total / step, step)
+            if bool(leaves.any()):
+                timesteps[remaining[leaves]] = step
+                stay = (~leaves).nonzero().squeeze(1)
+                if len(stay) == 0:
+                    break
+                state.keep(stay)
+                remaining, total = remaining[stay], total[stay]
+        assert logits is not None
+        return Inference(logits=logits, timesteps=timesteps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits at each sample's exit, ``(N, classes)``."""
+        return self.infer(x).logits
+
+    def _may_leave(self, logits: Tensor, step: int) -> Tensor:
+        if self.exit is None:
+            return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        return confidence(logits, self.exit.score) > self.exit.thresholds[step - 1]
+
+
+def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
+    """Make the spiking model of a profiled network; the caller's model is not touched.
+
+    Thresholds are the MMSE ones for each layer's φ. Light calibration (Li et al., ICML 2021,
+    Sec. 4.2) then shifts each layer's bias by the per-channel mean of (ANN output − SNN mean
+    output), earlier layers already corrected, all in one spiking pass over the calibration data.
+
+    Args:
+        profile: From :func:`conversion.profile`.
+        config: The choices.
+
+    Raises:
+        ConfigError: The config names other layers than the network has.
+        ConversionError: A layer's output is NaN or infinite.
+    """
+    config.check_layers(profile.layers)
+    calibration_steps = config.calibration_timesteps or config.timesteps
+    thetas = {
+        name: profile.threshold(
+            name, phi=layer.phi, timesteps=calibration_steps, shift=config.v_init
+        )
+        for name, layer in config.layers.items()
+    }
+    biases = {name: torch.zeros_like(theta) for name, theta in thetas.items()}
+    neurons = {
+        name: _neuron(profile.network, config, name, thetas[name], biases[name])
+        for name in profile.layers
+    }
+    if config.calibration == "light":
+        with torch.inference_mode():
+            run = SpikingPass(profile.network, neurons, tune=_LightCalibration(profile, neurons))
+            run.advance(run.start(profile.inputs), calibration_steps)
+    return SpikingModel(
+        profile.network,
+        profile.costs,
+        config,
+        thetas=thetas,
+        biases={name: neuron.bias for name, neuron in neurons.items()},
+    )
+
+
+class _LightCalibration:
+    def __init__(self, profile: Profile, neurons: dict[str, AdaFire]) -> None:
+        self._profile = profile
+        self._neurons = neurons
+
+    def __call__(self, name: str, current: Tensor, steps: int) -> None:
+        neuron = self._neurons[name]
+        counts = neuron.fire(current, neuron.start(current[: len(self._profile.inputs)]), steps)
+        found = counts.mean([0, *range(2, counts.dim())]) * neuron.threshold
+        if not bool(torch.isfinite(found).all()):
+            raise ConversionError(f"layer {name!r} diverges: its spiking output is not finite")
+        target = self._profile.layers[name].mean.to(found)
+        neuron.bias = neuron.bias + (target - found)
+
+
+class _SpikeCounter:
+    """Sums spikes and accumulates per source, step and sample as the pass goes by."""
+
+    def __init__(self, costs: Costs, burst: Burst) -> None:
+        self._fan_out = costs.fan_out
+        self._burst = burst
+        self._spikes: dict[str, Tensor] = {}
+        self._synops: dict[str, Tensor] = {}
+
+    def count(self, node: str, counts: Tensor, steps: int) -> None:
+        if node not in self._fan_out:
+            return
+        fan_out = self._fan_out[node].to(counts)
+        events = counts if self._burst == "count" else (counts > 0.5).to(counts)
+        order = (0, *range(2, counts.dim()), 1) if counts.dim() == 4 else tuple(range(counts.dim()))
+        weights = fan_out.permute([axis - 1 for axis in order[1:]]).reshape(-1)
+        rows = events.permute(order).reshape(len(counts), -1)
+        # Two matrix-vector products: measured 4 to 6 times faster than one (C·H·W, 2) product.
+        self._spikes[node] = rows.sum(1).view(steps, -1)
+        self._synops[node] = torch.mv(rows, weights).view(steps, -1)
+
+    def stacked(self, nodes: list[str]) -> tuple[Tensor, Tensor]:
+        spikes = torch.stack([self._spikes[node] for node in nodes])
+        synops = torch.stack([self._synops[node] for node in nodes])
+        return spikes.double(), synops.double()
+
+
+def _neuron(
+    network: Network, config: ConversionConfig, name: str, theta: Tensor, bias: Tensor
+) -> AdaFire:
+    layer = config.layers[name]
+    return AdaFire(
+        threshold=theta * layer.rho,
+        phi=layer.phi,
+        bias=bias,
+        v_init=config.v_init,
+        ceiling=network.sites[name].ceiling,
+    )
+
+
+def _gate_quanta(
+    network: Network, costs: Costs, neurons: dict[str, AdaFire]
+) -> dict[str, Tensor]:
+    """Size of one spike per channel behind each max-pool that passes spikes on."""
+    quanta = {site.node: neurons[name].threshold for name, site in network.sites.items()}
+    for node in network.module.graph.nodes:
+        sources = node.all_input_nodes
+        if network.roles[node.name] is Role.GATE and node.name in costs.fan_out:
+            quanta[node.name] = quanta[sources[0].name]
+        elif node.target is torch.cat and all(s.name in quanta for s in sources):
+            quanta[node.name] = torch.cat([quanta[s.name] for s in sources])
+    return {name: value for name, value in quanta.items() if name in _gates(network)}
+
+
+def _gates(network: Network) -> Iterator[str]:
+    return (name for name, role in network.roles.items() if role is Role.GATE)
+
+
+def _running_mean(outputs: Tensor, steps: int) -> Tensor:
+    """``(T·N, classes)`` outputs to ``(T, N, classes)`` means of the steps so far."""
+    per_step = outputs.view(steps, -1, *outputs.shape[1:])
+    count = torch.arange(1, steps + 1, device=outputs.device, dtype=outputs.dtype)
+    return per_step.cumsum(0) / count.view(-1, *[1] * (per_step.dim() - 1))
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

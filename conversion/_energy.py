@@ -1,0 +1,335 @@
+"""What an inference costs: exact fan-out of every spike, MACs, and the models that price them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from conversion._errors import ConfigError
+from conversion._graph import (
+    ADAPTIVE_POOL_FUNCTIONS,
+    ADAPTIVE_POOL_MODULES,
+    MAX_POOL_FUNCTIONS,
+    MAX_POOL_MODULES,
+    POOL_FUNCTIONS,
+    POOL_MODULES,
+    SCALES,
+    SUMS,
+    Network,
+    Role,
+    Timing,
+    mean_dims,
+)
+
+Burst = Literal["count", "graded"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyModel:
+    """Prices of the elementary operations, in pJ.
+
+    Attributes:
+        name: Name used on the command line and in every report.
+        mac_pj: One multiply-accumulate, paid by the analog stem and by nodes that stay analog.
+        ac_pj: One accumulate, paid by every spike at every synapse it reaches.
+        ann_mac_pj: One multiply-accumulate of the ANN that the result is compared with.
+        burst: ``"count"``: n spikes of a burst are n events; ``"graded"``: a burst is one event.
+        source: Where the prices come from.
+    """
+
+    name: str
+    mac_pj: float
+    ac_pj: float
+    ann_mac_pj: float
+    burst: Burst = "count"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.mac_pj, self.ac_pj, self.ann_mac_pj) <= 0:
+            raise ConfigError(f"energy prices must be > 0 pJ, got {asdict(self)}")
+        if self.burst not in ("count", "graded"):
+            raise ConfigError(f"burst must be 'count' or 'graded', got {self.burst!r}")
+
+
+_HOROWITZ = "Horowitz, ISSCC 2014, 45 nm"
+
+ENERGY_MODELS = {
+    model.name: model
+    for model in (
+        EnergyModel(
+            name="horowitz45",
+            mac_pj=4.6,
+            ac_pj=0.9,
+            ann_mac_pj=4.6,
+            source=f"{_HOROWITZ}: fp32 multiply 3.7 pJ + add 0.9 pJ; against the fp32 ANN",
+        ),
+        EnergyModel(
+            name="horowitz45-int8",
+            mac_pj=0.23,
+            ac_pj=0.03,
+            ann_mac_pj=0.23,
+            source=f"{_HOROWITZ}: int8 multiply 0.2 pJ + add 0.03 pJ; against the int8 ANN",
+        ),
+        EnergyModel(
+            name="horowitz45-graded",
+            mac_pj=4.6,
+            ac_pj=0.9,
+            ann_mac_pj=4.6,
+            burst="graded",
+            source=f"{_HOROWITZ}: fp32, on hardware that sends a burst as one graded spike",
+        ),
+    )
+}
+
+
+def energy_model(name: str) -> EnergyModel:
+    """The energy model of that name.
+
+    Raises:
+        ConfigError: There is none; the message lists those there are.
+    """
+    if name not in ENERGY_MODELS:
+        raise ConfigError(f"energy model {name!r} is unknown; known: {', '.join(ENERGY_MODELS)}")
+    return ENERGY_MODELS[name]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one sample costs, before any price.
+
+    Attributes:
+        fan_out: Accumulates that one spike of each neuron causes, by source node; each tensor
+            has the shape of one sample of that node's output. Sources are the spiking layers and
+            the max-pools between spikes.
+        stem_macs: MACs on analog input, once per inference.
+        step_macs: MACs of nodes that stay analog, at every step.
+        ann_macs: MACs of the ANN.
+    """
+
+    fan_out: dict[str, Tensor]
+    stem_macs: int
+    step_macs: int
+    ann_macs: int
+
+
+@dataclass
+class _Signal:
+    """What reaches a node: events that can still fan out, and/or a current already paid for.
+
+    ``events`` is one sample's map ``(1, C, ...)`` of how many events arrive; its autograd graph
+    leads back to the sources.
+    """
+
+    events: Tensor | None
+    current: bool
+    origin: list[str] = field(default_factory=list)
+
+
+def costs(network: Network) -> Costs:
+    """Count MACs and exact fan-outs of a network, borders, strides and groups included.
+
+    One symbolic event per neuron is sent through the network with all weights set to one; the
+    number of accumulates it causes is the gradient of their total.
+    """
+    counter = _EventPass(network)
+    with torch.enable_grad(), torch.inference_mode(False):
+        counter.run(None)
+        total = counter.accumulates
+        sources = counter.sources
+        gradients = torch.autograd.grad(
+            total, list(sources.values()), allow_unused=True, materialize_grads=True
+        )
+    fan_out = {
+        name: gradient[0].detach()
+        for name, gradient in zip(sources, gradients, strict=True)
+    }
+    return Costs(fan_out, counter.stem_macs, counter.step_macs, counter.ann_macs)
+
+
+class _EventPass(fx.Interpreter):
+    def __init__(self, network: Network) -> None:
+        super().__init__(network.module)
+        self._network = network
+        device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
+        self._device = device
+        self.accumulates = torch.zeros((), dtype=torch.float64, device=device, requires_grad=True)
+        self.sources: dict[str, Tensor] = {}
+        self.stem_macs = self.step_macs = self.ann_macs = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "output":
+            self._arrive([self.env[source] for source in n.all_input_nodes])
+            return None
+        role = self._network.roles[n.name]
+        if n.op == "get_attr" or "tensor_meta" not in n.meta:
+            return _Signal(None, False)
+        macs = self._macs(n) if role is Role.SYNAPSE else 0
+        self.ann_macs += macs
+        if self._network.timing[n.name] is not Timing.TEMPORAL:
+            self.stem_macs += macs
+            return _Signal(None, True)
+        inputs = [self.env[source] for source in n.all_input_nodes]
+        if role is Role.SPIKING:
+            self._arrive(inputs)
+            return self._source(n)
+        if role is Role.SYNAPSE:
+            return self._synapse(n, inputs[0], macs)
+        if role is Role.WIRE:
+            return self._wire(n, inputs)
+        if role is Role.GATE and inputs[0].events is not None and not inputs[0].current:
+            return self._gate(n, inputs[0])
+        self.step_macs += _elements(n)
+        return _Signal(None, True)
+
+    def _source(self, n: fx.Node) -> _Signal:
+        shape = (1, *n.meta["tensor_meta"].shape[1:])
+        events = torch.zeros(shape, dtype=torch.float64, device=self._device, requires_grad=True)
+        self.sources[n.name] = events
+        return _Signal(events, False)
+
+    def _arrive(self, inputs: list[_Signal]) -> None:
+        """Events that reach a neuron, a gate or the output without weights: one accumulate."""
+        for signal in inputs:
+            if signal.events is not None:
+                self.accumulates = self.accumulates + signal.events.sum()
+
+    def _synapse(self, n: fx.Node, signal: _Signal, macs: int) -> _Signal:
+        if signal.current or signal.events is None:
+            self.step_macs += macs
+        else:
+            reached = _with_unit_weights(self.module.get_submodule(str(n.target)), signal.events)
+            self.accumulates = self.accumulates + reached.sum()
+        return _Signal(None, True)
+
+    def _gate(self, n: fx.Node, signal: _Signal) -> _Signal:
+        arriving = self._events_through(n, signal.events)
+        self.accumulates = self.accumulates + arriving.sum()
+        return self._source(n)
+
+    def _wire(self, n: fx.Node, inputs: list[_Signal]) -> _Signal:
+        current = any(signal.current for signal in inputs)
+        if all(signal.events is None for signal in inputs):
+            return _Signal(None, current)
+        if len(inputs) == 1:
+            return _Signal(self._events_through(n, inputs[0].events), current)
+        if n.target is torch.cat:
+            parts = [self._events_or_zeros(source) for source in n.all_input_nodes]
+            return _Signal(torch.cat(parts, *n.args[1:], **_without(n.kwargs, "tensors")), current)
+        shape = (1, *n.meta["tensor_meta"].shape[1:])
+        events = [signal.events for signal in inputs if signal.events is not None]
+        return _Signal(sum((e.expand(shape) for e in events[1:]), events[0].expand(shape)), current)
+
+    def _events_or_zeros(self, source: fx.Node) -> Tensor:
+        events: Tensor | None = self.env[source].events
+        shape = (1, *source.meta["tensor_meta"].shape[1:])
+        return torch.zeros(shape, dtype=torch.float64) if events is None else events
+
+    def _events_through(self, n: fx.Node, events: Tensor | None) -> Tensor:
+        """Events behind a node without weights: each passes on to every cell it belongs to."""
+        assert events is not None
+        module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
+        if isinstance(module, POOL_MODULES + MAX_POOL_MODULES):
+            return _pool_sum(events, vars(module))
+        if n.target in POOL_FUNCTIONS + MAX_POOL_FUNCTIONS:
+            return _pool_sum(events, _pool_arguments(n))
+        if isinstance(module, ADAPTIVE_POOL_MODULES) or n.target in ADAPTIVE_POOL_FUNCTIONS:
+            return _adaptive_pool_sum(events, n.meta["tensor_meta"].shape[2:])
+        if n.target is torch.mean or n.target == "mean":
+            return events.sum(mean_dims(n), keepdim=bool(n.kwargs.get("keepdim", False)))
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            return events
+        if module is not None:
+            return cast(Tensor, module(events))
+        if _keeps_every_value(n):
+            return events
+        args, kwargs = fx.node.map_arg((n.args, n.kwargs), lambda _: events)
+        target = cast(Any, n.target)
+        if n.op == "call_method":
+            return cast(Tensor, getattr(args[0], target)(*args[1:], **kwargs))
+        return cast(Tensor, target(*args, **kwargs))
+
+    def _macs(self, n: fx.Node) -> int:
+        module = self.module.get_submodule(str(n.target))
+        out_shape = n.meta["tensor_meta"].shape[1:]
+        if isinstance(module, nn.Linear):
+            return int(out_shape.numel()) * module.in_features
+        conv = cast(nn.Conv2d, module)
+        kernel = int(torch.Size(conv.kernel_size).numel())
+        if conv.transposed:
+            positions = n.args[0].meta["tensor_meta"].shape[2:].numel()  # type: ignore[union-attr]
+            return int(positions) * conv.in_channels * (conv.out_channels // conv.groups) * kernel
+        return int(out_shape.numel()) * (conv.in_channels // conv.groups) * kernel
+
+
+def _with_unit_weights(module: nn.Module, events: Tensor) -> Tensor:
+    weight = torch.ones_like(cast(Tensor, module.weight), dtype=events.dtype)
+    if isinstance(module, nn.Linear):
+        return F.linear(events, weight)
+    conv = cast(Any, module)
+    rank = weight.dim() - 2
+    if conv.transposed:
+        function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+        arguments = (conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation)
+    else:
+        function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+        arguments = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return cast(Tensor, function(events, weight, None, *arguments))
+
+
+def _pool_arguments(n: fx.Node) -> dict[str, Any]:
+    names = ("input", "kernel_size", "stride", "padding")
+    given = dict(zip(names, n.args, strict=False)) | dict(n.kwargs)
+    if n.target in POOL_FUNCTIONS and len(n.args) > 4:
+        given["ceil_mode"] = n.args[4]
+    if n.target in MAX_POOL_FUNCTIONS:
+        given.update(dict(zip(("dilation", "ceil_mode"), n.args[4:], strict=False)))
+    return given
+
+
+def _pool_sum(events: Tensor, options: dict[str, Any]) -> Tensor:
+    """Sum of the events in each window of a pool."""
+    rank = events.dim() - 2
+    kernel = _per_axis(options["kernel_size"], rank)
+    stride = _per_axis(options.get("stride") or options["kernel_size"], rank)
+    padding = _per_axis(options.get("padding") or 0, rank)
+    dilation = _per_axis(options.get("dilation") or 1, rank)
+    if options.get("ceil_mode"):
+        events = F.pad(events, [v for s in reversed(stride) for v in (0, s - 1)])
+    channels = events.shape[1]
+    weight = torch.ones((channels, 1, *kernel), dtype=events.dtype, device=events.device)
+    function = cast(Any, (F.conv1d, F.conv2d, F.conv3d)[rank - 1])
+    return cast(
+        Tensor, function(events, weight, None, stride, padding, dilation, groups=channels)
+    )
+
+
+def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value) * (rank // len(value))
+
+
+def _adaptive_pool_sum(events: Tensor, size: torch.Size) -> Tensor:
+    """Sum of the events in each window of an adaptive pool, axis by axis."""
+    for axis, cells in enumerate(size):
+        length = events.shape[axis + 2]
+        member = torch.zeros((length, cells), dtype=events.dtype, device=events.device)
+        for cell in range(cells):
+            member[cell * length // cells : -(-(cell + 1) * length // cells), cell] = 1
+        events = (events.movedim(axis + 2, -1) @ member).movedim(-1, axis + 2)
+    return events
+
+
+def _keeps_every_value(n: fx.Node) -> bool:
+    """Sums with a constant and products with a factor: as many events out as in."""
+    return n.target in (*SUMS, *SCALES, "add", "sub", "contiguous")
+
+
+def _without(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != name}
+
+
+def _elements(n: fx.Node) -> int:
+    return int(n.meta["tensor_meta"].shape[1:].numel())

@@ -1,0 +1,19 @@
+"""The exceptions of spikefront: one root, each leaf also the builtin a caller would expect."""
+
+from __future__ import annotations
+
+
+class SpikefrontError(Exception):
+    """Root of every error that spikefront raises on purpose."""
+
+
+class ConversionError(SpikefrontError, ValueError):
+    """The network cannot be traced or converted; the message names the node."""
+
+
+class ConfigError(SpikefrontError, ValueError):
+    """A setting is out of range, unknown, or does not fit the network."""
+
+
+class DeployError(SpikefrontError, ValueError):
+    """A deployed config cannot be written, or read back with certainty."""

@@ -1,0 +1,103 @@
+"""Input-aware adaptive timesteps: when a sample may stop (Wang et al., Sec. 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from conversion._errors import ConfigError
+
+Score = Literal["entropy", "top1", "margin"]
+SCORES: tuple[Score, ...] = get_args(Score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitPolicy:
+    """Stop a sample at the first step whose confidence exceeds ``threshold_t``.
+
+    ``threshold_t = alpha + beta·exp(min_s H̄_s − H̄_t)``, H̄_t the mean normalised entropy at step t
+    of the calibration samples that the spiking network classifies correctly. Correct here means:
+    as the ANN does, so that calibration needs no labels. The source uses α + β = 1; beta = 0 is
+    a constant threshold, and a threshold of 1 or more never stops early.
+
+    Attributes:
+        score: ``"entropy"``: 1 − H/ln(classes) of the cumulative logits' softmax; ``"top1"``: its
+            largest probability; ``"margin"``: its largest less its second largest.
+        alpha: Constant part, ≥ 0.
+        beta: Part that follows the calibration entropy, ≥ 0.
+    """
+
+    score: Score = "entropy"
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise ConfigError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+        if not (0 <= self.alpha < float("inf") and 0 <= self.beta < float("inf")):
+            raise ConfigError(f"alpha and beta must be finite and >= 0, got {asdict(self)}")
+
+    def rule(self, mean_entropy: Tensor) -> ExitRule:
+        """The policy for a calibrated network with mean entropies ``(T,)``."""
+        limits = self.alpha + self.beta * torch.exp(mean_entropy.min() - mean_entropy)
+        return ExitRule(score=self.score, thresholds=tuple(limits.double().tolist()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitRule:
+    """Stop a sample at the first step t whose confidence exceeds ``thresholds[t]``.
+
+    Attributes:
+        score: Which confidence.
+        thresholds: One per step.
+    """
+
+    score: Score
+    thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise ConfigError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+
+    def exits(self, logits: Tensor) -> Tensor:
+        """Index of the step at which each sample stops, ``(N,)``, for logits ``(T, N, classes)``.
+
+        The first step above its threshold, else the last.
+        """
+        scores = confidence(logits, self.score)
+        leaves = scores > torch.tensor(self.thresholds, device=scores.device)[:, None].to(scores)
+        leaves[-1] = True
+        return leaves.to(torch.uint8).argmax(0)
+
+
+def mean_entropy(logits: Tensor, ann_logits: Tensor) -> Tensor:
+    """H̄_t: mean normalised entropy of the samples on which the spiking network agrees with the ANN.
+
+    Args:
+        logits: Cumulative logits ``(T, N, classes)``.
+        ann_logits: ``(N, classes)``.
+
+    Returns:
+        ``(T,)``; 1 at a step at which nothing agrees.
+    """
+    agrees = (logits.argmax(-1) == ann_logits.argmax(-1)).to(logits)
+    total = agrees.sum(1)
+    mean = (normalised_entropy(logits) * agrees).sum(1) / total.clamp_min(1)
+    return torch.where(total > 0, mean, 1.0)
+
+
+def confidence(logits: Tensor, score: Score) -> Tensor:
+    """Confidence in 0..1 of logits ``(..., classes)``, shape ``(...)``."""
+    if score == "entropy":
+        return 1.0 - normalised_entropy(logits)
+    top = logits.softmax(-1).topk(min(2, logits.shape[-1]), dim=-1).values
+    return top[..., 0] if score == "top1" else top[..., 0] - top[..., -1]
+
+
+def normalised_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the softmax of logits ``(..., classes)`` over ln(classes), in 0..1."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1) / torch.log(torch.tensor(float(logits.shape[-1])))

@@ -1,0 +1,211 @@
+"""Node-by-node execution of a network: as the ANN, and as a spiking network over many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from conversion._graph import Network, Role, Timing
+from conversion._neurons import AdaFire, NeuronState
+
+SpikeHook = Callable[[str, Tensor, int], None]
+"""Called with (source node, spike counts ``(steps·N, C, ...)``, steps); the counts are reused."""
+
+
+class AnalogPass(fx.Interpreter):
+    """Runs the ANN and shows every ReLU-like activation to ``observe(layer name, activation)``."""
+
+    def __init__(self, network: Network, observe: Callable[[str, Tensor], None]) -> None:
+        super().__init__(network.module)
+        self._names = {site.node: name for name, site in network.sites.items()}
+        self._observe = observe
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Execute one node (the hook of ``fx.Interpreter``)."""
+        value = super().run_node(n)
+        if n.name in self._names:
+            self._observe(self._names[n.name], value)
+        return value
+
+
+@dataclass
+class _Accumulated:
+    """State of a cumulative-difference node: Σx per input, and t·f(x̄_t) of the last step."""
+
+    totals: list[Tensor]
+    previous: Tensor | None = None
+    step: int = 0
+
+
+@dataclass
+class PassState:
+    """Everything a spiking pass carries from one step to the next, for a batch of samples.
+
+    Attributes:
+        samples: Number of samples still in the batch.
+        static: Values that do not depend on the step, by node.
+        neurons: Neuron states by node.
+        accumulated: Cumulative-difference states by node.
+    """
+
+    samples: int
+    static: dict[fx.Node, Any] = field(default_factory=dict)
+    neurons: dict[str, NeuronState] = field(default_factory=dict)
+    accumulated: dict[str, _Accumulated] = field(default_factory=dict)
+
+    def keep(self, index: Tensor) -> None:
+        """Forget every sample that is not in ``index`` (1-d, positions in the current batch)."""
+        for node, value in self.static.items():
+            if isinstance(value, Tensor) and len(value) == self.samples and node.op != "get_attr":
+                self.static[node] = value[index]
+        for neuron in self.neurons.values():
+            neuron.keep(index)
+        for item in self.accumulated.values():
+            item.totals = [total[index] for total in item.totals]
+            item.previous = None if item.previous is None else item.previous[index]
+        self.samples = len(index)
+
+
+class SpikingPass(fx.Interpreter):
+    """Runs the network's spiking version, several steps at a time, layer by layer.
+
+    The steps are folded into the batch, step outermost: every tensor after the first spiking
+    layer is ``(steps·N, ...)``. What comes before it is computed once per sample.
+
+    Args:
+        network: The traced network.
+        neurons: Neuron layers by spiking layer name.
+        on_spikes: Called with the spikes of each spiking layer and max-pool.
+        quanta: Size of one spike per channel behind each max-pool whose input is spikes, by
+            node, ``(C,)``.
+        tune: Called before a layer's spikes are used, with (layer name, current, steps); it may
+            change the neuron layer (calibration).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        neurons: dict[str, AdaFire],
+        *,
+        on_spikes: SpikeHook | None = None,
+        quanta: dict[str, Tensor] | None = None,
+        tune: Callable[[str, Tensor, int], None] | None = None,
+    ) -> None:
+        super().__init__(network.module)
+        self._network = network
+        self._names = {site.node: name for name, site in network.sites.items()}
+        self._neurons = neurons
+        self._on_spikes = on_spikes
+        self._quanta = quanta or {}
+        self._tune = tune
+        self._static_graph = [
+            node
+            for node in network.module.graph.nodes
+            if node.op != "output" and network.timing[node.name] is not Timing.TEMPORAL
+        ]
+
+    def start(self, x: Tensor) -> PassState:
+        """Compute what does not change over time, for inputs ``x``, ``(N, ...)``."""
+        state = PassState(samples=len(x))
+        self.env: dict[fx.Node, Any] = {}
+        self.args_iter = iter([x])
+        for node in self._static_graph:
+            self.env[node] = super().run_node(node)
+        needed = {
+            node
+            for node in self._static_graph
+            if any(self._network.timing[user.name] is Timing.TEMPORAL for user in node.users)
+        }
+        state.static = {node: self.env[node] for node in self._static_graph if node in needed}
+        return state
+
+    def advance(self, state: PassState, steps: int) -> Tensor:
+        """Run ``steps`` more steps; returns the network's output, ``(steps·N, C)``."""
+        self._state = state
+        self._steps = steps
+        done: dict[fx.Node, Any] = {node: None for node in self._static_graph}
+        output: Tensor = self.run(initial_env={**done, **state.static}, enable_io_processing=False)
+        return output
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Execute one node (the hook of ``fx.Interpreter``)."""
+        if n.op == "output" or self._network.timing[n.name] is not Timing.TEMPORAL:
+            return super().run_node(n)
+        role = self._network.roles[n.name]
+        if role is Role.SPIKING:
+            return self._spike(n)
+        if role in (Role.GATE, Role.ANALOG):
+            return self._cumulative_difference(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if self._mixes_timings(n):
+            args = self._unfold_static(n, args)
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def _spike(self, node: fx.Node) -> Tensor:
+        source = node.all_input_nodes[0]
+        current: Tensor = self.env[source]
+        name = self._names[node.name]
+        if self._tune is not None:
+            self._tune(name, current, self._steps)
+        neuron = self._neurons[name]
+        state = self._state.neurons.get(node.name)
+        if state is None:
+            state = neuron.start(current[: self._state.samples])
+            self._state.neurons[node.name] = state
+        counts = neuron.fire(current, state, self._steps)
+        if self._on_spikes is not None:
+            self._on_spikes(node.name, counts, self._steps)
+        return neuron.values_(counts)
+
+    def _mixes_timings(self, node: fx.Node) -> bool:
+        return any(self._network.timing[n.name] is Timing.STATIC for n in node.all_input_nodes)
+
+    def _unfold_static(self, node: fx.Node, args: Any) -> Any:
+        """Repeat the inputs that are the same at every step, so that all have ``steps·N`` rows."""
+
+        def repeated(source: fx.Node) -> Any:
+            value = self.env[source]
+            if self._network.timing[source.name] is not Timing.STATIC:
+                return value
+            return value.repeat(self._steps, *[1] * (value.dim() - 1))
+
+        return fx.node.map_arg(node.args, repeated)
+
+    def _cumulative_difference(self, node: fx.Node) -> Tensor:
+        """``y_t = t f(x̄_t) - (t-1) f(x̄_{t-1})``, x̄ the running mean: exact rates for any f."""
+        sources = [n for n in node.all_input_nodes if self._is_temporal(n)]
+        state = self._state.accumulated.get(node.name)
+        if state is None:
+            zeros = [torch.zeros_like(self.env[n][: self._state.samples]) for n in sources]
+            state = self._state.accumulated[node.name] = _Accumulated(zeros)
+        outputs = []
+        for step in range(self._steps):
+            state.step += 1
+            means: dict[fx.Node, Any] = {}
+            for total, source in zip(state.totals, sources, strict=True):
+                total.add_(self.env[source].chunk(self._steps)[step])
+                means[source] = total / state.step
+            total_out = self._apply(node, means) * state.step
+            outputs.append(total_out - state.previous if state.previous is not None else total_out)
+            state.previous = total_out
+        result = torch.cat(outputs)
+        if self._on_spikes is not None and node.name in self._quanta:
+            quantum = self._quanta[node.name].view(-1, *[1] * (result.dim() - 2))
+            self._on_spikes(node.name, result / quantum, self._steps)
+        return result
+
+    def _apply(self, node: fx.Node, values: dict[fx.Node, Any]) -> Tensor:
+        def value(source: fx.Node) -> Any:
+            return values[source] if source in values else self.env[source]
+
+        args = fx.node.map_arg(node.args, value)
+        kwargs = fx.node.map_arg(node.kwargs, value)
+        result: Tensor = getattr(self, node.op)(node.target, args, kwargs)
+        return result
+
+    def _is_temporal(self, node: fx.Node) -> bool:
+        return self._network.timing[node.name] is Timing.TEMPORAL

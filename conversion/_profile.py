@@ -1,0 +1,167 @@
+"""One pass over the calibration data: all that any later choice needs to know of the ANN."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from conversion._energy import Costs, costs
+from conversion._errors import ConfigError, ConversionError
+from conversion._graph import Network, trace
+from conversion._passes import AnalogPass
+from conversion._thresholds import Histogram, mmse_fractions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProfile:
+    """What the calibration data showed of one spiking layer.
+
+    Attributes:
+        name: Layer name.
+        shape: Shape of one sample's activation, ``(C, ...)``.
+        mean: Mean activation per channel, ``(C,)``.
+        largest: Largest activation per channel, ``(C,)``.
+        active: Fraction of activations above zero.
+        fan_out: Mean accumulates that one spike of this layer causes.
+        counts: Histogram counts ``(C, bins)``, bins relative to ``largest``.
+        sums: Histogram sums ``(C, bins)`` in units of ``largest``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    mean: Tensor
+    largest: Tensor
+    active: float
+    fan_out: float
+    counts: Tensor
+    sums: Tensor
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons."""
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A traced network and what the calibration data showed of it.
+
+    Attributes:
+        layers: One profile per spiking layer, in order of execution.
+        network: The traced copy of the model.
+        costs: Fan-outs and MACs.
+        inputs: The calibration inputs, ``(N, ...)``.
+        logits: The ANN's outputs on them, ``(N, classes)``.
+        data_fingerprint: SHA-256 of the calibration inputs.
+    """
+
+    layers: dict[str, LayerProfile]
+    network: Network
+    costs: Costs
+    inputs: Tensor
+    logits: Tensor
+    data_fingerprint: str
+    _thresholds: dict[tuple[str, int, int, float], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network and the calibration inputs are."""
+        return self.inputs.device
+
+    def threshold(self, layer: str, *, phi: int, timesteps: int, shift: float) -> Tensor:
+        """θ per channel, ``(C,)``, that minimises the squared error of ClipFloor."""
+        key = (layer, phi, timesteps, shift)
+        if key not in self._thresholds:
+            found = self.layers[layer]
+            fraction = mmse_fractions(
+                found.counts, found.sums, phi=phi, timesteps=timesteps, shift=shift
+            )
+            theta = fraction * found.largest
+            # A channel that never fired has no scale of its own: it takes the layer's.
+            spare = theta.max() if theta.max() > 0 else torch.ones((), dtype=theta.dtype)
+            self._thresholds[key] = torch.where(theta > 0, theta, spare).float().to(self.device)
+        return self._thresholds[key]
+
+
+def profile(
+    model: nn.Module,
+    data: Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 128,
+) -> Profile:
+    """Trace a model and profile it on calibration data; labels are not needed.
+
+    Args:
+        model: A network with ReLU-like activations, in any mode; never changed.
+        data: Inputs ``(N, ...)``, or batches of inputs, or batches ``(inputs, labels)``.
+        device: Where to run.
+        batch_size: Samples per forward pass.
+
+    Raises:
+        ConversionError: The model cannot be converted, or gives NaN or infinity.
+        ConfigError: There is no calibration data.
+    """
+    inputs = _gather(data)
+    network = trace(model, inputs).to(device)
+    inputs = _contiguous(inputs.to(device))
+    histograms = {
+        name: Histogram(site.shape[0]) for name, site in network.sites.items()
+    }
+    with torch.inference_mode():
+        analog = AnalogPass(network, lambda name, a: histograms[name].add(a))
+        logits = torch.cat([analog.run(batch) for batch in inputs.split(batch_size)])
+    if not bool(torch.isfinite(logits).all()):
+        raise ConversionError("the ANN's outputs on the calibration data contain NaN or infinity")
+    cost = costs(network)
+    layers = {name: _layer_profile(network, cost, name, h) for name, h in histograms.items()}
+    return Profile(
+        layers=layers,
+        network=network,
+        costs=cost,
+        inputs=inputs,
+        logits=logits,
+        data_fingerprint=_fingerprint(inputs),
+    )
+
+
+def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -> LayerProfile:
+    site = network.sites[name]
+    counts, sums = found.relative_to_largest()
+    return LayerProfile(
+        name=name,
+        shape=site.shape,
+        mean=found.mean(),
+        largest=found.largest,
+        active=float(counts.sum()) / max(1, found.samples_per_channel * found.channels),
+        fan_out=float(cost.fan_out[site.node].mean()),
+        counts=counts,
+        sums=sums,
+    )
+
+
+def _gather(data: Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> Tensor:
+    batches = [data] if isinstance(data, Tensor) else list(_inputs_of(data))
+    if not batches or sum(len(batch) for batch in batches) == 0:
+        raise ConfigError("the calibration data is empty; give at least one batch of inputs")
+    return torch.cat(batches)
+
+
+def _inputs_of(data: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> Iterator[Tensor]:
+    for batch in data:
+        yield batch if isinstance(batch, Tensor) else batch[0]
+
+
+def _contiguous(inputs: Tensor) -> Tensor:
+    if inputs.dim() == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs.contiguous()
+
+
+def _fingerprint(inputs: Tensor) -> str:
+    plain = inputs.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+    return hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

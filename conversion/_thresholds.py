@@ -1,0 +1,123 @@
+"""Thresholds from per-channel histograms of the ANN's activations."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+GRID = tuple(round(1 - 0.01 * i, 2) for i in range(95))
+"""Candidate thresholds as fractions of a channel's largest activation (Wang et al.'s grid)."""
+
+_FINE_BINS = 2048
+_BINS = 512
+
+
+class Histogram:
+    """Per-channel histogram of the positive activations, gathered in one pass of any length.
+
+    The range doubles whenever a larger activation arrives, merging pairs of bins, so no earlier
+    pass over the data is needed. Each bin keeps the count and the sum of its activations: its
+    mean stands for them, which makes the squared error below exact wherever a bin does not
+    straddle a step of the quantiser.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+        self.largest = torch.zeros(channels, dtype=torch.float64)
+        self.total = torch.zeros(channels, dtype=torch.float64)
+        self.samples_per_channel = 0
+        self._range = torch.zeros(channels, dtype=torch.float64)
+        self._counts = torch.zeros(channels, _FINE_BINS, dtype=torch.float64)
+        self._sums = torch.zeros(channels, _FINE_BINS, dtype=torch.float64)
+
+    def add(self, activations: Tensor) -> None:
+        """Count a batch of activations, ``(N, C, ...)``."""
+        rows = activations.detach().movedim(1, 0).reshape(self.channels, -1)
+        self.samples_per_channel += rows.shape[1]
+        self.total += rows.sum(1, dtype=torch.float64).cpu()
+        self.largest = torch.maximum(self.largest, rows.amax(1).double().cpu())
+        self._widen()
+        scale = torch.where(self._range > 0, _FINE_BINS / self._range, 0.0)
+        index = (rows * scale.to(rows)[:, None]).to(torch.int64).clamp_(0, _FINE_BINS - 1)
+        index += torch.arange(self.channels, device=rows.device)[:, None] * _FINE_BINS
+        positive = rows > 0
+        index, values = index[positive], rows[positive]
+        size = self.channels * _FINE_BINS
+        self._counts += torch.bincount(index, minlength=size).view_as(self._counts).cpu()
+        sums = torch.bincount(index, weights=values.double(), minlength=size)
+        self._sums += sums.view_as(self._sums).cpu()
+
+    def mean(self) -> Tensor:
+        """Mean activation per channel, ``(C,)``."""
+        return self.total / max(1, self.samples_per_channel)
+
+    def relative_to_largest(self) -> tuple[Tensor, Tensor]:
+        """Counts and sums in bins that are fractions of each channel's largest activation.
+
+        Returns:
+            ``(C, bins)`` counts, and ``(C, bins)`` sums in units of the largest activation.
+        """
+        means = torch.where(self._counts > 0, self._sums / self._counts.clamp_min(1), 0.0)
+        scale = self.largest.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        index = (means / scale * _BINS).to(torch.int64).clamp_(0, _BINS - 1)
+        counts = torch.zeros(self.channels, _BINS, dtype=torch.float64)
+        sums = torch.zeros_like(counts)
+        counts.scatter_add_(1, index, self._counts)
+        sums.scatter_add_(1, index, self._sums / scale)
+        return counts, sums
+
+    def _widen(self) -> None:
+        self._range = torch.where(self._range == 0, self.largest, self._range)
+        while bool((narrow := self.largest > self._range).any()):
+            for bins in (self._counts, self._sums):
+                merged = bins[narrow].view(-1, _FINE_BINS // 2, 2).sum(-1)
+                bins[narrow] = torch.cat([merged, torch.zeros_like(merged)], dim=1)
+            self._range = torch.where(narrow, self._range * 2, self._range)
+
+
+def clip_floor(
+    activations: Tensor, theta: Tensor, *, phi: int, timesteps: int, shift: float = 0.0
+) -> Tensor:
+    """``(θ/T)·clip(⌊T·a/θ + shift⌋, 0, T·φ)``: the mean output of a neuron under constant input.
+
+    Wang et al. 2024 (arXiv 2412.16219) have shift 0; a neuron that starts at ``v_init·V`` rounds
+    with shift ``v_init``.
+    """
+    steps = torch.floor(activations * timesteps / theta + shift)
+    return steps.clamp(0, timesteps * phi) * theta / timesteps
+
+
+def mmse_fractions(
+    counts: Tensor, sums: Tensor, *, phi: int, timesteps: int, shift: float
+) -> Tensor:
+    """Threshold per channel that minimises Σ(a − ClipFloor(a))², as a fraction of its maximum.
+
+    With q(a) the quantised activation, ``Σ(a − q)² = Σa² − 2Σaq + Σq²``; the first term does not
+    depend on θ, the others are products of the histogram with one table per (φ, T).
+
+    Args:
+        counts: ``(C, bins)`` from :meth:`Histogram.relative_to_largest`.
+        sums: ``(C, bins)`` likewise.
+        phi: Most spikes per step.
+        timesteps: T of the formula.
+        shift: Rounding shift of the quantiser.
+
+    Returns:
+        ``(C,)`` fractions out of :data:`GRID`; of equal ones the largest.
+    """
+    table = _quantised(phi, timesteps, shift)
+    error = counts @ (table**2).T - 2 * sums @ table.T
+    return torch.tensor(GRID, dtype=torch.float64)[error.argmin(1)]
+
+
+@lru_cache(maxsize=256)
+def _quantised(phi: int, timesteps: int, shift: float) -> Tensor:
+    """``(grid, bins)``: what each candidate threshold makes of each bin's centre."""
+    centres = (torch.arange(_BINS, dtype=torch.float64) + 0.5) / _BINS
+    theta = torch.tensor(GRID, dtype=torch.float64)[:, None]
+    return clip_floor(centres, theta, phi=phi, timesteps=timesteps, shift=shift)
