@@ -1,6 +1,6 @@
 """ANN to calibrated spiking network: the engine. Needs neither Optuna nor matplotlib."""
 
-from conversion._config import ConversionConfig, LayerConfig
+from conversion._config import Choice, ConversionConfig, LayerConfig
 from conversion._convert import Inference, Simulation, SpikingModel, convert
 from conversion._deploy import DeployConfig, load, save
 from conversion._energy import ENERGY_MODELS, Costs, EnergyModel, costs, energy_model
@@ -11,6 +11,7 @@ from conversion._iat import (
     SCORES,
     ExitPolicy,
     ExitRule,
+    Score,
     confidence,
     mean_entropy,
     normalised_entropy,
@@ -24,6 +25,7 @@ __all__ = [
     "GRID",
     "SCORES",
     "AdaFire",
+    "Choice",
     "ConfigError",
     "ConversionConfig",
     "ConversionError",
@@ -42,6 +44,7 @@ __all__ = [
     "NeuronState",
     "Profile",
     "Role",
+    "Score",
     "Simulation",
     "SpikefrontError",
     "SpikingModel",

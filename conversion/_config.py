@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from conversion._errors import ConfigError
+from conversion._iat import ExitPolicy
 
 Calibration = Literal["none", "light"]
 
@@ -97,3 +98,11 @@ class ConversionConfig:
             return cls(**{**values, "layers": layers})
         except (TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"malformed conversion config: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One point of the search space: how to convert, and when a sample may stop."""
+
+    conversion: ConversionConfig
+    exit: ExitPolicy

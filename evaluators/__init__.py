@@ -1,0 +1,33 @@
+"""What a choice is worth: tasks, and honest measurement of accuracy, energy and time."""
+
+from evaluators._digits import digits
+from evaluators._estimate import Estimate, correct, estimate_mean, estimate_score, symmetric_kl
+from evaluators._evaluator import AnnReference, Evaluator
+from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement, Recording
+from evaluators._models import ResNetCifar
+from evaluators._spec import BUILT_IN_TASKS, TaskSpec, load_model, load_state, load_task
+from evaluators._task import SPLITS, Split, Task, TaskError
+
+__all__ = [
+    "ANN_INT8_MAC_PJ",
+    "BUILT_IN_TASKS",
+    "SPLITS",
+    "AnnReference",
+    "Estimate",
+    "Evaluator",
+    "Measurement",
+    "Recording",
+    "ResNetCifar",
+    "Split",
+    "Task",
+    "TaskError",
+    "TaskSpec",
+    "correct",
+    "digits",
+    "estimate_mean",
+    "estimate_score",
+    "load_model",
+    "load_state",
+    "load_task",
+    "symmetric_kl",
+]

@@ -1,0 +1,97 @@
+"""Image data sets on disk, in the layouts that torchvision reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset
+from torchvision import datasets, transforms
+
+from evaluators._task import Split, TaskError
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+_CIFAR10: Statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+_CIFAR100: Statistics = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+_IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+Splits = tuple[Split, Split, Split]
+Counts = tuple[int, int, int | None]
+
+
+def cifar_splits(name: str, root: Path, counts: Counts, seed: int) -> Splits:
+    """Splits of CIFAR-10 or CIFAR-100 under ``root``.
+
+    Either torchvision's own archive folder, or ``train/<class>/`` and ``val/<class>/`` images.
+    """
+    statistics = _CIFAR10 if name == "cifar10" else _CIFAR100
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*statistics)])
+    if (root / "train").is_dir():
+        return _folder_splits(root, transform, counts, seed)
+    loader = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    try:
+        train = loader(str(root), train=True, transform=transform)
+        held_out = loader(str(root), train=False, transform=transform)
+    except (RuntimeError, OSError) as error:
+        raise TaskError(
+            f"no {name} in {root}: it has neither train/ and val/ image folders nor"
+            f" torchvision's {loader.base_folder}/"
+        ) from error
+    return _divide(train, held_out, None, counts, seed)
+
+
+def image_folder_splits(root: Path, size: int, counts: Counts, seed: int) -> Splits:
+    """Splits of an ImageNet-like tree: ``train/<class>/``, ``val/<class>/``, maybe ``test/``."""
+    transform = transforms.Compose(
+        [
+            transforms.Resize(round(size * 256 / 224)),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(*_IMAGENET),
+        ]
+    )
+    return _folder_splits(root, transform, counts, seed)
+
+
+def _folder_splits(
+    root: Path, transform: Callable[[Any], Any], counts: Counts, seed: int
+) -> Splits:
+    def folder(name: str) -> Dataset[Any]:
+        try:
+            return datasets.ImageFolder(str(root / name), transform)
+        except OSError as error:
+            raise TaskError(f"cannot read images in {root / name}: {error}") from error
+
+    test = folder("test") if (root / "test").is_dir() else None
+    return _divide(folder("train"), folder("val"), test, counts, seed)
+
+
+def _divide(
+    train: Dataset[Any],
+    held_out: Dataset[Any],
+    test: Dataset[Any] | None,
+    counts: Counts,
+    seed: int,
+) -> Splits:
+    """Calibration from ``train``; search and test from what training never saw, disjoint."""
+    calibration = _draw(train, seed)[: counts[0]]
+    order = _draw(held_out, seed)
+    search = order[: counts[1]] if test is not None else order[: min(counts[1], len(order) // 2)]
+    if test is None:
+        rest = Subset(held_out, order[len(search) :][: counts[2]])
+    else:
+        rest = Subset(test, _draw(test, seed)[: counts[2]])
+    return (
+        Split(Subset(train, calibration)).in_memory(),
+        Split(Subset(held_out, search)).in_memory(),
+        Split(rest),
+    )
+
+
+def _draw(dataset: Dataset[Any], seed: int) -> list[int]:
+    size = len(dataset)  # type: ignore[arg-type]
+    order: list[int] = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order

@@ -1,0 +1,179 @@
+"""The evaluator: a task's model profiled once, any choice measured on any split."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from conversion import (
+    Choice,
+    ConversionError,
+    EnergyModel,
+    ExitPolicy,
+    ExitRule,
+    Profile,
+    Simulation,
+    SpikingModel,
+    convert,
+    energy_model,
+    mean_entropy,
+    profile,
+)
+from evaluators._estimate import Estimate, estimate_score
+from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement, Recording
+from evaluators._task import Task
+
+_LOG = logging.getLogger("spikefront")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnReference:
+    """The ANN on one split."""
+
+    split: str
+    n: int
+    accuracy: Estimate
+    energy_pj: float
+    energy_int8_pj: float
+
+
+class Evaluator:
+    """Measures choices on a task.
+
+    Args:
+        task: Model, splits and metric.
+        device: Where to run.
+        energy: An energy model or its name.
+        batch_size: Samples per pass; None takes 32 on a CPU, where T steps of that many stay in
+            its caches (measured), and 256 elsewhere. Out of memory halves it and tries again.
+        seed: Recorded with every measurement.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        device: torch.device | str = "cpu",
+        energy: EnergyModel | str = "horowitz45",
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.task = task
+        self.device = torch.device(device)
+        self.energy = energy_model(energy) if isinstance(energy, str) else energy
+        self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
+        self.seed = seed
+        self._ann_logits: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The profile of the task's model on its calibration split."""
+        batches = self.task.calibration.batches(self.batch_size)
+        return profile(
+            self.task.model, batches, device=self.device, batch_size=self.batch_size
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The spiking layers' names, in order of execution."""
+        return tuple(self.profile.layers)
+
+    @property
+    def ann_energy_pj(self) -> float:
+        """Energy of one inference of the ANN, pJ."""
+        return self.profile.costs.ann_macs * self.energy.ann_mac_pj
+
+    def ann(self, split: str) -> AnnReference:
+        """Accuracy and energy of the ANN on a split."""
+        logits, targets = self._ann(split)
+        return AnnReference(
+            split=split,
+            n=len(targets),
+            accuracy=estimate_score(self.task.metric(logits, targets)),
+            energy_pj=self.ann_energy_pj,
+            energy_int8_pj=self.profile.costs.ann_macs * ANN_INT8_MAC_PJ,
+        )
+
+    def convert(self, choice: Choice) -> SpikingModel:
+        """The calibrated spiking model of a choice, with its exit rule."""
+        model = convert(self.profile, choice.conversion)
+        model.exit = self._rule(model, choice.exit)
+        return model
+
+    def record(self, model: SpikingModel, split: str) -> Recording:
+        """Run every step of a split once.
+
+        Raises:
+            ConversionError: The outputs contain NaN or infinity.
+        """
+        ann_logits, targets = self._ann(split)
+        steps = self._over(split, lambda x: self._simulate(model, x))
+        logits = torch.cat([s.logits for s in steps], dim=1)
+        if not bool(torch.isfinite(logits).all()):
+            raise ConversionError("the spiking network's outputs contain NaN or infinity")
+        return Recording(
+            split=split,
+            seed=self.seed,
+            logits=logits,
+            spikes=torch.cat([s.spikes for s in steps], dim=2),
+            synops=torch.cat([s.synops for s in steps], dim=2),
+            sources=steps[0].sources,
+            targets=targets,
+            ann_logits=ann_logits,
+            costs=self.profile.costs,
+            energy=self.energy,
+            metric=self.task.metric,
+        )
+
+    def measure(self, choice: Choice, split: str = "search") -> Measurement:
+        """Convert, run and measure a choice."""
+        model = self.convert(choice)
+        return self.record(model, split).measure(model.exit)
+
+    def _simulate(self, model: SpikingModel, x: Tensor) -> Simulation:
+        return model.simulate(x, burst=self.energy.burst)
+
+    def _rule(self, model: SpikingModel, policy: ExitPolicy) -> ExitRule:
+        if policy.beta == 0:  # a constant threshold does not look at the calibration entropies
+            return policy.rule(torch.zeros(model.config.timesteps))
+        inputs = self.profile.inputs.split(self.batch_size)
+        logits = torch.cat([self._simulate(model, x).logits for x in inputs], dim=1)
+        return policy.rule(mean_entropy(logits, self.profile.logits))
+
+    def _ann(self, split: str) -> tuple[Tensor, Tensor]:
+        if split not in self._ann_logits:
+            module = self.profile.network.module
+            with torch.inference_mode():
+                logits = torch.cat(self._over(split, module))
+            targets = torch.cat([y for _, y in self.task.split(split).batches(1024)])
+            self._ann_logits[split] = (logits, targets.to(self.device))
+        return self._ann_logits[split]
+
+    def _over(self, split: str, run: Callable[[Tensor], _Result]) -> list[_Result]:
+        """``run`` over the batches of a split, in halves when memory does not suffice."""
+        while True:
+            try:
+                batches = self.task.split(split).batches(self.batch_size)
+                return [run(_laid_out(x.to(self.device))) for x, _ in batches]
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+                _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "not enough memory" in str(error) or "can't allocate memory" in str(error)

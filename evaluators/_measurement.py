@@ -1,0 +1,142 @@
+"""What a choice is worth: recorded once, step by step, and read off at any exit policy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion import Costs, EnergyModel, ExitRule
+from evaluators._estimate import Estimate, estimate_mean, estimate_score, symmetric_kl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Accuracy, energy and time of one choice on one split, each with its 95 % interval.
+
+    Attributes:
+        split: Which split.
+        n: Number of samples.
+        seed: Seed of the splits.
+        energy_model: Name of the energy model.
+        accuracy: Mean score.
+        energy_pj: Energy per inference.
+        energy_ratio: Mean energy over the ANN's, same energy model.
+        energy_ratio_int8: Mean energy over that of the same ANN in int8 (0.23 pJ per MAC).
+        spikes: Spikes per inference.
+        timesteps: Steps per inference.
+        kl: Symmetric KL divergence from the ANN's outputs at the exit step, nats.
+        exits: Fraction of samples that leave at each step.
+        layer_energy_pj: Mean energy by source of the spikes; ``stem`` is the analog input.
+        logits_sha256: Hash of the logits of all steps, for ``spikefront verify``.
+    """
+
+    split: str
+    n: int
+    seed: int
+    energy_model: str
+    accuracy: Estimate
+    energy_pj: Estimate
+    energy_ratio: float
+    energy_ratio_int8: float
+    spikes: Estimate
+    timesteps: Estimate
+    kl: Estimate
+    exits: tuple[float, ...]
+    layer_energy_pj: Mapping[str, float]
+    logits_sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
+        """The inverse of :meth:`to_dict`."""
+        estimates = {
+            name: Estimate(**values[name])
+            for name in ("accuracy", "energy_pj", "spikes", "timesteps", "kl")
+        }
+        return cls(**{**values, **estimates, "exits": tuple(values["exits"])})
+
+
+ANN_INT8_MAC_PJ = 0.23
+"""Horowitz 2014, 45 nm: the harder reference that stands beside every energy ratio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Every step of a split under one configuration; any exit rule is arithmetic on it.
+
+    Attributes:
+        split: Which split.
+        seed: Seed of the splits.
+        logits: Mean output of the steps so far, ``(T, N, classes)``.
+        spikes: ``(sources, T, N)``.
+        synops: ``(sources, T, N)``.
+        sources: Names of the sources.
+        targets: ``(N,)``.
+        ann_logits: ``(N, classes)``.
+        costs: MACs and fan-outs.
+        energy: Prices.
+        metric: Score per sample.
+    """
+
+    split: str
+    seed: int
+    logits: Tensor
+    spikes: Tensor
+    synops: Tensor
+    sources: tuple[str, ...]
+    targets: Tensor
+    ann_logits: Tensor
+    costs: Costs
+    energy: EnergyModel
+    metric: Callable[[Tensor, Tensor], Tensor]
+
+    def energy_pj(self) -> Tensor:
+        """Energy up to and including each step, ``(T, N)``, pJ."""
+        analog = self.costs.step_macs * self.energy.mac_pj
+        per_step = self.synops.sum(0) * self.energy.ac_pj + analog
+        return per_step.cumsum(0) + self.costs.stem_macs * self.energy.mac_pj
+
+    def measure(self, rule: ExitRule | None = None) -> Measurement:
+        """The measurement at an exit rule; None runs every step."""
+        steps, n = self.logits.shape[:2]
+        exits = rule.exits(self.logits) if rule else torch.full((n,), steps - 1)
+        exits = exits.to(self.logits.device)
+        logits = _at(self.logits, exits)
+        energy = estimate_mean(_at(self.energy_pj(), exits))
+        return Measurement(
+            split=self.split,
+            n=n,
+            seed=self.seed,
+            energy_model=self.energy.name,
+            accuracy=estimate_score(self.metric(logits, self.targets)),
+            energy_pj=energy,
+            energy_ratio=energy.value / (self.costs.ann_macs * self.energy.ann_mac_pj),
+            energy_ratio_int8=energy.value / (self.costs.ann_macs * ANN_INT8_MAC_PJ),
+            spikes=estimate_mean(_at(self.spikes.sum(0).cumsum(0), exits)),
+            timesteps=estimate_mean(exits + 1),
+            kl=estimate_mean(symmetric_kl(logits, self.ann_logits)),
+            exits=tuple((torch.bincount(exits, minlength=steps) / n).tolist()),
+            layer_energy_pj=self._layer_energy_pj(exits),
+            logits_sha256=hashlib.sha256(self.logits.cpu().contiguous().numpy()).hexdigest(),
+        )
+
+    def _layer_energy_pj(self, exits: Tensor) -> dict[str, float]:
+        per_source = self.synops.cumsum(1).transpose(0, 1)
+        means = _at(per_source.transpose(1, 2), exits).mean(0) * self.energy.ac_pj
+        steps = float((exits + 1).double().mean())
+        analog = self.costs.stem_macs + steps * self.costs.step_macs
+        named = dict(zip(self.sources, means.tolist(), strict=True))
+        return {"stem": analog * self.energy.mac_pj, **named}
+
+
+def _at(per_step: Tensor, exits: Tensor) -> Tensor:
+    """``(T, N, ...)`` at each sample's own step, ``(N, ...)``."""
+    return per_step[exits, torch.arange(len(exits), device=exits.device)]

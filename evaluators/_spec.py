@@ -1,0 +1,236 @@
+"""A task by reference: what a command line, a study or a deployed config can name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torchvision
+from safetensors import SafetensorError
+from torch import nn
+
+from evaluators._datasets import cifar_splits, image_folder_splits
+from evaluators._digits import digits
+from evaluators._models import ResNetCifar
+from evaluators._task import Task, TaskError
+
+_CLASSES = {"cifar10": 10, "cifar100": 100}
+BUILT_IN_TASKS = ("digits", "cifar10", "cifar100", "imagefolder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What to load, as JSON-able values.
+
+    Attributes:
+        task: A built-in name, or ``path/to/file.py:function``.
+        data: Folder of the data set.
+        model: ``resnet20``, a torchvision model name, or ``module:function``.
+        weights: ``.safetensors`` or ``.pt`` file with the model's state dict.
+        calibration_samples: Size of the calibration split.
+        search_samples: Size of the search split.
+        test_samples: Size of the test split; None takes all that is left.
+        image_size: Side of the image crop of ``imagefolder``, in pixels.
+        seed: Seed of the draw of the splits.
+    """
+
+    task: str = "digits"
+    data: str | None = None
+    model: str | None = None
+    weights: str | None = None
+    calibration_samples: int = 256
+    search_samples: int = 1000
+    test_samples: int | None = None
+    image_size: int = 224
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("calibration_samples", "search_samples", "test_samples", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TaskError(f"{name} must be >= 1, got {value}")
+
+    @property
+    def names_user_code(self) -> bool:
+        """Whether loading it imports code that is not spikefront's or torchvision's."""
+        return self.task not in BUILT_IN_TASKS or ":" in (self.model or "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
+        """The inverse of :meth:`to_dict`; raises :class:`TaskError` on unknown fields."""
+        known = {field.name for field in fields(cls)}
+        if unknown := set(values) - known:
+            raise TaskError(f"unknown task setting {sorted(unknown)[0]!r}")
+        return cls(**values)
+
+
+def load_task(spec: TaskSpec) -> Task:
+    """Load the model and the splits that a spec names.
+
+    Raises:
+        TaskError: Something named is missing, or does not fit.
+    """
+    if spec.task == "digits":
+        return _digits(spec)
+    if spec.task in BUILT_IN_TASKS:
+        return _image_task(spec)
+    if ":" in spec.task:
+        return _user_task(spec)
+    raise TaskError(
+        f"task {spec.task!r} is unknown; give one of {', '.join(BUILT_IN_TASKS)},"
+        " or path/to/file.py:function"
+    )
+
+
+def _digits(spec: TaskSpec) -> Task:
+    if spec.model or spec.weights or spec.data:
+        raise TaskError("the task digits brings its own data, model and weights; name none")
+    return digits(seed=spec.seed)
+
+
+def _image_task(spec: TaskSpec) -> Task:
+    if spec.data is None:
+        raise TaskError(f"the task {spec.task} needs --data DIR")
+    root = Path(spec.data)
+    if not root.is_dir():
+        raise TaskError(f"the data folder {root} does not exist")
+    counts = (spec.calibration_samples, spec.search_samples, spec.test_samples)
+    if spec.task == "imagefolder":
+        calibration, search, test = image_folder_splits(root, spec.image_size, counts, spec.seed)
+    else:
+        calibration, search, test = cifar_splits(spec.task, root, counts, spec.seed)
+    return Task(
+        name=spec.task,
+        model=load_model(spec, _CLASSES.get(spec.task) or _count_classes(root)),
+        calibration=calibration,
+        search=search,
+        test=test,
+    )
+
+
+def _count_classes(root: Path) -> int:
+    return sum(1 for entry in (root / "val").iterdir() if entry.is_dir())
+
+
+def load_model(spec: TaskSpec, classes: int) -> nn.Module:
+    """The model that a spec names, with its weights, in evaluation mode."""
+    name = spec.model or ("resnet20" if spec.task in _CLASSES else None)
+    if name is None:
+        raise TaskError(f"the task {spec.task} needs --model NAME, a torchvision model")
+    if spec.weights is None:
+        raise TaskError(f"the model {name} needs --weights FILE, its trained state dict")
+    model = _build(name, classes)
+    state = load_state(Path(spec.weights))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = str(error).split("\n\t")[1:2] or [str(error)]
+        raise TaskError(f"{spec.weights} does not fit the model {name}: {detail[0]}") from error
+    return model.eval()
+
+
+def _build(name: str, classes: int) -> nn.Module:
+    if name == "resnet20":
+        return ResNetCifar(classes=classes)
+    if ":" in name:
+        built = _call(_import_function(name), name)
+        if not isinstance(built, nn.Module):
+            raise TaskError(f"{name} must return an nn.Module, got {type(built).__name__}")
+        return built
+    if name not in torchvision.models.list_models():
+        raise TaskError(
+            f"model {name!r} is unknown; give resnet20, a torchvision model, or module:function"
+        )
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model: nn.Module = torchvision.models.get_model(name, num_classes=classes, **options)
+    return model
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a state dict from safetensors, or from a PyTorch file without unpickling objects."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise TaskError(f"the weights file {path} does not exist") from error
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise TaskError(f"cannot read weights from {path}: {error}") from error
+    except Exception as error:  # weights_only refuses with pickle.UnpicklingError
+        raise TaskError(
+            f"{path} holds more than tensors and is not loaded; save model.state_dict()"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise TaskError(f"{path} holds no state dict, but {type(state).__name__}")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _user_task(spec: TaskSpec) -> Task:
+    made = _call(_import_function(spec.task), spec.task)
+    if isinstance(made, Task):
+        return made
+    try:
+        model, splits, metric = made
+        return Task(name=spec.task, model=model, metric=metric, **splits)
+    except (TypeError, ValueError) as error:
+        raise TaskError(
+            f"{spec.task} must return an evaluators.Task, or (model, splits, metric) with splits"
+            f" a dict of calibration, search and test: {error}"
+        ) from error
+
+
+def _call(function: Callable[[], Any], name: str) -> Any:
+    try:
+        return function()
+    except Exception as error:
+        raise TaskError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
+def _import_function(reference: str) -> Callable[[], Any]:
+    """The function ``path/to/file.py:name`` or ``package.module:name`` that the user named."""
+    source, _, name = reference.rpartition(":")
+    try:
+        module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+    except Exception as error:
+        raise TaskError(f"cannot import {source}: {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise TaskError(f"{source} has no function {name!r}")
+    found: Callable[[], Any] = function
+    return found
+
+
+def _import_module(name: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(name)
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"spikefront_task_{path.stem}", path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module

@@ -1,0 +1,256 @@
+"""Running a study: ask, measure, tell, in this process or in several."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import optuna
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from optuna.trial import FrozenTrial, TrialState
+
+from conversion import SpikefrontError
+from evaluators import Evaluator, Measurement
+from search._samplers import warm_start_attrs
+from search._storage import StudyError, hold
+from search._study import (
+    baseline_attrs,
+    enqueue,
+    fail,
+    finished,
+    record,
+)
+from spaces import LayerSpace
+
+_LOG = logging.getLogger("spikefront")
+
+MakeEvaluator = Callable[[], Evaluator]
+OnTrial = Callable[[optuna.Study, int, str | None], None]
+"""Called after each trial with (study, number of finished trials, why it failed or None)."""
+
+_MAX_FAILURES_IN_A_ROW = 5
+_OWNER = "owner"
+_RETRY_OF = "retry_of"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    number: int
+    measurement: Measurement | None
+    reason: str | None
+    seconds: float
+
+
+def run_study(
+    study: optuna.Study,
+    space: LayerSpace,
+    make_evaluator: MakeEvaluator,
+    *,
+    trials: int,
+    workers: int = 1,
+    folder: Path,
+    on_trial: OnTrial | None = None,
+) -> None:
+    """Search until the study has ``trials`` finished trials, whoever ran them.
+
+    The uniform baselines come first. A trial that raises is marked as failed, with its reason,
+    and the study goes on; Ctrl-C and SIGTERM give the running trials back to the study.
+
+    Args:
+        study: From :func:`search.open_study`.
+        space: Its search space.
+        make_evaluator: Called once in each process that measures.
+        trials: Finished trials to reach.
+        workers: Processes; 1 measures in this one.
+        folder: Held by one searching process at a time; trials that an earlier holder left
+            running when it was killed run again.
+        on_trial: Told of every trial.
+
+    Raises:
+        StudyError: Another process holds the folder, or trial after trial fails.
+        KeyboardInterrupt: It was stopped.
+    """
+    with hold(folder), _sigterm_as_interrupt():
+        coordinator = _Coordinator(study, space, f"{platform.node()}:{folder.resolve()}", on_trial)
+        coordinator.take_back_orphans()
+        coordinator.enqueue_baselines()
+        if workers == 1:
+            coordinator.run_here(make_evaluator(), trials)
+        else:
+            coordinator.run_in_processes(make_evaluator, trials, workers)
+
+
+class _Coordinator:
+    """Asks and tells; the only one in a process that touches the study."""
+
+    def __init__(
+        self, study: optuna.Study, space: LayerSpace, owner: str, on_trial: OnTrial | None
+    ) -> None:
+        self._study = study
+        self._space = space
+        self._owner = owner
+        self._on_trial = on_trial
+        self._running: dict[int, optuna.Trial] = {}
+        self._failures = 0
+        self._lock = threading.Lock()  # joblib asks from a thread of its own
+
+    def take_back_orphans(self) -> None:
+        """Run again what a killed process left in the state RUNNING."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        orphans = [t for t in running if t.user_attrs.get(_OWNER) == self._owner]
+        for trial in orphans:
+            self._give_back(trial, "its process was killed")
+        if orphans:
+            _LOG.info("%d trials of a killed process will run again", len(orphans))
+
+    def enqueue_baselines(self) -> None:
+        """Put the uniform settings in front of a new study."""
+        if self._study.get_trials(deepcopy=False):
+            return
+        attrs = warm_start_attrs(self._study.sampler)
+        for params in self._space.baselines():
+            enqueue(
+                self._study, params, user_attrs=baseline_attrs(), system_attrs=attrs
+            )
+
+    def run_here(self, evaluator: Evaluator, trials: int) -> None:
+        """Ask, measure and tell in this process."""
+        try:
+            while len(finished(self._study)) < trials:
+                number, params = self._ask()
+                self._tell(_measure(evaluator, self._space, number, params))
+        finally:
+            self._give_back_running("it was interrupted")
+
+    def run_in_processes(self, make: MakeEvaluator, trials: int, workers: int) -> None:
+        """Ask and tell here, measure in worker processes."""
+        token = uuid.uuid4().hex
+        deaths = 0
+        try:
+            while (missing := trials - len(finished(self._study))) > 0:
+                asked = (
+                    delayed(_measure_in_worker)(token, make, self._space, *self._ask())
+                    for _ in range(missing)
+                )
+                parallel = Parallel(
+                    n_jobs=workers, return_as="generator_unordered", pre_dispatch=workers
+                )
+                try:
+                    for outcome in parallel(asked):
+                        self._tell(outcome)
+                except TerminatedWorkerError as error:
+                    deaths += 1
+                    self._give_back_running("its worker died")
+                    if deaths == 3:
+                        raise StudyError(
+                            "worker processes died three times; the usual cause is memory: use"
+                            " fewer --workers or a smaller --batch-size"
+                        ) from error
+        finally:
+            self._give_back_running("it was interrupted")
+
+    def _ask(self) -> tuple[int, dict[str, Any]]:
+        with self._lock:
+            trial = self._study.ask()
+            self._running[trial.number] = trial
+            trial.set_user_attr(_OWNER, self._owner)
+            self._space.suggest(trial)
+            return trial.number, dict(trial.params)
+
+    def _tell(self, outcome: _Outcome) -> None:
+        with self._lock:
+            trial = self._running.pop(outcome.number)
+            if outcome.measurement is None:
+                fail(self._study, trial, outcome.reason or "unknown")
+                self._failures += 1
+            else:
+                record(self._study, trial, outcome.measurement)
+                trial.set_user_attr("seconds", round(outcome.seconds, 3))
+                m = outcome.measurement
+                self._study.tell(trial, [m.accuracy.value, m.energy_pj.value])
+                self._failures = 0
+            count = len(finished(self._study))
+        if self._on_trial is not None:
+            self._on_trial(self._study, count, outcome.reason)
+        if self._failures >= _MAX_FAILURES_IN_A_ROW:
+            raise StudyError(
+                f"{self._failures} trials in a row failed, the last one because:"
+                f" {outcome.reason}"
+            )
+
+    def _give_back_running(self, reason: str) -> None:
+        for trial in list(self._running.values()):
+            self._give_back(trial, reason)
+        self._running.clear()
+
+    def _give_back(self, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
+        """Fail a trial and put its parameters in the queue again."""
+        found = self._study._storage.get_trial(trial._trial_id)
+        fail(self._study, found, reason)
+        kept = {k: v for k, v in found.user_attrs.items() if k not in (_OWNER, "reason")}
+        params = found.system_attrs.get("fixed_params", found.params)
+        if set(params) != set(self._space.distributions()):
+            return  # killed while it was still being asked: nothing to repeat
+        system = {k: v for k, v in found.system_attrs.items() if k.endswith(":generation")}
+        enqueue(
+            self._study,
+            params,
+            user_attrs={**kept, _RETRY_OF: found.number},
+            system_attrs=system,
+        )
+
+
+def _measure(
+    evaluator: Evaluator, space: LayerSpace, number: int, params: Mapping[str, Any]
+) -> _Outcome:
+    start = time.perf_counter()
+    measurement, reason = None, None
+    try:
+        measurement = evaluator.measure(space.choice(params))
+    except SpikefrontError as error:
+        reason = str(error)
+    except Exception as error:  # one bad trial must not end the study; its reason is kept
+        _LOG.debug("trial %d failed", number, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+    return _Outcome(number, measurement, reason, time.perf_counter() - start)
+
+
+_EVALUATORS: dict[str, Evaluator] = {}
+
+
+def _measure_in_worker(
+    token: str, make: MakeEvaluator, space: LayerSpace, number: int, params: Mapping[str, Any]
+) -> _Outcome:
+    """Measure in a worker process, which makes its evaluator once per run."""
+    if token not in _EVALUATORS:
+        _EVALUATORS.clear()
+        _EVALUATORS[token] = make()
+    return _measure(_EVALUATORS[token], space, number, params)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM stop a search as Ctrl-C does, so that running trials are given back."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,207 @@
+"""Studies: made once, checked on every return, and what their trials hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from evaluators import Evaluator, Measurement, TaskSpec
+from search._storage import StudyError
+from spaces import LayerSpace
+
+DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+METRICS = ("accuracy", "energy_pj")
+
+_SETUP = "spikefront"
+_MEASUREMENT = "measurement"
+_BASELINE = "baseline"
+_REASON = "reason"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySetup:
+    """What a study is about; kept in the study, so that whoever opens it can go on with it.
+
+    Attributes:
+        space: The search space.
+        energy_model: Name of the energy model.
+        seed: Seed of splits and samplers.
+        model_fingerprint: SHA-256 of the ANN.
+        data_fingerprint: SHA-256 of the calibration inputs.
+        task: What to load, or None if the caller brought objects of their own.
+    """
+
+    space: LayerSpace
+    energy_model: str
+    seed: int
+    model_fingerprint: str
+    data_fingerprint: str
+    task: TaskSpec | None = None
+
+    @classmethod
+    def of(
+        cls, evaluator: Evaluator, space: LayerSpace, task: TaskSpec | None = None
+    ) -> StudySetup:
+        """The setup of a study of ``space`` by ``evaluator``."""
+        return cls(
+            space=space,
+            energy_model=evaluator.energy.name,
+            seed=evaluator.seed,
+            model_fingerprint=evaluator.profile.network.fingerprint,
+            data_fingerprint=evaluator.profile.data_fingerprint,
+            task=task,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        values = {**vars(self), "space": self.space.to_dict()}
+        return {**values, "task": self.task.to_dict() if self.task else None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StudySetup:
+        """The inverse of :meth:`to_dict`."""
+        task = TaskSpec.from_dict(values["task"]) if values["task"] else None
+        return cls(**{**values, "space": LayerSpace.from_dict(values["space"]), "task": task})
+
+
+def open_study(
+    storage: BaseStorage, name: str, setup: StudySetup, sampler: optuna.samplers.BaseSampler
+) -> optuna.Study:
+    """Make the study, or come back to it.
+
+    Raises:
+        StudyError: A study of that name exists with another space, model, data or energy model.
+    """
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=sampler,
+        directions=DIRECTIONS,
+        load_if_exists=True,
+    )
+    if _SETUP in study.user_attrs:
+        _check_same(name, study_setup(study), setup)
+    elif study.trials:
+        raise StudyError(f"the study {name!r} has trials that spikefront did not make")
+    else:
+        study.set_metric_names(list(METRICS))
+        study.set_user_attr(_SETUP, setup.to_dict())
+    return study
+
+
+def load_study(storage: BaseStorage, name: str) -> optuna.Study:
+    """Open an existing study.
+
+    Raises:
+        StudyError: There is no such study, or spikefront did not make it.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        known = ", ".join(summary.study_name for summary in optuna.get_all_study_summaries(storage))
+        raise StudyError(
+            f"there is no study {name!r} in this storage ({known or 'it is empty'});"
+            " run `spikefront search` first"
+        ) from error
+    study_setup(study)
+    return study
+
+
+def study_setup(study: optuna.Study) -> StudySetup:
+    """What a study is about; raises :class:`StudyError` if spikefront did not make it."""
+    if _SETUP not in study.user_attrs:
+        raise StudyError(f"the study {study.study_name!r} was not made by spikefront")
+    return StudySetup.from_dict(study.user_attrs[_SETUP])
+
+
+def _check_same(name: str, there: StudySetup, here: StudySetup) -> None:
+    differences = _differences(there.to_dict(), here.to_dict())
+    if differences:
+        what, was, now = differences[0]
+        raise StudyError(
+            f"the study {name!r} was made with another {what}: {was!r} there, {now!r} here;"
+            " use the same settings, or choose another --study or --out"
+        )
+
+
+_MEANINGS = {
+    "model_fingerprint": "model",
+    "data_fingerprint": "calibration data",
+    "energy_model": "energy model",
+}
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    found = []
+    for key in ("model_fingerprint", "data_fingerprint", "energy_model", "seed"):
+        if there[key] != here[key]:
+            found.append((_MEANINGS.get(key, key), there[key], here[key]))
+    for group, meaning in (("space", "search space"), ("task", "task")):
+        old, new = there[group] or {}, here[group] or {}
+        for key in {**old, **new}:
+            if old.get(key) != new.get(key):
+                found.append((f"{meaning} ({key})", old.get(key), new.get(key)))
+    return found
+
+
+def enqueue(
+    study: optuna.Study,
+    params: Mapping[str, Any],
+    *,
+    user_attrs: Mapping[str, Any] | None = None,
+    system_attrs: Mapping[str, Any] | None = None,
+) -> None:
+    """Add a waiting trial with fixed parameters, as ``Study.enqueue_trial`` does.
+
+    Unlike that, it takes the system attributes by which a genetic sampler sees the trial.
+    """
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            user_attrs=dict(user_attrs or {}),
+            system_attrs={**(system_attrs or {}), "fixed_params": dict(params)},
+        )
+    )
+
+
+def record(study: optuna.Study, trial: optuna.Trial, measurement: Measurement) -> None:
+    """Keep a measurement with its trial."""
+    trial.set_user_attr(_MEASUREMENT, measurement.to_dict())
+
+
+def measurement_of(trial: FrozenTrial) -> Measurement:
+    """The measurement of a finished trial."""
+    return Measurement.from_dict(trial.user_attrs[_MEASUREMENT])
+
+
+def is_baseline(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the uniform settings."""
+    return bool(trial.user_attrs.get(_BASELINE, False))
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials with a measurement, by number."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def reason_of(trial: FrozenTrial) -> str | None:
+    """Why a trial failed."""
+    reason = trial.user_attrs.get(_REASON)
+    return None if reason is None else str(reason)
+
+
+def baseline_attrs() -> dict[str, Any]:
+    """User attributes that mark a baseline."""
+    return {_BASELINE: True}
+
+
+def fail(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
+    """End a trial as failed, with the reason."""
+    study._storage.set_trial_user_attr(trial._trial_id, _REASON, reason)
+    study.tell(trial.number, state=TrialState.FAIL)

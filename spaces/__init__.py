@@ -1,0 +1,5 @@
+"""What may be chosen: per-layer φ and ρ, T, calibration and early exit."""
+
+from spaces._layer_space import LayerSpace
+
+__all__ = ["LayerSpace"]

@@ -1,0 +1,165 @@
+"""φ and ρ per layer, T, calibration and early exit as an Optuna search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from conversion import Choice, ConfigError, ConversionConfig, ExitPolicy, LayerConfig, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpace:
+    """The choices that a study makes, under static parameter names.
+
+    ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``calibration/timesteps``,
+    ``iat/alpha`` and ``iat/beta``.
+
+    Attributes:
+        layers: Names of the spiking layers.
+        phi_max: Largest φ; what a chip allows.
+        rho_max: Largest ρ.
+        rho_step: Grid of ρ.
+        timesteps: The values of T to choose from; one value fixes it.
+        calibration_timesteps: The values of T to calibrate at.
+        beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
+        score: Confidence of the exit policy.
+    """
+
+    layers: tuple[str, ...]
+    phi_max: int = 8
+    rho_max: float = 3.0
+    rho_step: float = 0.25
+    timesteps: tuple[int, ...] = (1, 2, 4, 8)
+    calibration_timesteps: tuple[int, ...] = (1, 2, 4)
+    beta_max: float = 0.4
+    score: Score = "entropy"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ConfigError("a space needs at least one layer")
+        if not (isinstance(self.phi_max, int) and self.phi_max >= 1):
+            raise ConfigError(f"phi_max must be a whole number >= 1, got {self.phi_max!r}")
+        if not (self.rho_max >= 1 and self.rho_step > 0):
+            raise ConfigError(
+                f"rho_max must be >= 1 and rho_step > 0, got {self.rho_max=}, {self.rho_step=}"
+            )
+        for name in ("timesteps", "calibration_timesteps"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or len(set(values)) != len(values):
+                raise ConfigError(f"{name} must be different whole numbers >= 1, got {values!r}")
+        if not 0 <= self.beta_max <= 1:
+            raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
+        ExitPolicy(score=self.score)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Every parameter's distribution, by name."""
+        phi = IntDistribution(1, self.phi_max)
+        rho = FloatDistribution(1.0, self.rho_max, step=self.rho_step)
+        return {
+            **{f"phi/{layer}": phi for layer in self.layers},
+            **{f"rho/{layer}": rho for layer in self.layers},
+            "timesteps": CategoricalDistribution(self.timesteps),
+            "calibration/timesteps": CategoricalDistribution(self.calibration_timesteps),
+            "iat/alpha": FloatDistribution(0.0, 1.0, step=0.01),
+            "iat/beta": FloatDistribution(0.0, self.beta_max, step=0.05),
+        }
+
+    def suggest(self, trial: optuna.Trial) -> Choice:
+        """Let an Optuna trial choose every parameter."""
+        return self.choice({name: _suggest(trial, name, d) for name, d in self._items()})
+
+    def choice(self, params: Mapping[str, Any]) -> Choice:
+        """The choice that parameter values stand for.
+
+        Raises:
+            ConfigError: A parameter is missing, unknown or outside the space.
+        """
+        self._check(params)
+        layers = {
+            layer: LayerConfig(
+                phi=int(params[f"phi/{layer}"]), rho=float(params[f"rho/{layer}"])
+            )
+            for layer in self.layers
+        }
+        return Choice(
+            conversion=ConversionConfig(
+                timesteps=int(params["timesteps"]),
+                layers=layers,
+                calibration_timesteps=int(params["calibration/timesteps"]),
+            ),
+            exit=ExitPolicy(
+                score=self.score,
+                alpha=float(params["iat/alpha"]),
+                beta=float(params["iat/beta"]),
+            ),
+        )
+
+    def uniform(self, *, phi: int, rho: float, alpha: float, beta: float = 0.0) -> dict[str, Any]:
+        """Parameters of a uniform setting: the same φ and ρ for every layer, the largest T.
+
+        It is calibrated at the second smallest T that the space offers, if it offers two.
+        """
+        return {
+            **{f"phi/{layer}": phi for layer in self.layers},
+            **{f"rho/{layer}": float(rho) for layer in self.layers},
+            "timesteps": max(self.timesteps),
+            "calibration/timesteps": sorted(self.calibration_timesteps)[:2][-1],
+            "iat/alpha": alpha,
+            "iat/beta": beta,
+        }
+
+    def baselines(self) -> list[dict[str, Any]]:
+        """The uniform settings that stand in every report: φ × ρ × exit threshold.
+
+        φ in 1, 2, 4, 8 and ρ in 1, 2, as far as the space allows them; leaving above a
+        confidence of 0.4 or 0.6, or, for ρ = 1, never.
+        """
+        grid = [
+            (phi, rho, alpha)
+            for alpha in (0.6, 0.4, 1.0)
+            for rho in (1.0, 2.0)
+            for phi in (1, 2, 4, 8)
+            if phi <= self.phi_max and rho <= self.rho_max and (alpha < 1 or rho == 1)
+        ]
+        return [self.uniform(phi=phi, rho=rho, alpha=alpha) for phi, rho, alpha in grid]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LayerSpace:
+        """The inverse of :meth:`to_dict`; raises :class:`ConfigError` on unknown fields."""
+        if unknown := set(values) - {field.name for field in fields(cls)}:
+            raise ConfigError(f"unknown space setting {sorted(unknown)[0]!r}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def _items(self) -> list[tuple[str, BaseDistribution]]:
+        return list(self.distributions().items())
+
+    def _check(self, params: Mapping[str, Any]) -> None:
+        distributions = self.distributions()
+        if missing := [name for name in distributions if name not in params]:
+            raise ConfigError(f"parameter {missing[0]!r} is missing")
+        if unknown := [name for name in params if name not in distributions]:
+            raise ConfigError(f"unknown parameter {unknown[0]!r}")
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step)
