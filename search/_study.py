@@ -120,6 +120,13 @@ def study_setup(study: optuna.Study) -> StudySetup:
     return StudySetup.from_dict(study.user_attrs[_SETUP])
 
 
+def check_evaluator(study: optuna.Study, evaluator: Evaluator) -> None:
+    """Raise :class:`StudyError` unless the evaluator has the study's model, data and energies."""
+    there = study_setup(study)
+    here = StudySetup.of(evaluator, there.space, there.task)
+    _check_same(study.study_name, there, here)
+
+
 def _check_same(name: str, there: StudySetup, here: StudySetup) -> None:
     differences = _differences(there.to_dict(), here.to_dict())
     if differences:

@@ -1,0 +1,223 @@
+"""The figures of a report, each a matplotlib ``Figure`` that needs no display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from evaluators import ANN_INT8_MAC_PJ, Measurement
+from reports._front import FrontPoint, ParetoFront, hypervolume, knee
+
+_FRONT, _TEST, _UNIFORM, _OTHER = "#0b5fa5", "#d1495b", "#e8a33d", "#9aa5b1"
+_ANN = "#333333"
+
+
+def front_figure(front: ParetoFront) -> Figure:
+    """Accuracy against energy: every trial, the uniform baselines, the front on both splits."""
+    figure, axes = _axes(7.2, 4.6)
+    others = [p for p in front.trials if not p.baseline]
+    uniform = [p for p in front.trials if p.baseline]
+    _scatter(axes, others, color=_OTHER, marker=".", s=22, label="searched", zorder=1)
+    _scatter(axes, uniform, color=_UNIFORM, marker="s", s=24, label="uniform φ, ρ", zorder=2)
+    _line(axes, front.points, lambda p: p.search, _FRONT, "front, search split")
+    if any(p.test for p in front.points):
+        _line(axes, front.points, lambda p: p.test, _TEST, "the same, test split")
+    _ann_lines(axes, front)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.xaxis.set_minor_formatter(PercentFormatter(1.0, decimals=None))
+    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.tick_params(axis="x", which="major", labelsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylim(*_accuracy_range(front))
+    model = front.points[0].search.energy_model
+    axes.set_xlabel(f"energy per inference, share of the ANN's ({model})")
+    axes.set_ylabel("accuracy, 95 % interval")
+    axes.legend(loc="lower right", fontsize=8, framealpha=0.95)
+    return figure
+
+
+def hypervolume_figure(front: ParetoFront) -> Figure:
+    """Hypervolume of the finished trials so far."""
+    figure, axes = _axes(7.2, 3.4)
+    pairs = [(p.search.accuracy.value, p.search.energy_ratio) for p in front.trials]
+    values = [hypervolume(pairs[: i + 1]) for i in range(len(pairs))]
+    axes.step(range(1, len(values) + 1), values, where="post", color=_FRONT)
+    baselines = sum(p.baseline for p in front.trials)
+    if 0 < baselines < len(values):
+        axes.axvline(baselines, color=_UNIFORM, linestyle=":")
+        axes.annotate(
+            " uniform baselines end", (baselines, values[0]), color=_UNIFORM, fontsize=8, va="bottom"
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("finished trials")
+    axes.set_ylabel("hypervolume\n(accuracy × energy saved)")
+    return figure
+
+
+def layers_figure(front: ParetoFront) -> Figure:
+    """φ and ρ of the front's points, layer by layer."""
+    layers = _layers(front)
+    figure = Figure(figsize=(7.2, 1.6 + 0.22 * len(layers)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, symbol, name in ((left, "φ", "phi"), (right, "ρ", "rho")):
+        values = np.array([[p.params[f"{name}/{layer}"] for p in front.points] for layer in layers])
+        image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=1, interpolation="nearest")
+        axes.set_title(f"{symbol}, {'spikes per step' if name == 'phi' else 'threshold factor'}")
+        axes.set_xlabel("front point (trial)")
+        _label_points(axes, front)
+        figure.colorbar(image, ax=axes, shrink=0.9)
+    left.set_yticks(range(len(layers)), layers, fontsize=7)
+    return figure
+
+
+def energy_figure(front: ParetoFront) -> Figure:
+    """Mean energy by the layer whose spikes cause it, for three points of the front."""
+    chosen = _three_points(front)
+    sources = list(chosen[0][1].search.layer_energy_pj)
+    figure, axes = _axes(7.2, 1.4 + 0.24 * len(sources))
+    height = 0.8 / len(chosen)
+    for i, (label, point) in enumerate(chosen):
+        values = [point.search.layer_energy_pj[source] / 1e3 for source in sources]
+        axes.barh(
+            np.arange(len(sources)) + i * height, values, height, label=label, color=_THREE[i]
+        )
+    axes.set_yticks(np.arange(len(sources)) + 0.4 - height / 2, sources, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("energy per inference, nJ")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def timesteps_figure(front: ParetoFront) -> Figure:
+    """Share of samples that leave at each step under the early exit, for three points."""
+    figure, axes = _axes(7.2, 3.2)
+    chosen = _three_points(front)
+    width = 0.8 / len(chosen)
+    for i, (label, point) in enumerate(chosen):
+        exits = np.array(point.search.exits)
+        mean = point.search.timesteps.value
+        axes.bar(
+            np.arange(1, len(exits) + 1) + (i - (len(chosen) - 1) / 2) * width,
+            exits,
+            width,
+            label=f"{label}: mean {mean:.2f}",
+            color=_THREE[i],
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("step at which a sample leaves")
+    axes.set_ylabel("samples")
+    axes.legend(fontsize=8)
+    return figure
+
+
+FIGURES: dict[str, tuple[str, Callable[[ParetoFront], Figure]]] = {
+    "front": ("Accuracy against energy", front_figure),
+    "hypervolume": ("Hypervolume over trials", hypervolume_figure),
+    "layers": ("φ and ρ of the front by layer", layers_figure),
+    "energy": ("Energy by layer", energy_figure),
+    "timesteps": ("Timesteps under early exit", timesteps_figure),
+}
+
+_THREE = ("#7fb7de", "#0b5fa5", "#082f52")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _scatter(axes: Axes, points: Sequence[FrontPoint], **style: object) -> None:
+    ratios = [p.search.energy_ratio for p in points]
+    accuracies = [p.search.accuracy.value for p in points]
+    if points:
+        axes.scatter(ratios, accuracies, **style)  # type: ignore[arg-type]
+
+
+def _line(
+    axes: Axes,
+    points: Sequence[FrontPoint],
+    measurement_of: Callable[[FrontPoint], Measurement | None],
+    color: str,
+    label: str,
+) -> None:
+    found = [m for m in map(measurement_of, points) if m is not None]
+    found.sort(key=lambda m: m.energy_ratio)
+    accuracy = np.array([m.accuracy.value for m in found])
+    low = accuracy - [m.accuracy.low for m in found]
+    high = np.array([m.accuracy.high for m in found]) - accuracy
+    axes.errorbar(
+        [m.energy_ratio for m in found],
+        accuracy,
+        yerr=np.maximum([low, high], 0),
+        color=color,
+        marker="o",
+        markersize=4,
+        linewidth=1.4,
+        elinewidth=0.6,
+        alpha=0.9,
+        label=label,
+        zorder=3,
+    )
+
+
+def _ann_lines(axes: Axes, front: ParetoFront) -> None:
+    styles = {"search": ("-", _FRONT), "test": ("--", _TEST)}
+    for split, (style, color) in styles.items():
+        if split in front.ann and (split == "search" or any(p.test for p in front.points)):
+            value = front.ann[split].accuracy.value
+            axes.axhline(
+                value, color=color, linestyle=style, linewidth=0.8, alpha=0.7, zorder=0,
+                label=f"ANN, {split}: {value:.1%}",
+            )
+    ratio = front.ann["search"].energy_int8_pj / front.ann["search"].energy_pj
+    if ratio < 1:
+        axes.axvline(
+            ratio, color=_ANN, linestyle=":", linewidth=1,
+            label=f"the ANN in int8 ({ANN_INT8_MAC_PJ} pJ/MAC)",
+        )
+
+
+def _accuracy_range(front: ParetoFront) -> tuple[float, float]:
+    """From a little under the front's worst point to a little over the best interval."""
+    found = [m for p in front.points for m in (p.search, p.test) if m is not None]
+    top = max([m.accuracy.high for m in found] + [a.accuracy.value for a in front.ann.values()])
+    best = max(m.accuracy.value for m in found)
+    bottom = max(min(m.accuracy.low for m in found), best - 0.25)
+    margin = 0.05 * (top - bottom)
+    return bottom - margin, min(top + margin, 1.0 + margin)
+
+
+def _layers(front: ParetoFront) -> list[str]:
+    names = front.points[0].params
+    return [name.removeprefix("phi/") for name in names if name.startswith("phi/")]
+
+
+def _label_points(axes: Axes, front: ParetoFront) -> None:
+    numbers = [str(p.trial) for p in front.points]
+    every = max(1, len(numbers) // 12)
+    axes.set_xticks(
+        range(0, len(numbers), every), numbers[::every], rotation=90, fontsize=7
+    )
+
+
+def _three_points(front: ParetoFront) -> list[tuple[str, FrontPoint]]:
+    """The cheapest, the knee and the most accurate point; fewer if they coincide."""
+    named = [
+        ("cheapest", front.points[0]),
+        ("knee", knee(front.points)),
+        ("most accurate", front.points[-1]),
+    ]
+    seen: dict[int, tuple[str, FrontPoint]] = {}
+    for label, point in named:
+        seen.setdefault(point.trial, (f"{label} (trial {point.trial})", point))
+    return list(seen.values())

@@ -1,0 +1,192 @@
+"""The Pareto front of a study, and choosing one of its points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from conversion import ConfigError
+from evaluators import AnnReference, Measurement
+from search import finished, is_baseline, measurement_of, study_setup
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """One finished trial.
+
+    Attributes:
+        trial: Its number in the study.
+        params: Its parameters.
+        baseline: Whether it is one of the uniform settings.
+        search: Its measurement on the search split.
+        test: Its measurement on the test split, if there is one.
+    """
+
+    trial: int
+    params: Mapping[str, Any]
+    baseline: bool
+    search: Measurement
+    test: Measurement | None = None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, test: Measurement | None = None) -> FrontPoint:
+        """The point of a finished trial."""
+        return cls(
+            trial=trial.number,
+            params=dict(trial.params),
+            baseline=is_baseline(trial),
+            search=measurement_of(trial),
+            test=test,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoFront:
+    """The non-dominated finished trials: accuracy up, energy down.
+
+    Attributes:
+        study: Name of the study.
+        points: By rising energy, hence rising accuracy.
+        trials: Every finished trial, by number.
+        ann: The ANN on each split that was measured.
+    """
+
+    study: str
+    points: tuple[FrontPoint, ...]
+    trials: tuple[FrontPoint, ...]
+    ann: Mapping[str, AnnReference]
+
+
+def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> ParetoFront:
+    """The front of a study by its search-split measurements.
+
+    Of trials that are equal in both objectives the first is kept.
+
+    Raises:
+        ConfigError: No trial has finished.
+    """
+    study_setup(study)
+    trials = tuple(FrontPoint.of(trial) for trial in finished(study))
+    if not trials:
+        raise ConfigError(f"the study {study.study_name!r} has no finished trial yet")
+    return ParetoFront(
+        study=study.study_name, points=tuple(non_dominated(trials)), trials=trials, ann=ann
+    )
+
+
+def non_dominated_trials(study: optuna.Study) -> list[Measurement]:
+    """Measurements of the front so far, by rising energy; empty while no trial has finished."""
+    return [p.search for p in non_dominated([FrontPoint.of(t) for t in finished(study)])]
+
+
+def non_dominated(points: Sequence[FrontPoint]) -> list[FrontPoint]:
+    """The points that no other beats in accuracy and energy, by rising energy."""
+    kept: list[FrontPoint] = []
+    for point in sorted(points, key=lambda p: (_energy(p), -_accuracy(p), p.trial)):
+        if not kept or _accuracy(point) > _accuracy(kept[-1]):
+            kept.append(point)
+    return kept
+
+
+def hypervolume(points: Sequence[tuple[float, float]]) -> float:
+    """Area of (accuracy, energy ratio) dominated within accuracy ≥ 0 and energy ratio ≤ 1.
+
+    1 would be full accuracy at no energy at all. The dozen lines are here because Optuna's own
+    function is private.
+    """
+    area, best = 0.0, 0.0
+    front: list[tuple[float, float]] = []
+    for accuracy, ratio in sorted(points, key=lambda p: (p[1], -p[0])):
+        if ratio < 1 and accuracy > best:
+            front.append((accuracy, ratio))
+            best = accuracy
+    for (accuracy, ratio), (_, following) in zip(front, [*front[1:], (0.0, 1.0)], strict=True):
+        area += accuracy * (following - ratio)
+    return area
+
+
+def select(
+    front: ParetoFront,
+    *,
+    trial: int | None = None,
+    max_energy: float | None = None,
+    max_accuracy_drop: float | None = None,
+) -> FrontPoint:
+    """Choose one point; the knee if nothing is asked for.
+
+    Args:
+        front: Where to choose from.
+        trial: This finished trial, on the front or not.
+        max_energy: The most accurate point whose energy is at most this fraction of the ANN's.
+        max_accuracy_drop: The cheapest point at most this much less accurate than the ANN, as a
+            fraction (0.01 is one point); both limits together must hold.
+
+    Raises:
+        ConfigError: No point satisfies what was asked; the message says what there is.
+    """
+    if trial is not None:
+        return _by_number(front, trial)
+    if max_energy is None and max_accuracy_drop is None:
+        return knee(front.points)
+    points = list(front.points)
+    if max_accuracy_drop is not None:
+        least = front.ann["search"].accuracy.value - max_accuracy_drop
+        points = [p for p in points if _accuracy(p) >= least - 1e-12]
+    if max_energy is not None:
+        points = [p for p in points if p.search.energy_ratio <= max_energy]
+    if not points:
+        raise ConfigError(_nothing_fits(front, max_energy, max_accuracy_drop))
+    return points[-1] if max_accuracy_drop is None else points[0]
+
+
+def knee(points: Sequence[FrontPoint]) -> FrontPoint:
+    """The point farthest from the line between the cheapest and the most accurate one.
+
+    Both axes are scaled to 0..1 over the front.
+    """
+    first, last = points[0], points[-1]
+    width = _energy(last) - _energy(first)
+    height = _accuracy(last) - _accuracy(first)
+    if width <= 0 or height <= 0:
+        return last
+
+    def above_line(point: FrontPoint) -> float:
+        return (_accuracy(point) - _accuracy(first)) / height - (
+            _energy(point) - _energy(first)
+        ) / width
+
+    return max(points, key=above_line)
+
+
+def _by_number(front: ParetoFront, trial: int) -> FrontPoint:
+    for point in front.trials:
+        if point.trial == trial:
+            return point
+    raise ConfigError(
+        f"the study {front.study!r} has no finished trial {trial}; on its front are:"
+        f" {', '.join(str(p.trial) for p in front.points)}"
+    )
+
+
+def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) -> str:
+    limits = [f"energy <= {energy:.1%} of the ANN's"] if energy is not None else []
+    limits += [f"accuracy drop <= {drop:.2%}"] if drop is not None else []
+    best, cheapest = front.points[-1], front.points[0]
+    lost = front.ann["search"].accuracy.value - _accuracy(best)
+    return (
+        f"no point of the front has {' and '.join(limits)}; the cheapest needs"
+        f" {cheapest.search.energy_ratio:.1%} of the ANN's energy, the most accurate loses"
+        f" {lost:.2%} at {best.search.energy_ratio:.1%}"
+    )
+
+
+def _accuracy(point: FrontPoint) -> float:
+    return point.search.accuracy.value
+
+
+def _energy(point: FrontPoint) -> float:
+    return point.search.energy_pj.value

@@ -1,0 +1,115 @@
+"""The whole report: tables, figures and one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import optuna
+from matplotlib.figure import Figure
+
+from conversion import energy_model, write_file
+from evaluators import Evaluator, Measurement
+from reports._figures import FIGURES
+from reports._front import FrontPoint, ParetoFront, knee, pareto_front
+from reports._tables import front_frame, trials_frame
+from search import study_setup
+
+_TEST = "test/{trial}"
+
+
+def measure_front(
+    study: optuna.Study,
+    evaluator: Evaluator,
+    *,
+    test: bool = True,
+    on_point: Callable[[int, int], None] | None = None,
+) -> ParetoFront:
+    """The front of a study, each point measured once on the test split.
+
+    Test measurements are kept in the study: a later report shows them and does not touch the
+    test split again.
+
+    Args:
+        study: A study with finished trials.
+        evaluator: Of the study's task.
+        test: Whether to look at the test split at all.
+        on_point: Told (points done, points in all).
+    """
+    ann = {"search": evaluator.ann("search")}
+    front = pareto_front(study, ann)
+    if not test:
+        return front
+    ann["test"] = evaluator.ann("test")
+    points = []
+    for done, point in enumerate(front.points, 1):
+        points.append(replace(point, test=_on_test(study, evaluator, point)))
+        if on_point is not None:
+            on_point(done, len(front.points))
+    return replace(front, points=tuple(points))
+
+
+def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Measurement:
+    key = _TEST.format(trial=point.trial)
+    if key not in study.user_attrs:
+        choice = study_setup(study).space.choice(point.params)
+        study.set_user_attr(key, evaluator.measure(choice, "test").to_dict())
+    return Measurement.from_dict(study.user_attrs[key])
+
+
+def write_report(
+    front: ParetoFront, folder: Path, *, provenance: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Write ``front.csv``, ``trials.csv``, ``figures/*.png|svg`` and ``report.html``.
+
+    Raises:
+        FileError: The folder cannot be written; every file is either whole or absent.
+    """
+    files = [
+        write_file(folder / "front.csv", front_frame(front).to_csv(index=False)),
+        write_file(folder / "trials.csv", trials_frame(front).to_csv(index=False)),
+    ]
+    figures = []
+    for name, (title, draw) in FIGURES.items():
+        figure = draw(front)
+        svg = _render(figure, "svg")
+        files.append(write_file(folder / "figures" / f"{name}.svg", svg))
+        files.append(write_file(folder / "figures" / f"{name}.png", _render(figure, "png")))
+        figures.append({"title": title, "svg": base64.b64encode(svg).decode()})
+    page = _page(front, figures, folder, provenance or {})
+    return [*files, write_file(folder / "report.html", page)]
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    # A fixed salt and no date: the same study gives the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "spikefront", "svg.fonttype": "path"}):
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _page(
+    front: ParetoFront,
+    figures: list[dict[str, str]],
+    folder: Path,
+    provenance: Mapping[str, Any],
+) -> str:
+    source = resources.files("reports").joinpath("report.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(source).render(
+        front=front,
+        figures=figures,
+        knee=knee(front.points).trial,
+        splits=list(front.ann),
+        model=energy_model(front.points[0].search.energy_model),
+        out=folder,
+        provenance=provenance,
+    )

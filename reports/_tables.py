@@ -1,0 +1,78 @@
+"""The front and the trials as data frames and as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from evaluators import Measurement
+from reports._front import FrontPoint, ParetoFront
+
+
+def front_rows(front: ParetoFront) -> list[dict[str, Any]]:
+    """One row per point of the front and split, as the JSON report lists them."""
+    return [
+        _row(point, measurement)
+        for measurement_of in (lambda p: p.search, lambda p: p.test)
+        for point in front.points
+        if (measurement := measurement_of(point)) is not None
+    ]
+
+
+def front_frame(front: ParetoFront) -> pd.DataFrame:
+    """``front.csv``: the front on every split, a column per parameter."""
+    return _flat(front_rows(front))
+
+
+def trials_frame(front: ParetoFront) -> pd.DataFrame:
+    """``trials.csv``: every finished trial on the search split, a column per parameter."""
+    on_front = {point.trial for point in front.points}
+    rows = [
+        {**_row(p, p.search), "baseline": p.baseline, "on_front": p.trial in on_front}
+        for p in front.trials
+    ]
+    return _flat(rows)
+
+
+def summary(front: ParetoFront) -> dict[str, Any]:
+    """The object that ``spikefront report --json`` prints."""
+    reference = front.ann["search"]
+    return {
+        "study": front.study,
+        "ann_accuracy": {split: ann.accuracy.value for split, ann in front.ann.items()},
+        "ann_energy_pj": reference.energy_pj,
+        "ann_energy_int8_pj": reference.energy_int8_pj,
+        "energy_model": front.points[0].search.energy_model,
+        "trials": len(front.trials),
+        "front": front_rows(front),
+    }
+
+
+def _row(point: FrontPoint, m: Measurement) -> dict[str, Any]:
+    return {
+        "trial": point.trial,
+        "split": m.split,
+        "n": m.n,
+        "accuracy": m.accuracy.value,
+        "accuracy_low": m.accuracy.low,
+        "accuracy_high": m.accuracy.high,
+        "energy_pj": m.energy_pj.value,
+        "energy_pj_low": _finite(m.energy_pj.low),
+        "energy_pj_high": _finite(m.energy_pj.high),
+        "energy_ratio": m.energy_ratio,
+        "energy_ratio_int8": m.energy_ratio_int8,
+        "timesteps_mean": m.timesteps.value,
+        "spikes": m.spikes.value,
+        "kl": m.kl.value,
+        "params": dict(point.params),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _flat(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([{**{k: v for k, v in r.items() if k != "params"}, **r["params"]} for r in rows])

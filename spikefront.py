@@ -1,0 +1,635 @@
+"""The command line: parses, calls the rooms, prints."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+STDERR = Console(stderr=True)
+LOG = logging.getLogger("spikefront")
+
+# torch, optuna and matplotlib take seconds to import: each command imports what it needs, so
+# that --help and a mistyped option answer at once.
+
+
+def _version() -> str:
+    try:
+        return version("spikefront")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+Command = Callable[..., Any]
+
+
+def _apply(options: list[Command], command: Command) -> Command:
+    return functools.reduce(lambda found, option: option(found), reversed(options), command)
+
+
+def task_options(command: Command) -> Command:
+    """Options that say what to load."""
+    options: list[Command] = [
+        click.option("--task", help="digits (default), cifar10, cifar100, imagefolder,"
+                     " or path/to/file.py:function."),
+        click.option("--data", type=click.Path(), help="Folder of the data set."),
+        click.option("--model", help="resnet20, a torchvision model, or module:function."),
+        click.option("--weights", type=click.Path(),
+                     help="Trained state dict: .safetensors, or .pt (loaded without unpickling)."),
+        click.option("--calibration-samples", type=click.IntRange(1), help="Default 256."),
+        click.option("--search-samples", type=click.IntRange(1), help="Default 1000."),
+        click.option("--test-samples", type=click.IntRange(1), help="Default: all that are left."),
+        click.option("--image-size", type=click.IntRange(1), help="imagefolder's crop, pixels."),
+        click.option("--seed", type=int, help="Seed of the splits and the sampler. Default 0."),
+    ]
+    return _apply(options, command)
+
+
+def run_options(command: Command) -> Command:
+    """Options that say where and how to measure."""
+    options: list[Command] = [
+        click.option("--device", default="cpu", show_default=True, help="A torch device."),
+        click.option("--batch-size", type=click.IntRange(1), help="Default 32 on cpu, else 256."),
+    ]
+    return _apply(options, command)
+
+
+def energy_option(command: Command) -> Command:
+    """The energy model."""
+    return click.option(
+        "--energy-model", default="horowitz45", show_default=True,
+        help="horowitz45, horowitz45-int8 or horowitz45-graded.",
+    )(command)
+
+
+def study_options(command: Command) -> Command:
+    """Options that say which study."""
+    options: list[Command] = [
+        click.option("--out", type=click.Path(path_type=Path), default=Path("spikefront-out"),
+                     show_default=True, help="Folder of the study and its report."),
+        click.option("--storage", help="An Optuna storage URL. Default: OUT/study.journal."),
+        click.option("--study", "study_name", help="Name of the study. Default: the task's."),
+    ]
+    return _apply(options, command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(_version(), prog_name="spikefront")
+@click.option("-v", "--verbose", is_flag=True, help="Say more of what happens.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(verbose: bool, debug: bool) -> None:
+    """Search how a trained ANN should spike: the Pareto front of accuracy against energy.
+
+    \b
+    spikefront search                  search on the embedded task, resume with the same command
+    spikefront report                  tables, figures and one HTML page, measured on the test split
+    spikefront export --max-energy 0.08    write one point of the front as a config that deploys
+    spikefront verify CONFIG.json      measure an exported config again, in a fresh process
+    """
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    if STDERR.is_terminal and not verbose:
+        level = min(level, logging.INFO)
+    handler = RichHandler(console=STDERR, show_path=False, show_time=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    LOG.setLevel(level)
+    warnings.simplefilter("ignore")
+
+
+@cli.command()
+@task_options
+@study_options
+@run_options
+@energy_option
+@click.option("--trials", type=click.IntRange(1), default=200, show_default=True,
+              help="Finished trials that the study shall have, whoever ran them.")
+@click.option("--sampler", default="nsga2", show_default=True,
+              help="nsga2, nsga3, tpe, tpe-multivariate, gp or random.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
+              help="Processes that measure.")
+@click.option("--timesteps", default="1,2,4,8", show_default=True,
+              help="Values of T to choose from.")
+@click.option("--phi-max", type=click.IntRange(1), default=8, show_default=True,
+              help="Largest φ, spikes per neuron and step.")
+@click.option("--rho-max", type=click.FloatRange(1), default=3.0, show_default=True,
+              help="Largest ρ, factor on the threshold.")
+def search(out: Path, storage: str | None, study_name: str | None, device: str,
+           batch_size: int | None, energy_model: str, trials: int, sampler: str, workers: int,
+           timesteps: str, phi_max: int, rho_max: float, **task: Any) -> None:
+    """Search the trade-off. Ctrl-C stops cleanly; the same command goes on where it stopped.
+
+    The uniform settings are measured first, as baselines. Then the sampler chooses φ and ρ for
+    every layer, T, the calibration and the early exit. Ends with a table of the front and a
+    report of the search split in OUT.
+    """
+    import search as rooms
+    from reports import measure_front, write_report
+    from spaces import LayerSpace
+
+    spec = _spec(task)
+    store = rooms.open_storage(storage or out / rooms.JOURNAL_NAME)
+    make = functools.partial(make_evaluator, spec, device, energy_model, batch_size)
+    with _working(f"loading {spec.task} and profiling its network"):
+        evaluator = make()
+        space = LayerSpace(layers=evaluator.layers, phi_max=phi_max, rho_max=rho_max,
+                           timesteps=_whole_numbers(timesteps))
+    setup = rooms.StudySetup.of(evaluator, space, spec)
+    study = rooms.open_study(store, study_name or _study_name(spec), setup,
+                             rooms.make_sampler(sampler, seed=spec.seed))
+    resumed = len(rooms.finished(study))
+    study.sampler.reseed_rng() if resumed else None
+    with _trial_progress(evaluator, trials, resumed) as on_trial:
+        rooms.run_study(study, space, make if workers > 1 else lambda: evaluator, trials=trials,
+                        workers=workers, folder=out, on_trial=on_trial)
+    front = measure_front(study, evaluator, test=False)
+    write_report(front, out, provenance=_provenance(study, evaluator, spec))
+    _print_front(front)
+    click.echo(f"\nReport: {out / 'report.html'}")
+    click.echo(f"Next:   spikefront report --out {out}    (measures the front on the test split)")
+
+
+@cli.command()
+@study_options
+@task_options
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--no-test", is_flag=True, help="Leave the test split alone.")
+def report(out: Path, storage: str | None, study_name: str | None, device: str,
+           batch_size: int | None, as_json: bool, no_test: bool, **task: Any) -> None:
+    """Write front.csv, trials.csv, figures and report.html; re-measure the front on test.
+
+    Each point is measured on the test split once; the study keeps the result.
+    """
+    from reports import measure_front, summary, write_report
+
+    study, spec = _open_existing(out, storage, study_name, task)
+    evaluator = _evaluator_of(study, spec, device, batch_size)
+    with _progress("measuring the front") as progress:
+        bar = progress.add_task("measuring the front on the test split", total=None, front="")
+        front = measure_front(
+            study, evaluator, test=not no_test,
+            on_point=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    files = write_report(front, out, provenance=_provenance(study, evaluator, spec))
+    if as_json:
+        click.echo(json.dumps(summary(front), allow_nan=False))
+        return
+    _print_front(front)
+    click.echo(f"\n{len(files)} files in {out}; open {files[-1]}")
+
+
+@cli.command()
+@study_options
+@task_options
+@run_options
+@click.option("--trial", type=int, help="This trial.")
+@click.option("--max-energy", type=float,
+              help="The most accurate point up to this share of the ANN's energy (0.08 is 8 %).")
+@click.option("--max-accuracy-drop", type=float,
+              help="The cheapest point that loses at most this much (0.01 is one point).")
+@click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
+def export(out: Path, storage: str | None, study_name: str | None, device: str,
+           batch_size: int | None, trial: int | None, max_energy: float | None,
+           max_accuracy_drop: float | None, to: Path | None, **task: Any) -> None:
+    """Write one point of the front as a config that deploys: JSON and safetensors.
+
+    Without a choice it takes the knee of the front.
+    """
+    from conversion import save
+    from reports import measure_front, select
+    from search import study_setup
+
+    study, spec = _open_existing(out, storage, study_name, task)
+    evaluator = _evaluator_of(study, spec, device, batch_size)
+    front = measure_front(study, evaluator, test=False)
+    point = select(front, trial=trial, max_energy=max_energy, max_accuracy_drop=max_accuracy_drop)
+    model = evaluator.convert(study_setup(study).space.choice(point.params))
+    measurement = evaluator.record(model, "search").measure(model.exit)
+    target = to or out / f"trial-{point.trial}.json"
+    config = save(
+        model, target,
+        energy_model=asdict(evaluator.energy),
+        measurement=measurement.to_dict(),
+        provenance={**_provenance(study, evaluator, spec), "trial": point.trial,
+                    "params": dict(point.params), "task": spec.to_dict()},
+    )
+    _print_measurement(measurement, evaluator)
+    click.echo(f"\nTrial {point.trial} is in {target} and {target.parent / config.tensors}")
+
+
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@task_options
+@run_options
+@click.option("--logits", type=click.Path(path_type=Path),
+              help="Write the logits and exit steps of a split here (safetensors).")
+@click.option("--split", default="search", show_default=True, help="search or test.")
+def convert(config: Path, device: str, batch_size: int | None, logits: Path | None, split: str,
+            **task: Any) -> None:
+    """Rebuild the spiking model of an exported CONFIG and say what it is."""
+    import safetensors.torch
+    import torch
+
+    from conversion import DeployConfig, load, write_file
+    from evaluators import load_task
+
+    deployed = DeployConfig.read(config)
+    loaded = load_task(_spec_of(deployed.provenance.get("task"), task))
+    model = load(config, loaded.model, device=device)
+    if logits is not None:
+        answers = [model.infer(x.to(device)) for x, _ in
+                   loaded.split(split).batches(batch_size or 32)]
+        write_file(logits, safetensors.torch.save({
+            "logits": torch.cat([a.logits for a in answers]).cpu(),
+            "timesteps": torch.cat([a.timesteps for a in answers]).cpu(),
+        }))
+    table = Table("layer", "φ", "ρ", "θ, mean", "bias, mean", title=f"T = {model.config.timesteps}")
+    for name, layer in model.config.layers.items():
+        table.add_row(name, str(layer.phi), f"{layer.rho:g}",
+                      f"{float(model.thetas[name].mean()):.4g}",
+                      f"{float(model.biases[name].mean()):+.4g}")
+    _print_table(table)
+    click.echo(f"Every hash of {config} is right; {logits or 'the model'} is ready.")
+
+
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@task_options
+@click.option("--device", help="Default: the one that it was measured on.")
+@click.option("--tolerance", type=click.FloatRange(0), default=0.0, show_default=True,
+              help="Largest relative difference of accuracy, energy and KL. 0: the same bits.")
+def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> None:
+    """Measure an exported CONFIG again; fail if the numbers differ."""
+    from conversion import DeployConfig, DeployError, EnergyModel, load
+    from evaluators import Evaluator, Measurement, load_task
+
+    deployed = DeployConfig.read(config)
+    spec = _spec_of(deployed.provenance.get("task"), task)
+    loaded = load_task(spec)
+    recorded = deployed.provenance
+    try:
+        expected = Measurement.from_dict(deployed.measurement)
+        energy = EnergyModel(**deployed.energy_model)
+    except (KeyError, TypeError) as error:
+        raise DeployError(f"{config} holds no measurement to verify: {error}") from error
+    evaluator = Evaluator(loaded, device=device or recorded.get("device", "cpu"), energy=energy,
+                          batch_size=recorded.get("batch_size"), seed=expected.seed)
+    model = load(config, loaded.model, device=evaluator.device)
+    found = evaluator.record(model, expected.split).measure(model.exit)
+    _print_measurement(found, evaluator)
+    _compare(config, expected, found, tolerance, recorded)
+
+
+@cli.command()
+@task_options
+@run_options
+@energy_option
+@click.option("--phi", type=click.IntRange(1), default=4, show_default=True, help="φ of all layers.")
+@click.option("--rho", type=click.FloatRange(1), default=1.0, show_default=True,
+              help="ρ of all layers.")
+@click.option("--timesteps", type=click.IntRange(1), default=8, show_default=True, help="T.")
+@click.option("--calibration-timesteps", type=click.IntRange(1), default=2, show_default=True,
+              help="T of thresholds and calibration.")
+@click.option("--calibration", default="light", show_default=True, help="light or none.")
+@click.option("--alpha", type=float, default=0.6, show_default=True,
+              help="Exit above this confidence; 1 never exits.")
+@click.option("--beta", type=float, default=0.0, show_default=True,
+              help="Part of the exit threshold that follows the calibration entropy.")
+@click.option("--split", default="search", show_default=True, help="search or test.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(device: str, batch_size: int | None, energy_model: str, phi: int, rho: float,
+             timesteps: int, calibration_timesteps: int, calibration: str, alpha: float,
+             beta: float, split: str, as_json: bool, **task: Any) -> None:
+    """Measure one uniform choice, without a study."""
+    from conversion import Choice, ConversionConfig, ExitPolicy
+
+    spec = _spec(task)
+    with _working(f"loading {spec.task} and profiling its network"):
+        evaluator = make_evaluator(spec, device, energy_model, batch_size)
+        choice = Choice(
+            conversion=ConversionConfig.uniform(
+                evaluator.layers, timesteps=timesteps, phi=phi, rho=rho, calibration=calibration,
+                calibration_timesteps=calibration_timesteps,
+            ),
+            exit=ExitPolicy(alpha=alpha, beta=beta),
+        )
+    measurement = evaluator.measure(choice, split)
+    if as_json:
+        click.echo(json.dumps({**measurement.to_dict(), "ann": asdict(evaluator.ann(split))}))
+        return
+    _print_measurement(measurement, evaluator)
+
+
+@cli.command()
+@task_options
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> None:
+    """Print the spiking layers and what the calibration data shows of them."""
+    spec = _spec(task)
+    with _working(f"loading {spec.task} and profiling its network"):
+        evaluator = make_evaluator(spec, device, "horowitz45", batch_size)
+    found = evaluator.profile
+    rows = [
+        {"layer": layer.name, "shape": list(layer.shape), "neurons": layer.neurons,
+         "active": layer.active, "fan_out": layer.fan_out, "largest": float(layer.largest.max())}
+        for layer in found.layers.values()
+    ]
+    costs = {"ann_macs": found.costs.ann_macs, "stem_macs": found.costs.stem_macs,
+             "step_macs": found.costs.step_macs, "analog_nodes": found.network.analog_nodes}
+    if as_json:
+        click.echo(json.dumps({"layers": rows, **costs}))
+        return
+    table = Table("layer", "shape", "neurons", "active", "fan-out", "largest activation")
+    for row in rows:
+        shape = "×".join(map(str, row["shape"]))
+        table.add_row(row["layer"], shape, f"{row['neurons']:,}", f"{row['active']:.0%}",
+                      f"{row['fan_out']:,.1f}", f"{row['largest']:.3g}")
+    _print_table(table)
+    click.echo(f"MACs: ANN {costs['ann_macs']:,}, analog stem {costs['stem_macs']:,} once,"
+               f" analog nodes {costs['step_macs']:,} per step"
+               f" ({', '.join(found.network.analog_nodes) or 'none'})")
+
+
+def make_evaluator(spec: Any, device: str, energy: str, batch_size: int | None) -> Any:
+    """The evaluator of a task by reference; worker processes call it too."""
+    import torch
+
+    from conversion import ConfigError
+    from evaluators import Evaluator, load_task
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} is not to be had: {str(error).splitlines()[0]}"
+                          ) from error
+    evaluator = Evaluator(load_task(spec), device=device, energy=energy, batch_size=batch_size,
+                          seed=spec.seed)
+    _ = evaluator.profile
+    return evaluator
+
+
+def _spec(given: dict[str, Any]) -> Any:
+    from evaluators import TaskSpec
+
+    values = {key: value for key, value in given.items() if value is not None}
+    for key in ("data", "weights"):
+        if key in values:
+            values[key] = str(Path(values[key]).expanduser().resolve())
+    path, colon, function = values.get("task", "").partition(".py:")
+    if colon:
+        values["task"] = f"{Path(path + '.py').expanduser().resolve()}:{function}"
+    return TaskSpec(**values)
+
+
+def _spec_of(recorded: dict[str, Any] | None, given: dict[str, Any]) -> Any:
+    """The recorded task with what the command names laid over it.
+
+    Code that only a file names is never imported: the user names it on the command line.
+    """
+    from evaluators import TaskError, TaskSpec
+
+    named = _spec(given)
+    spec = TaskSpec.from_dict(recorded) if recorded else named
+    changes = {f.name: getattr(named, f.name) for f in fields(named)
+               if given.get(f.name) is not None}
+    spec = replace(spec, **changes)
+    if spec.names_user_code:
+        for option, value in (("task", spec.task), ("model", spec.model)):
+            if value and ":" in value and given.get(option) is None:
+                raise TaskError(f"it was made with --{option} {value}; name it again, so that"
+                                " spikefront may import it")
+    return spec
+
+
+def _study_name(spec: Any) -> str:
+    return Path(spec.task.partition(":")[0]).stem if ":" in spec.task else str(spec.task)
+
+
+def _open_existing(out: Path, storage: str | None, name: str | None, task: dict[str, Any]
+                   ) -> tuple[Any, Any]:
+    import optuna
+
+    import search as rooms
+
+    journal = out / rooms.JOURNAL_NAME
+    if storage is None and not journal.exists():
+        raise rooms.StudyError(f"there is no study in {out}; run `spikefront search --out {out}`"
+                               " first, or name its --storage")
+    store = rooms.open_storage(storage or journal)
+    if name is None:
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(store)]
+        if len(names) != 1:
+            raise rooms.StudyError("name the --study; there are: "
+                                   f"{', '.join(names) or 'none in this storage'}")
+        name = names[0]
+    study = rooms.load_study(store, name)
+    recorded = rooms.study_setup(study).task
+    return study, _spec_of(recorded.to_dict() if recorded else None, task)
+
+
+def _evaluator_of(study: Any, spec: Any, device: str, batch_size: int | None) -> Any:
+    import search as rooms
+
+    setup = rooms.study_setup(study)
+    with _working(f"loading {spec.task} and profiling its network"):
+        evaluator = make_evaluator(spec, device, setup.energy_model, batch_size)
+    rooms.check_evaluator(study, evaluator)
+    return evaluator
+
+
+def _provenance(study: Any, evaluator: Any, spec: Any) -> dict[str, Any]:
+    import optuna
+    import torch
+
+    return {
+        "study": study.study_name,
+        "task": spec.task,
+        "seed": evaluator.seed,
+        "model_fingerprint": evaluator.profile.network.fingerprint,
+        "calibration_data_fingerprint": evaluator.profile.data_fingerprint,
+        "device": str(evaluator.device),
+        "batch_size": evaluator.batch_size,
+        "threads": torch.get_num_threads(),
+        "spikefront": _version(),
+        "torch": torch.__version__,
+        "optuna": optuna.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _compare(config: Path, expected: Any, found: Any, tolerance: float, recorded: Any) -> None:
+    from conversion import DeployError
+
+    if found.logits_sha256 == expected.logits_sha256:
+        click.echo(f"\n{config}: the same logits, bit for bit (n = {found.n}).")
+        return
+    import torch
+
+    here = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    there = f"torch {recorded.get('torch')}, {recorded.get('threads')} threads"
+    worst = 0.0
+    for name in ("accuracy", "energy_pj", "kl"):
+        was, now = getattr(expected, name).value, getattr(found, name).value
+        worst = max(worst, abs(now - was) / max(abs(was), 1e-12))
+    if worst <= tolerance and tolerance > 0:
+        click.echo(f"\n{config}: other bits, but within {worst:.2g} (relative).")
+        return
+    raise DeployError(
+        f"{config} does not verify: logits differ, accuracy {expected.accuracy.value:.4f} ->"
+        f" {found.accuracy.value:.4f}, energy {expected.energy_pj.value:.6g} ->"
+        f" {found.energy_pj.value:.6g} pJ, largest relative difference {worst:.2g}; measured with"
+        f" {there}, here {here}. --tolerance allows for another machine"
+    )
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"give whole numbers like 1,2,4, got {text!r}",
+                                 param_hint="--timesteps") from error
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    if not STDERR.is_terminal:
+        yield
+        return
+    with STDERR.status(what):
+        yield
+
+
+def _progress(what: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[front]}"), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), console=STDERR, disable=not STDERR.is_terminal, transient=True,
+    )
+
+
+@contextmanager
+def _trial_progress(evaluator: Any, trials: int, resumed: int) -> Iterator[Any]:
+    from reports import non_dominated_trials
+
+    ann = evaluator.ann("search").accuracy.value
+    with _progress("searching") as progress:
+        bar = progress.add_task("trials", total=trials, completed=resumed, front="")
+
+        def on_trial(study: Any, count: int, reason: str | None) -> None:
+            if reason is not None:
+                LOG.warning("a trial failed: %s", reason)
+            if STDERR.is_terminal:
+                front = non_dominated_trials(study)
+                within = [m.energy_ratio for m in front if m.accuracy.value >= ann - 0.01]
+                best = f"; ≤ 1 point lost at {min(within):.1%}" if within else ""
+                progress.update(bar, completed=count, front=f"front {len(front)} points{best}")
+
+        yield on_trial
+
+
+def _print_front(front: Any) -> None:
+    from reports import knee
+
+    best = knee(front.points).trial
+    title = f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front"
+    table = Table("trial", title=title)
+    splits = list(front.ann)
+    for split in splits:
+        for column in (f"accuracy, {split}", "95 %", "energy/ANN", "/int8 ANN", "steps", "KL"):
+            table.add_column(column, justify="right", no_wrap=True)
+    for point in front.points:
+        mark = " knee" if point.trial == best else " uniform" if point.baseline else ""
+        cells = [cell for split in splits for cell in _cells(getattr(point, split))]
+        table.add_row(f"{point.trial}{mark}", *cells)
+    table.add_section()
+    ann = [c for s in splits for c in (f"{front.ann[s].accuracy.value:.2%}", "", "100 %", "", "", "")]
+    table.add_row("ANN", *ann)
+    _print_table(table)
+
+
+def _cells(m: Any) -> list[str]:
+    return [f"{m.accuracy.value:.2%}", f"{m.accuracy.low:.1%}–{m.accuracy.high:.1%}",
+            f"{m.energy_ratio:.1%}", f"{m.energy_ratio_int8:.0%}", f"{m.timesteps.value:.2f}",
+            f"{m.kl.value:.4f}"]
+
+
+def _print_measurement(m: Any, evaluator: Any) -> None:
+    ann = evaluator.ann(m.split)
+    table = Table("", "value", "95 % interval", "ANN", title=f"{m.split} split, n = {m.n},"
+                  f" energy model {m.energy_model}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def row(name: str, estimate: Any, form: str, reference: str = "") -> None:
+        low, high = format(estimate.low, form), format(estimate.high, form)
+        table.add_row(name, format(estimate.value, form), f"{low} – {high}", reference)
+
+    row("accuracy", m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
+    row("energy, pJ", m.energy_pj, ",.0f", f"{ann.energy_pj:,.0f}")
+    table.add_row("energy / ANN", f"{m.energy_ratio:.2%}", "", "100 %")
+    table.add_row("energy / int8 ANN", f"{m.energy_ratio_int8:.0%}", "", "")
+    row("spikes", m.spikes, ",.0f")
+    row("timesteps", m.timesteps, ".3f")
+    row("KL from the ANN, nats", m.kl, ".5f")
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    console = Console()
+    Console(width=console.width if console.is_terminal else 160).print(table)
+
+
+def main() -> None:
+    """Run the command line: one clear line for what went wrong, never a traceback."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # worker processes too
+    debug = "--debug" in sys.argv
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; the same command goes on where it stopped", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: {_one_line(error)}", err=True)
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    from conversion import SpikefrontError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, SpikefrontError):
+        return text
+    return f"{type(error).__name__}: {text} (spikefront --debug shows where)"
+
+
+if __name__ == "__main__":
+    main()
