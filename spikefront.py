@@ -53,12 +53,17 @@ def _apply(options: list[Command], command: Command) -> Command:
 def task_options(command: Command) -> Command:
     """Options that say what to load."""
     options: list[Command] = [
-        click.option("--task", help="digits (default), cifar10, cifar100, imagefolder,"
-                     " or path/to/file.py:function."),
+        click.option(
+            "--task",
+            help="digits (default), cifar10, cifar100, imagefolder, or path/to/file.py:function.",
+        ),
         click.option("--data", type=click.Path(), help="Folder of the data set."),
         click.option("--model", help="resnet20, a torchvision model, or module:function."),
-        click.option("--weights", type=click.Path(),
-                     help="Trained state dict: .safetensors, or .pt (loaded without unpickling)."),
+        click.option(
+            "--weights",
+            type=click.Path(),
+            help="Trained state dict: .safetensors, or .pt (loaded without unpickling).",
+        ),
         click.option("--calibration-samples", type=click.IntRange(1), help="Default 256."),
         click.option("--search-samples", type=click.IntRange(1), help="Default 1000."),
         click.option("--test-samples", type=click.IntRange(1), help="Default: all that are left."),
@@ -80,7 +85,9 @@ def run_options(command: Command) -> Command:
 def energy_option(command: Command) -> Command:
     """The energy model."""
     return click.option(
-        "--energy-model", default="horowitz45", show_default=True,
+        "--energy-model",
+        default="horowitz45",
+        show_default=True,
         help="horowitz45, horowitz45-int8 or horowitz45-graded.",
     )(command)
 
@@ -88,8 +95,13 @@ def energy_option(command: Command) -> Command:
 def study_options(command: Command) -> Command:
     """Options that say which study."""
     options: list[Command] = [
-        click.option("--out", type=click.Path(path_type=Path), default=Path("spikefront-out"),
-                     show_default=True, help="Folder of the study and its report."),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=Path("spikefront-out"),
+            show_default=True,
+            help="Folder of the study and its report.",
+        ),
         click.option("--storage", help="An Optuna storage URL. Default: OUT/study.journal."),
         click.option("--study", "study_name", help="Name of the study. Default: the task's."),
     ]
@@ -101,7 +113,7 @@ def study_options(command: Command) -> Command:
 @click.option("-v", "--verbose", is_flag=True, help="Say more of what happens.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(verbose: bool, debug: bool) -> None:
-    """Search how a trained ANN should spike: the Pareto front of accuracy against energy.
+    r"""Search how a trained ANN should spike: the Pareto front of accuracy against energy.
 
     \b
     spikefront search                  search on the embedded task, resume with the same command
@@ -116,6 +128,7 @@ def cli(verbose: bool, debug: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     LOG.setLevel(level)
     warnings.simplefilter("ignore")
+    logging.getLogger("optuna").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 @cli.command()
@@ -123,21 +136,58 @@ def cli(verbose: bool, debug: bool) -> None:
 @study_options
 @run_options
 @energy_option
-@click.option("--trials", type=click.IntRange(1), default=200, show_default=True,
-              help="Finished trials that the study shall have, whoever ran them.")
-@click.option("--sampler", default="nsga2", show_default=True,
-              help="nsga2, nsga3, tpe, tpe-multivariate, gp or random.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
-              help="Processes that measure.")
-@click.option("--timesteps", default="1,2,4,8", show_default=True,
-              help="Values of T to choose from.")
-@click.option("--phi-max", type=click.IntRange(1), default=8, show_default=True,
-              help="Largest φ, spikes per neuron and step.")
-@click.option("--rho-max", type=click.FloatRange(1), default=3.0, show_default=True,
-              help="Largest ρ, factor on the threshold.")
-def search(out: Path, storage: str | None, study_name: str | None, device: str,
-           batch_size: int | None, energy_model: str, trials: int, sampler: str, workers: int,
-           timesteps: str, phi_max: int, rho_max: float, **task: Any) -> None:
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Finished trials that the study shall have, whoever ran them.",
+)
+@click.option(
+    "--sampler",
+    default="nsga2",
+    show_default=True,
+    help="nsga2, nsga3, tpe, tpe-multivariate, gp or random.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that measure.",
+)
+@click.option(
+    "--timesteps", default="1,2,4,8", show_default=True, help="Values of T to choose from."
+)
+@click.option(
+    "--phi-max",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Largest φ, spikes per neuron and step.",
+)
+@click.option(
+    "--rho-max",
+    type=click.FloatRange(1),
+    default=3.0,
+    show_default=True,
+    help="Largest ρ, factor on the threshold.",
+)
+def search(
+    out: Path,
+    storage: str | None,
+    study_name: str | None,
+    device: str,
+    batch_size: int | None,
+    energy_model: str,
+    trials: int,
+    sampler: str,
+    workers: int,
+    timesteps: str,
+    phi_max: int,
+    rho_max: float,
+    **task: Any,
+) -> None:
     """Search the trade-off. Ctrl-C stops cleanly; the same command goes on where it stopped.
 
     The uniform settings are measured first, as baselines. Then the sampler chooses φ and ρ for
@@ -153,16 +203,28 @@ def search(out: Path, storage: str | None, study_name: str | None, device: str,
     make = functools.partial(make_evaluator, spec, device, energy_model, batch_size)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
-        space = LayerSpace(layers=evaluator.layers, phi_max=phi_max, rho_max=rho_max,
-                           timesteps=_whole_numbers(timesteps))
+        space = LayerSpace(
+            layers=evaluator.layers,
+            phi_max=phi_max,
+            rho_max=rho_max,
+            timesteps=_whole_numbers(timesteps),
+        )
     setup = rooms.StudySetup.of(evaluator, space, spec)
-    study = rooms.open_study(store, study_name or _study_name(spec), setup,
-                             rooms.make_sampler(sampler, seed=spec.seed))
+    study = rooms.open_study(
+        store, study_name or _study_name(spec), setup, rooms.make_sampler(sampler, seed=spec.seed)
+    )
     resumed = len(rooms.finished(study))
     study.sampler.reseed_rng() if resumed else None
     with _trial_progress(evaluator, trials, resumed) as on_trial:
-        rooms.run_study(study, space, make if workers > 1 else lambda: evaluator, trials=trials,
-                        workers=workers, folder=out, on_trial=on_trial)
+        rooms.run_study(
+            study,
+            space,
+            make if workers > 1 else lambda: evaluator,
+            trials=trials,
+            workers=workers,
+            folder=out,
+            on_trial=on_trial,
+        )
     front = measure_front(study, evaluator, test=False)
     write_report(front, out, provenance=_provenance(study, evaluator, spec))
     _print_front(front)
@@ -176,8 +238,16 @@ def search(out: Path, storage: str | None, study_name: str | None, device: str,
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--no-test", is_flag=True, help="Leave the test split alone.")
-def report(out: Path, storage: str | None, study_name: str | None, device: str,
-           batch_size: int | None, as_json: bool, no_test: bool, **task: Any) -> None:
+def report(
+    out: Path,
+    storage: str | None,
+    study_name: str | None,
+    device: str,
+    batch_size: int | None,
+    as_json: bool,
+    no_test: bool,
+    **task: Any,
+) -> None:
     """Write front.csv, trials.csv, figures and report.html; re-measure the front on test.
 
     Each point is measured on the test split once; the study keeps the result.
@@ -189,7 +259,9 @@ def report(out: Path, storage: str | None, study_name: str | None, device: str,
     with _progress("measuring the front") as progress:
         bar = progress.add_task("measuring the front on the test split", total=None, front="")
         front = measure_front(
-            study, evaluator, test=not no_test,
+            study,
+            evaluator,
+            test=not no_test,
             on_point=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     files = write_report(front, out, provenance=_provenance(study, evaluator, spec))
@@ -205,14 +277,29 @@ def report(out: Path, storage: str | None, study_name: str | None, device: str,
 @task_options
 @run_options
 @click.option("--trial", type=int, help="This trial.")
-@click.option("--max-energy", type=float,
-              help="The most accurate point up to this share of the ANN's energy (0.08 is 8 %).")
-@click.option("--max-accuracy-drop", type=float,
-              help="The cheapest point that loses at most this much (0.01 is one point).")
+@click.option(
+    "--max-energy",
+    type=float,
+    help="The most accurate point up to this share of the ANN's energy (0.08 is 8 %).",
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=float,
+    help="The cheapest point that loses at most this much (0.01 is one point).",
+)
 @click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
-def export(out: Path, storage: str | None, study_name: str | None, device: str,
-           batch_size: int | None, trial: int | None, max_energy: float | None,
-           max_accuracy_drop: float | None, to: Path | None, **task: Any) -> None:
+def export(
+    out: Path,
+    storage: str | None,
+    study_name: str | None,
+    device: str,
+    batch_size: int | None,
+    trial: int | None,
+    max_energy: float | None,
+    max_accuracy_drop: float | None,
+    to: Path | None,
+    **task: Any,
+) -> None:
     """Write one point of the front as a config that deploys: JSON and safetensors.
 
     Without a choice it takes the knee of the front.
@@ -229,11 +316,16 @@ def export(out: Path, storage: str | None, study_name: str | None, device: str,
     measurement = evaluator.record(model, "search").measure(model.exit)
     target = to or out / f"trial-{point.trial}.json"
     config = save(
-        model, target,
+        model,
+        target,
         energy_model=asdict(evaluator.energy),
         measurement=measurement.to_dict(),
-        provenance={**_provenance(study, evaluator, spec), "trial": point.trial,
-                    "params": dict(point.params), "task": spec.to_dict()},
+        provenance={
+            **_provenance(study, evaluator, spec),
+            "trial": point.trial,
+            "params": dict(point.params),
+            "task": spec.to_dict(),
+        },
     )
     _print_measurement(measurement, evaluator)
     click.echo(f"\nTrial {point.trial} is in {target} and {target.parent / config.tensors}")
@@ -243,11 +335,15 @@ def export(out: Path, storage: str | None, study_name: str | None, device: str,
 @click.argument("config", type=click.Path(path_type=Path))
 @task_options
 @run_options
-@click.option("--logits", type=click.Path(path_type=Path),
-              help="Write the logits and exit steps of a split here (safetensors).")
+@click.option(
+    "--logits",
+    type=click.Path(path_type=Path),
+    help="Write the logits and exit steps of a split here (safetensors).",
+)
 @click.option("--split", default="search", show_default=True, help="search or test.")
-def convert(config: Path, device: str, batch_size: int | None, logits: Path | None, split: str,
-            **task: Any) -> None:
+def convert(
+    config: Path, device: str, batch_size: int | None, logits: Path | None, split: str, **task: Any
+) -> None:
     """Rebuild the spiking model of an exported CONFIG and say what it is."""
     import safetensors.torch
     import torch
@@ -259,17 +355,27 @@ def convert(config: Path, device: str, batch_size: int | None, logits: Path | No
     loaded = load_task(_spec_of(deployed.provenance.get("task"), task))
     model = load(config, loaded.model, device=device)
     if logits is not None:
-        answers = [model.infer(x.to(device)) for x, _ in
-                   loaded.split(split).batches(batch_size or 32)]
-        write_file(logits, safetensors.torch.save({
-            "logits": torch.cat([a.logits for a in answers]).cpu(),
-            "timesteps": torch.cat([a.timesteps for a in answers]).cpu(),
-        }))
+        answers = [
+            model.infer(x.to(device)) for x, _ in loaded.split(split).batches(batch_size or 32)
+        ]
+        write_file(
+            logits,
+            safetensors.torch.save(
+                {
+                    "logits": torch.cat([a.logits for a in answers]).cpu(),
+                    "timesteps": torch.cat([a.timesteps for a in answers]).cpu(),
+                }
+            ),
+        )
     table = Table("layer", "φ", "ρ", "θ, mean", "bias, mean", title=f"T = {model.config.timesteps}")
     for name, layer in model.config.layers.items():
-        table.add_row(name, str(layer.phi), f"{layer.rho:g}",
-                      f"{float(model.thetas[name].mean()):.4g}",
-                      f"{float(model.biases[name].mean()):+.4g}")
+        table.add_row(
+            name,
+            str(layer.phi),
+            f"{layer.rho:g}",
+            f"{float(model.thetas[name].mean()):.4g}",
+            f"{float(model.biases[name].mean()):+.4g}",
+        )
     _print_table(table)
     click.echo(f"Every hash of {config} is right; {logits or 'the model'} is ready.")
 
@@ -278,8 +384,13 @@ def convert(config: Path, device: str, batch_size: int | None, logits: Path | No
 @click.argument("config", type=click.Path(path_type=Path))
 @task_options
 @click.option("--device", help="Default: the one that it was measured on.")
-@click.option("--tolerance", type=click.FloatRange(0), default=0.0, show_default=True,
-              help="Largest relative difference of accuracy, energy and KL. 0: the same bits.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Largest relative difference of accuracy, energy and KL. 0: the same bits.",
+)
 def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> None:
     """Measure an exported CONFIG again; fail if the numbers differ."""
     from conversion import DeployConfig, DeployError, EnergyModel, load
@@ -294,8 +405,13 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
         energy = EnergyModel(**deployed.energy_model)
     except (KeyError, TypeError) as error:
         raise DeployError(f"{config} holds no measurement to verify: {error}") from error
-    evaluator = Evaluator(loaded, device=device or recorded.get("device", "cpu"), energy=energy,
-                          batch_size=recorded.get("batch_size"), seed=expected.seed)
+    evaluator = Evaluator(
+        loaded,
+        device=device or recorded.get("device", "cpu"),
+        energy=energy,
+        batch_size=recorded.get("batch_size"),
+        seed=expected.seed,
+    )
     model = load(config, loaded.model, device=evaluator.device)
     found = evaluator.record(model, expected.split).measure(model.exit)
     _print_measurement(found, evaluator)
@@ -306,22 +422,52 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
 @task_options
 @run_options
 @energy_option
-@click.option("--phi", type=click.IntRange(1), default=4, show_default=True, help="φ of all layers.")
-@click.option("--rho", type=click.FloatRange(1), default=1.0, show_default=True,
-              help="ρ of all layers.")
+@click.option(
+    "--phi", type=click.IntRange(1), default=4, show_default=True, help="φ of all layers."
+)
+@click.option(
+    "--rho", type=click.FloatRange(1), default=1.0, show_default=True, help="ρ of all layers."
+)
 @click.option("--timesteps", type=click.IntRange(1), default=8, show_default=True, help="T.")
-@click.option("--calibration-timesteps", type=click.IntRange(1), default=2, show_default=True,
-              help="T of thresholds and calibration.")
+@click.option(
+    "--calibration-timesteps",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="T of thresholds and calibration.",
+)
 @click.option("--calibration", default="light", show_default=True, help="light or none.")
-@click.option("--alpha", type=float, default=0.6, show_default=True,
-              help="Exit above this confidence; 1 never exits.")
-@click.option("--beta", type=float, default=0.0, show_default=True,
-              help="Part of the exit threshold that follows the calibration entropy.")
+@click.option(
+    "--alpha",
+    type=float,
+    default=0.6,
+    show_default=True,
+    help="Exit above this confidence; 1 never exits.",
+)
+@click.option(
+    "--beta",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Part of the exit threshold that follows the calibration entropy.",
+)
 @click.option("--split", default="search", show_default=True, help="search or test.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(device: str, batch_size: int | None, energy_model: str, phi: int, rho: float,
-             timesteps: int, calibration_timesteps: int, calibration: str, alpha: float,
-             beta: float, split: str, as_json: bool, **task: Any) -> None:
+def evaluate(
+    device: str,
+    batch_size: int | None,
+    energy_model: str,
+    phi: int,
+    rho: float,
+    timesteps: int,
+    calibration_timesteps: int,
+    calibration: str,
+    alpha: float,
+    beta: float,
+    split: str,
+    as_json: bool,
+    **task: Any,
+) -> None:
     """Measure one uniform choice, without a study."""
     from conversion import Choice, ConversionConfig, ExitPolicy
 
@@ -330,7 +476,11 @@ def evaluate(device: str, batch_size: int | None, energy_model: str, phi: int, r
         evaluator = make_evaluator(spec, device, energy_model, batch_size)
         choice = Choice(
             conversion=ConversionConfig.uniform(
-                evaluator.layers, timesteps=timesteps, phi=phi, rho=rho, calibration=calibration,
+                evaluator.layers,
+                timesteps=timesteps,
+                phi=phi,
+                rho=rho,
+                calibration=calibration,
                 calibration_timesteps=calibration_timesteps,
             ),
             exit=ExitPolicy(alpha=alpha, beta=beta),
@@ -353,24 +503,42 @@ def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> 
         evaluator = make_evaluator(spec, device, "horowitz45", batch_size)
     found = evaluator.profile
     rows = [
-        {"layer": layer.name, "shape": list(layer.shape), "neurons": layer.neurons,
-         "active": layer.active, "fan_out": layer.fan_out, "largest": float(layer.largest.max())}
+        {
+            "layer": layer.name,
+            "shape": list(layer.shape),
+            "neurons": layer.neurons,
+            "active": layer.active,
+            "fan_out": layer.fan_out,
+            "largest": float(layer.largest.max()),
+        }
         for layer in found.layers.values()
     ]
-    costs = {"ann_macs": found.costs.ann_macs, "stem_macs": found.costs.stem_macs,
-             "step_macs": found.costs.step_macs, "analog_nodes": found.network.analog_nodes}
+    costs = {
+        "ann_macs": found.costs.ann_macs,
+        "stem_macs": found.costs.stem_macs,
+        "step_macs": found.costs.step_macs,
+        "analog_nodes": found.network.analog_nodes,
+    }
     if as_json:
         click.echo(json.dumps({"layers": rows, **costs}))
         return
     table = Table("layer", "shape", "neurons", "active", "fan-out", "largest activation")
     for row in rows:
         shape = "×".join(map(str, row["shape"]))
-        table.add_row(row["layer"], shape, f"{row['neurons']:,}", f"{row['active']:.0%}",
-                      f"{row['fan_out']:,.1f}", f"{row['largest']:.3g}")
+        table.add_row(
+            row["layer"],
+            shape,
+            f"{row['neurons']:,}",
+            f"{row['active']:.0%}",
+            f"{row['fan_out']:,.1f}",
+            f"{row['largest']:.3g}",
+        )
     _print_table(table)
-    click.echo(f"MACs: ANN {costs['ann_macs']:,}, analog stem {costs['stem_macs']:,} once,"
-               f" analog nodes {costs['step_macs']:,} per step"
-               f" ({', '.join(found.network.analog_nodes) or 'none'})")
+    click.echo(
+        f"MACs: ANN {costs['ann_macs']:,}, analog stem {costs['stem_macs']:,} once,"
+        f" analog nodes {costs['step_macs']:,} per step"
+        f" ({', '.join(found.network.analog_nodes) or 'none'})"
+    )
 
 
 def make_evaluator(spec: Any, device: str, energy: str, batch_size: int | None) -> Any:
@@ -383,10 +551,12 @@ def make_evaluator(spec: Any, device: str, energy: str, batch_size: int | None) 
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r} is not to be had: {str(error).splitlines()[0]}"
-                          ) from error
-    evaluator = Evaluator(load_task(spec), device=device, energy=energy, batch_size=batch_size,
-                          seed=spec.seed)
+        raise ConfigError(
+            f"device {device!r} is not to be had: {str(error).splitlines()[0]}"
+        ) from error
+    evaluator = Evaluator(
+        load_task(spec), device=device, energy=energy, batch_size=batch_size, seed=spec.seed
+    )
     _ = evaluator.profile
     return evaluator
 
@@ -413,14 +583,17 @@ def _spec_of(recorded: dict[str, Any] | None, given: dict[str, Any]) -> Any:
 
     named = _spec(given)
     spec = TaskSpec.from_dict(recorded) if recorded else named
-    changes = {f.name: getattr(named, f.name) for f in fields(named)
-               if given.get(f.name) is not None}
+    changes = {
+        f.name: getattr(named, f.name) for f in fields(named) if given.get(f.name) is not None
+    }
     spec = replace(spec, **changes)
     if spec.names_user_code:
         for option, value in (("task", spec.task), ("model", spec.model)):
             if value and ":" in value and given.get(option) is None:
-                raise TaskError(f"it was made with --{option} {value}; name it again, so that"
-                                " spikefront may import it")
+                raise TaskError(
+                    f"it was made with --{option} {value}; name it again, so that"
+                    " spikefront may import it"
+                )
     return spec
 
 
@@ -428,22 +601,26 @@ def _study_name(spec: Any) -> str:
     return Path(spec.task.partition(":")[0]).stem if ":" in spec.task else str(spec.task)
 
 
-def _open_existing(out: Path, storage: str | None, name: str | None, task: dict[str, Any]
-                   ) -> tuple[Any, Any]:
+def _open_existing(
+    out: Path, storage: str | None, name: str | None, task: dict[str, Any]
+) -> tuple[Any, Any]:
     import optuna
 
     import search as rooms
 
     journal = out / rooms.JOURNAL_NAME
     if storage is None and not journal.exists():
-        raise rooms.StudyError(f"there is no study in {out}; run `spikefront search --out {out}`"
-                               " first, or name its --storage")
+        raise rooms.StudyError(
+            f"there is no study in {out}; run `spikefront search --out {out}`"
+            " first, or name its --storage"
+        )
     store = rooms.open_storage(storage or journal)
     if name is None:
         names = [summary.study_name for summary in optuna.get_all_study_summaries(store)]
         if len(names) != 1:
-            raise rooms.StudyError("name the --study; there are: "
-                                   f"{', '.join(names) or 'none in this storage'}")
+            raise rooms.StudyError(
+                f"name the --study; there are: {', '.join(names) or 'none in this storage'}"
+            )
         name = names[0]
     study = rooms.load_study(store, name)
     recorded = rooms.study_setup(study).task
@@ -510,8 +687,9 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise click.BadParameter(f"give whole numbers like 1,2,4, got {text!r}",
-                                 param_hint="--timesteps") from error
+        raise click.BadParameter(
+            f"give whole numbers like 1,2,4, got {text!r}", param_hint="--timesteps"
+        ) from error
 
 
 @contextmanager
@@ -525,9 +703,16 @@ def _working(what: str) -> Iterator[None]:
 
 def _progress(what: str) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[front]}"), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), console=STDERR, disable=not STDERR.is_terminal, transient=True,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[front]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=STDERR,
+        disable=not STDERR.is_terminal,
+        transient=True,
     )
 
 
@@ -566,21 +751,33 @@ def _print_front(front: Any) -> None:
         cells = [cell for split in splits for cell in _cells(getattr(point, split))]
         table.add_row(f"{point.trial}{mark}", *cells)
     table.add_section()
-    ann = [c for s in splits for c in (f"{front.ann[s].accuracy.value:.2%}", "", "100 %", "", "", "")]
+    ann = [
+        c for s in splits for c in (f"{front.ann[s].accuracy.value:.2%}", "", "100 %", "", "", "")
+    ]
     table.add_row("ANN", *ann)
     _print_table(table)
 
 
 def _cells(m: Any) -> list[str]:
-    return [f"{m.accuracy.value:.2%}", f"{m.accuracy.low:.1%}–{m.accuracy.high:.1%}",
-            f"{m.energy_ratio:.1%}", f"{m.energy_ratio_int8:.0%}", f"{m.timesteps.value:.2f}",
-            f"{m.kl.value:.4f}"]
+    return [
+        f"{m.accuracy.value:.2%}",
+        f"{m.accuracy.low:.1%}–{m.accuracy.high:.1%}",
+        f"{m.energy_ratio:.1%}",
+        f"{m.energy_ratio_int8:.0%}",
+        f"{m.timesteps.value:.2f}",
+        f"{m.kl.value:.4f}",
+    ]
 
 
 def _print_measurement(m: Any, evaluator: Any) -> None:
     ann = evaluator.ann(m.split)
-    table = Table("", "value", "95 % interval", "ANN", title=f"{m.split} split, n = {m.n},"
-                  f" energy model {m.energy_model}")
+    table = Table(
+        "",
+        "value",
+        "95 % interval",
+        "ANN",
+        title=f"{m.split} split, n = {m.n}, energy model {m.energy_model}",
+    )
     for column in table.columns[1:]:
         column.justify = "right"
 

@@ -63,7 +63,13 @@ class ConversionConfig:
 
     @classmethod
     def uniform(
-        cls, layers: Iterable[str], *, timesteps: int, phi: int = 1, rho: float = 1.0, **options: Any
+        cls,
+        layers: Iterable[str],
+        *,
+        timesteps: int,
+        phi: int = 1,
+        rho: float = 1.0,
+        **options: Any,
     ) -> ConversionConfig:
         """The same φ and ρ for every layer."""
         layer = LayerConfig(phi=phi, rho=rho)

@@ -94,9 +94,7 @@ class SpikingModel(nn.Module):
         """
         steps = self.config.timesteps
         counter = _SpikeCounter(self.costs, burst)
-        run = SpikingPass(
-            self.network, self._neurons, on_spikes=counter.count, quanta=self._quanta
-        )
+        run = SpikingPass(self.network, self._neurons, on_spikes=counter.count, quanta=self._quanta)
         outputs = run.advance(run.start(_contiguous(x)), steps)
         spikes, synops = counter.stacked(list(self._sources))
         return Simulation(
@@ -236,9 +234,7 @@ def _neuron(
     )
 
 
-def _gate_quanta(
-    network: Network, costs: Costs, neurons: dict[str, AdaFire]
-) -> dict[str, Tensor]:
+def _gate_quanta(network: Network, costs: Costs, neurons: dict[str, AdaFire]) -> dict[str, Tensor]:
     """Size of one spike per channel behind each max-pool that passes spikes on."""
     quanta = {site.node: neurons[name].threshold for name, site in network.sites.items()}
     for node in network.module.graph.nodes:

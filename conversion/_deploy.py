@@ -139,9 +139,7 @@ def save(
     return config
 
 
-def load(
-    path: str | Path, model: nn.Module, *, device: torch.device | str = "cpu"
-) -> SpikingModel:
+def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cpu") -> SpikingModel:
     """Rebuild a spiking model from a deployed config and the ANN it was made from.
 
     Args:

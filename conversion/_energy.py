@@ -144,8 +144,7 @@ def costs(network: Network) -> Costs:
             total, list(sources.values()), allow_unused=True, materialize_grads=True
         )
     fan_out = {
-        name: gradient[0].detach()
-        for name, gradient in zip(sources, gradients, strict=True)
+        name: gradient[0].detach() for name, gradient in zip(sources, gradients, strict=True)
     }
     return Costs(fan_out, counter.stem_macs, counter.step_macs, counter.ann_macs)
 
@@ -271,13 +270,16 @@ def _with_unit_weights(module: nn.Module, events: Tensor) -> Tensor:
         return F.linear(events, weight)
     conv = cast(Any, module)
     rank = weight.dim() - 2
+    function: Any
+    arguments: tuple[Any, ...]
     if conv.transposed:
         function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
         arguments = (conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation)
     else:
         function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
         arguments = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    return cast(Tensor, function(events, weight, None, *arguments))
+    reached: Tensor = function(events, weight, None, *arguments)
+    return reached
 
 
 def _pool_arguments(n: fx.Node) -> dict[str, Any]:
@@ -302,9 +304,7 @@ def _pool_sum(events: Tensor, options: dict[str, Any]) -> Tensor:
     channels = events.shape[1]
     weight = torch.ones((channels, 1, *kernel), dtype=events.dtype, device=events.device)
     function = cast(Any, (F.conv1d, F.conv2d, F.conv3d)[rank - 1])
-    return cast(
-        Tensor, function(events, weight, None, stride, padding, dilation, groups=channels)
-    )
+    return cast(Tensor, function(events, weight, None, stride, padding, dilation, groups=channels))
 
 
 def _per_axis(value: Any, rank: int) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class AdaFire:
         self.ceiling = ceiling
 
     def start(self, current: Tensor) -> NeuronState:
-        """The state before the first step, for currents shaped like ``current``, ``(N, C, ...)``."""
+        """The state before the first step, for currents like ``current``, ``(N, C, ...)``."""
         state = NeuronState(torch.full_like(current, self.v_init))
         if self.ceiling is not None:
             state.emitted = torch.zeros_like(current)
@@ -107,7 +107,9 @@ class AdaFire:
 def _like(x: Tensor, samples: int) -> Tensor:
     """An empty tensor of ``samples`` samples with the memory layout of ``x``."""
     layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-    return torch.empty((samples, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=layout)
+    return torch.empty(
+        (samples, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=layout
+    )
 
 
 def _is_channels_last(x: Tensor) -> bool:

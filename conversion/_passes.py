@@ -127,7 +127,7 @@ class SpikingPass(fx.Interpreter):
         """Run ``steps`` more steps; returns the network's output, ``(steps·N, C)``."""
         self._state = state
         self._steps = steps
-        done: dict[fx.Node, Any] = {node: None for node in self._static_graph}
+        done: dict[fx.Node, Any] = dict.fromkeys(self._static_graph)
         output: Tensor = self.run(initial_env={**done, **state.static}, enable_io_processing=False)
         return output
 

@@ -109,9 +109,7 @@ def profile(
     inputs = _gather(data)
     network = trace(model, inputs).to(device)
     inputs = _contiguous(inputs.to(device))
-    histograms = {
-        name: Histogram(site.shape[0]) for name, site in network.sites.items()
-    }
+    histograms = {name: Histogram(site.shape[0]) for name, site in network.sites.items()}
     with torch.inference_mode():
         analog = AnalogPass(network, lambda name, a: histograms[name].add(a))
         logits = torch.cat([analog.run(batch) for batch in inputs.split(batch_size)])

@@ -61,7 +61,8 @@ def _folder_splits(
 ) -> Splits:
     def folder(name: str) -> Dataset[Any]:
         try:
-            return datasets.ImageFolder(str(root / name), transform)
+            images: Dataset[Any] = datasets.ImageFolder(str(root / name), transform)
+            return images
         except OSError as error:
             raise TaskError(f"cannot read images in {root / name}: {error}") from error
 

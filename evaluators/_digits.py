@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+from itertools import pairwise
 from pathlib import Path
 
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from platformdirs import user_cache_path
-from torch import Tensor
+from torch import Tensor, nn
 
 from conversion import write_file
 from evaluators import _models
@@ -40,7 +41,7 @@ def digits(*, seed: int = 0, cache: Path | None = None) -> Task:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     images, labels = images[order], labels[order]
     ends = (0, TRAIN, TRAIN + CALIBRATION, TRAIN + CALIBRATION + SEARCH, len(images))
-    parts = [(images[a:b], labels[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    parts = [(images[a:b], labels[a:b]) for a, b in pairwise(ends)]
     model = ResNetCifar(in_channels=1)
     path = (cache or user_cache_path("spikefront")) / f"digits-{_recipe()}-{seed}.safetensors"
     if path.exists():
@@ -79,16 +80,14 @@ def _train(model: ResNetCifar, images: Tensor, labels: Tensor, *, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
-            if hasattr(module, "reset_parameters"):
+            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
                 module.reset_parameters()
-    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
     rounds = len(images) // _BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, _RATE, total_steps=_EPOCHS * rounds
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_EPOCHS * rounds)
     for _ in range(_EPOCHS):
         order = torch.randperm(len(images), generator=random)
         for index in order[: rounds * _BATCH].split(_BATCH):
@@ -98,7 +97,7 @@ def _train(model: ResNetCifar, images: Tensor, labels: Tensor, *, seed: int) -> 
             loss.backward()
             optimizer.step()
             schedule.step()
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model.to(memory_format=torch.contiguous_format)
 
 
 def _shifted(images: Tensor, random: torch.Generator) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -76,9 +76,7 @@ class Evaluator:
     def profile(self) -> Profile:
         """The profile of the task's model on its calibration split."""
         batches = self.task.calibration.batches(self.batch_size)
-        return profile(
-            self.task.model, batches, device=self.device, batch_size=self.batch_size
-        )
+        return profile(self.task.model, batches, device=self.device, batch_size=self.batch_size)
 
     @property
     def layers(self) -> tuple[str, ...]:

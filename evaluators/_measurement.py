@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion import Costs, EnergyModel, ExitRule
+from conversion import Costs, EnergyModel, ExitRule, sha256
 from evaluators._estimate import Estimate, estimate_mean, estimate_score, symmetric_kl
 
 
@@ -125,7 +124,7 @@ class Recording:
             kl=estimate_mean(symmetric_kl(logits, self.ann_logits)),
             exits=tuple((torch.bincount(exits, minlength=steps) / n).tolist()),
             layer_energy_pj=self._layer_energy_pj(exits),
-            logits_sha256=hashlib.sha256(self.logits.cpu().contiguous().numpy()).hexdigest(),
+            logits_sha256=sha256(self.logits.cpu().contiguous().numpy().tobytes()),
         )
 
     def _layer_energy_pj(self, exits: Tensor) -> dict[str, float]:

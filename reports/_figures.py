@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from evaluators import ANN_INT8_MAC_PJ, Measurement
 from reports._front import FrontPoint, ParetoFront, hypervolume, knee
@@ -28,10 +28,9 @@ def front_figure(front: ParetoFront) -> Figure:
         _line(axes, front.points, lambda p: p.test, _TEST, "the same, test split")
     _ann_lines(axes, front)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    axes.xaxis.set_minor_formatter(PercentFormatter(1.0, decimals=None))
-    axes.tick_params(axis="x", which="minor", labelsize=7)
-    axes.tick_params(axis="x", which="major", labelsize=9)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{100 * ratio:g}%"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(*_accuracy_range(front))
     model = front.points[0].search.energy_model
@@ -51,7 +50,11 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
     if 0 < baselines < len(values):
         axes.axvline(baselines, color=_UNIFORM, linestyle=":")
         axes.annotate(
-            " uniform baselines end", (baselines, values[0]), color=_UNIFORM, fontsize=8, va="bottom"
+            " uniform baselines end",
+            (baselines, values[0]),
+            color=_UNIFORM,
+            fontsize=8,
+            va="bottom",
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("finished trials")
@@ -70,7 +73,7 @@ def layers_figure(front: ParetoFront) -> Figure:
         axes.set_title(f"{symbol}, {'spikes per step' if name == 'phi' else 'threshold factor'}")
         axes.set_xlabel("front point (trial)")
         _label_points(axes, front)
-        figure.colorbar(image, ax=axes, shrink=0.9)
+        figure.colorbar(image, ax=axes, shrink=0.9, ticks=MaxNLocator(integer=name == "phi"))
     left.set_yticks(range(len(layers)), layers, fontsize=7)
     return figure
 
@@ -176,13 +179,21 @@ def _ann_lines(axes: Axes, front: ParetoFront) -> None:
         if split in front.ann and (split == "search" or any(p.test for p in front.points)):
             value = front.ann[split].accuracy.value
             axes.axhline(
-                value, color=color, linestyle=style, linewidth=0.8, alpha=0.7, zorder=0,
+                value,
+                color=color,
+                linestyle=style,
+                linewidth=0.8,
+                alpha=0.7,
+                zorder=0,
                 label=f"ANN, {split}: {value:.1%}",
             )
     ratio = front.ann["search"].energy_int8_pj / front.ann["search"].energy_pj
     if ratio < 1:
         axes.axvline(
-            ratio, color=_ANN, linestyle=":", linewidth=1,
+            ratio,
+            color=_ANN,
+            linestyle=":",
+            linewidth=1,
             label=f"the ANN in int8 ({ANN_INT8_MAC_PJ} pJ/MAC)",
         )
 
@@ -205,9 +216,7 @@ def _layers(front: ParetoFront) -> list[str]:
 def _label_points(axes: Axes, front: ParetoFront) -> None:
     numbers = [str(p.trial) for p in front.points]
     every = max(1, len(numbers) // 12)
-    axes.set_xticks(
-        range(0, len(numbers), every), numbers[::every], rotation=90, fontsize=7
-    )
+    axes.set_xticks(range(0, len(numbers), every), numbers[::every], rotation=90, fontsize=7)
 
 
 def _three_points(front: ParetoFront) -> list[tuple[str, FrontPoint]]:

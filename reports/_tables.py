@@ -13,12 +13,8 @@ from reports._front import FrontPoint, ParetoFront
 
 def front_rows(front: ParetoFront) -> list[dict[str, Any]]:
     """One row per point of the front and split, as the JSON report lists them."""
-    return [
-        _row(point, measurement)
-        for measurement_of in (lambda p: p.search, lambda p: p.test)
-        for point in front.points
-        if (measurement := measurement_of(point)) is not None
-    ]
+    on_search = [_row(point, point.search) for point in front.points]
+    return on_search + [_row(p, p.test) for p in front.points if p.test is not None]
 
 
 def front_frame(front: ParetoFront) -> pd.DataFrame:
@@ -75,4 +71,6 @@ def _finite(value: float) -> float | None:
 
 
 def _flat(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame([{**{k: v for k, v in r.items() if k != "params"}, **r["params"]} for r in rows])
+    return pd.DataFrame(
+        [{**{k: v for k, v in r.items() if k != "params"}, **r["params"]} for r in rows]
+    )

@@ -120,9 +120,7 @@ class _Coordinator:
             return
         attrs = warm_start_attrs(self._study.sampler)
         for params in self._space.baselines():
-            enqueue(
-                self._study, params, user_attrs=baseline_attrs(), system_attrs=attrs
-            )
+            enqueue(self._study, params, user_attrs=baseline_attrs(), system_attrs=attrs)
 
     def run_here(self, evaluator: Evaluator, trials: int) -> None:
         """Ask, measure and tell in this process."""
@@ -185,8 +183,7 @@ class _Coordinator:
             self._on_trial(self._study, count, outcome.reason)
         if self._failures >= _MAX_FAILURES_IN_A_ROW:
             raise StudyError(
-                f"{self._failures} trials in a row failed, the last one because:"
-                f" {outcome.reason}"
+                f"{self._failures} trials in a row failed, the last one because: {outcome.reason}"
             )
 
     def _give_back_running(self, reason: str) -> None:

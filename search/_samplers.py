@@ -30,9 +30,7 @@ def _nsga3(seed: int) -> BaseSampler:
 def _nsga2(seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return NSGAIISampler(
-            population_size=_POPULATION, mutation=PolynomialMutation(), seed=seed
-        )
+        return NSGAIISampler(population_size=_POPULATION, mutation=PolynomialMutation(), seed=seed)
 
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

@@ -86,9 +86,7 @@ class LayerSpace:
         """
         self._check(params)
         layers = {
-            layer: LayerConfig(
-                phi=int(params[f"phi/{layer}"]), rho=float(params[f"rho/{layer}"])
-            )
+            layer: LayerConfig(phi=int(params[f"phi/{layer}"]), rho=float(params[f"rho/{layer}"]))
             for layer in self.layers
         }
         return Choice(
@@ -143,7 +141,10 @@ class LayerSpace:
         """The inverse of :meth:`to_dict`; raises :class:`ConfigError` on unknown fields."""
         if unknown := set(values) - {field.name for field in fields(cls)}:
             raise ConfigError(f"unknown space setting {sorted(unknown)[0]!r}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**settings)
 
     def _items(self) -> list[tuple[str, BaseDistribution]]:
         return list(self.distributions().items())
