@@ -191,9 +191,21 @@ def _logits_of(model: nn.Module, sample: Tensor) -> Tensor:
 
 
 class _Tracer(fx.Tracer):
-    def where(self) -> str:
-        path = self.scope.module_path
-        return f"module {path!r}" if path else "the model's own forward"
+    """A tracer that knows, after it failed, in which module it was."""
+
+    path = ""
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        outer, self.path = self.path, self.path_of_module(m)
+        result = super().call_module(m, forward, args, kwargs)
+        self.path = outer
+        return result
 
 
 def _symbolic_trace(model: nn.Module) -> fx.GraphModule:
@@ -201,9 +213,10 @@ def _symbolic_trace(model: nn.Module) -> fx.GraphModule:
     try:
         graph = tracer.trace(model)
     except Exception as error:
+        where = f"module {tracer.path!r}" if tracer.path else "the model's own forward"
         raise ConversionError(
-            f"torch.fx cannot trace {tracer.where()}: {error} Move code that depends on the"
-            " values of tensors out of forward, or replace it with tensor operations"
+            f"torch.fx cannot trace {where}: {error}. Move code that depends on the values of"
+            " tensors out of forward, or replace it with tensor operations"
         ) from error
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:

@@ -42,8 +42,9 @@ class ExitPolicy:
 
     def rule(self, mean_entropy: Tensor) -> ExitRule:
         """The policy for a calibrated network with mean entropies ``(T,)``."""
-        limits = self.alpha + self.beta * torch.exp(mean_entropy.min() - mean_entropy)
-        return ExitRule(score=self.score, thresholds=tuple(limits.double().tolist()))
+        entropy = mean_entropy.double()
+        limits = self.alpha + self.beta * torch.exp(entropy.min() - entropy)
+        return ExitRule(score=self.score, thresholds=tuple(limits.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from platformdirs import user_cache_path
-from torch import Tensor, nn
+from torch import Tensor
 
 from conversion import write_file
 from evaluators import _models
@@ -42,7 +42,7 @@ def digits(*, seed: int = 0, cache: Path | None = None) -> Task:
     images, labels = images[order], labels[order]
     ends = (0, TRAIN, TRAIN + CALIBRATION, TRAIN + CALIBRATION + SEARCH, len(images))
     parts = [(images[a:b], labels[a:b]) for a, b in pairwise(ends)]
-    model = ResNetCifar(in_channels=1)
+    model = _untrained(seed)
     path = (cache or user_cache_path("spikefront")) / f"digits-{_recipe()}-{seed}.safetensors"
     if path.exists():
         model.load_state_dict(safetensors.torch.load_file(path))
@@ -73,15 +73,16 @@ def _recipe() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def _untrained(seed: int) -> ResNetCifar:
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is the caller's
+        torch.manual_seed(seed)
+        return ResNetCifar(in_channels=1)
+
+
 def _train(model: ResNetCifar, images: Tensor, labels: Tensor, *, seed: int) -> None:
     """SGD with one-cycle rate, label smoothing and shifts by up to one pixel."""
     _LOG.info("training the digits network once, about ten seconds on two cores")
     random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
-                module.reset_parameters()
     model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True

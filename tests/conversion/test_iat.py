@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from conversion import (
+    ConfigError,
+    ExitPolicy,
+    ExitRule,
+    confidence,
+    mean_entropy,
+    normalised_entropy,
+)
+
+
+def test_scores_by_hand() -> None:
+    logits = torch.tensor([0.5, 0.25, 0.25]).log()
+    entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25)) / math.log(3)
+    assert float(normalised_entropy(logits)) == pytest.approx(entropy)
+    assert float(confidence(logits, "entropy")) == pytest.approx(1 - entropy)
+    assert float(confidence(logits, "top1")) == pytest.approx(0.5)
+    assert float(confidence(logits, "margin")) == pytest.approx(0.25)
+
+
+def test_confidence_is_0_when_all_are_equal_and_1_when_sure() -> None:
+    equal, sure = torch.zeros(10), torch.tensor([100.0] + [0.0] * 9)
+    assert float(confidence(equal, "entropy")) == pytest.approx(0, abs=1e-6)
+    assert float(confidence(equal, "margin")) == pytest.approx(0, abs=1e-6)
+    for score in ("entropy", "top1", "margin"):
+        assert float(confidence(sure, score)) == pytest.approx(1)
+
+
+def test_a_sample_leaves_at_the_first_step_above_its_threshold() -> None:
+    # Two classes; with the margin, p = 0.9 has confidence 0.8.
+    p = torch.tensor([[0.6, 0.9], [0.95, 0.2], [0.5, 0.5]])
+    logits = torch.stack([p, 1 - p], -1).log()
+    rule = ExitRule(score="margin", thresholds=(0.7, 0.7, 0.7))
+    assert rule.exits(logits).tolist() == [1, 0]
+    never = ExitRule(score="margin", thresholds=(1.0, 1.0, 1.0))
+    assert never.exits(logits).tolist() == [2, 2]
+    rising = ExitRule(score="margin", thresholds=(0.9, 0.5, 0.0))
+    assert rising.exits(logits).tolist() == [1, 1]
+
+
+def test_the_paper_s_schedule_by_hand() -> None:
+    entropies = torch.tensor([0.5, 0.2, 0.1])
+    rule = ExitPolicy(alpha=0.6, beta=0.4).rule(entropies)
+    expected = [0.6 + 0.4 * math.exp(0.1 - h) for h in (0.5, 0.2, 0.1)]
+    assert rule.thresholds == pytest.approx(expected, rel=1e-6)
+    assert rule.thresholds[-1] == pytest.approx(1.0)
+
+
+def test_mean_entropy_looks_only_at_agreeing_samples() -> None:
+    sure, unsure = [9.0, 0.0], [0.1, 0.0]
+    logits = torch.tensor([[sure, unsure], [sure, sure]])
+    ann = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # the second sample never agrees
+    expected = normalised_entropy(torch.tensor(sure))
+    assert mean_entropy(logits, ann).tolist() == pytest.approx([float(expected)] * 2)
+    assert mean_entropy(logits, -ann)[0] == pytest.approx(
+        float(normalised_entropy(torch.tensor(unsure)))
+    )
+    nothing = torch.tensor([[[0.0, 1.0]]])
+    assert mean_entropy(nothing, torch.tensor([[1.0, 0.0]])).tolist() == [1.0]
+
+
+def test_policies_are_checked() -> None:
+    with pytest.raises(ConfigError, match="score must be one of entropy, top1, margin"):
+        ExitPolicy(score="hope")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="score must be one of"):
+        ExitRule(score="hope", thresholds=(1.0,))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="alpha and beta must be finite"):
+        ExitPolicy(alpha=-0.1)

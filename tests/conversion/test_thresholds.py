@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conversion import GRID, Histogram, clip_floor, mmse_fractions
+
+
+def literal_errors(a: np.ndarray, phi: int, timesteps: int, shift: float) -> list[float]:
+    """Σ(a − q(a))² over the raw activations of one channel, for each candidate threshold."""
+    errors = []
+    for fraction in GRID:
+        theta = fraction * a.max()
+        steps = np.clip(np.floor(timesteps * a / theta + shift), 0, timesteps * phi)
+        errors.append(float(((a - theta / timesteps * steps) ** 2).sum()))
+    return errors
+
+
+def gather(activations: Tensor, batch: int) -> Histogram:
+    histogram = Histogram(activations.shape[1])
+    for part in activations.split(batch):
+        histogram.add(part)
+    return histogram
+
+
+@pytest.fixture
+def activations() -> Tensor:
+    random = torch.Generator().manual_seed(4)
+    scale = torch.tensor([0.01, 1.0, 30.0]).view(1, 3, 1, 1)
+    return (torch.randn((40, 3, 12, 12), generator=random) * scale).relu()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+@pytest.mark.parametrize(("phi", "timesteps"), [(1, 1), (1, 8), (2, 4), (4, 1), (8, 8)])
+def test_thresholds_are_as_good_as_the_literal_grid(
+    activations: Tensor, phi: int, timesteps: int, shift: float
+) -> None:
+    histogram = gather(activations, 7)
+    counts, sums = histogram.relative_to_largest()
+    found = mmse_fractions(counts, sums, phi=phi, timesteps=timesteps, shift=shift)
+    for channel in range(3):
+        errors = literal_errors(
+            activations[:, channel].numpy().astype(np.float64).ravel(), phi, timesteps, shift
+        )
+        chosen = errors[GRID.index(float(found[channel]))]
+        assert chosen <= min(errors) * 1.01, "worse than 1 % over the grid's optimum"
+
+
+def test_the_grid_is_the_source_s() -> None:
+    assert GRID[0] == 1.0
+    assert GRID[-1] == 0.06
+    assert len(GRID) == 95
+
+
+@pytest.mark.parametrize("batch", [1, 7, 40])
+def test_one_pass_gives_exact_counts_sums_and_maxima(activations: Tensor, batch: int) -> None:
+    histogram = gather(activations, batch)
+    counts, sums = histogram.relative_to_largest()
+    flat = activations.double().movedim(1, 0).flatten(1)
+    assert torch.equal(histogram.largest, flat.amax(1))
+    torch.testing.assert_close(histogram.mean(), flat.mean(1))
+    assert counts.sum(1).tolist() == (flat > 0).sum(1).tolist()
+    torch.testing.assert_close((sums.sum(1) * histogram.largest), flat.sum(1))
+
+
+def test_a_late_large_activation_widens_the_range() -> None:
+    histogram = Histogram(1)
+    histogram.add(torch.tensor([[0.5], [1.0]]))
+    histogram.add(torch.tensor([[100.0]]))
+    counts, sums = histogram.relative_to_largest()
+    assert counts.sum() == 3
+    assert counts[0, -1] == 1
+    assert float(sums.sum()) == pytest.approx(1.015)
+
+
+def test_a_silent_channel_has_no_threshold_of_its_own() -> None:
+    counts, sums = gather(torch.zeros(4, 2), 4).relative_to_largest()
+    assert counts.sum() == 0
+    assert sums.sum() == 0
+
+
+def test_clip_floor_by_hand() -> None:
+    a = torch.tensor([0.0, 0.24, 0.25, 0.9, 5.0])
+    theta = torch.tensor(1.0)
+    assert clip_floor(a, theta, phi=1, timesteps=4).tolist() == [0, 0, 0.25, 0.75, 1.0]
+    assert clip_floor(a, theta, phi=2, timesteps=4).tolist() == [0, 0, 0.25, 0.75, 2.0]
+    assert clip_floor(a, theta, phi=1, timesteps=4, shift=0.5).tolist() == [0, 0.25, 0.25, 1, 1]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from conversion import ConfigError
+from spaces import LayerSpace
+
+
+@pytest.fixture
+def space() -> LayerSpace:
+    return LayerSpace(layers=("a", "b"))
+
+
+def test_names_are_static(space: LayerSpace) -> None:
+    assert list(space.distributions()) == [
+        "phi/a", "phi/b", "rho/a", "rho/b", "timesteps", "calibration/timesteps", "iat/alpha",
+        "iat/beta",
+    ]
+
+
+def test_suggest_gives_the_choice_of_the_trial_s_parameters(space: LayerSpace) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(30):
+        trial = study.ask()
+        found = space.suggest(trial)
+        assert found == space.choice(trial.params)
+        assert trial.distributions == space.distributions()
+        for layer in "ab":
+            assert found.conversion.layers[layer].phi == trial.params[f"phi/{layer}"]
+            assert found.conversion.layers[layer].rho == trial.params[f"rho/{layer}"]
+        assert found.conversion.timesteps == trial.params["timesteps"]
+        assert found.exit.alpha == trial.params["iat/alpha"]
+
+
+def test_baselines_lie_within_the_space(space: LayerSpace) -> None:
+    for settings in ({}, {"phi_max": 3}, {"rho_max": 1.5}, {"timesteps": (3,)},
+                     {"calibration_timesteps": (2,)}):
+        small = LayerSpace(layers=("a", "b"), **settings)
+        baselines = small.baselines()
+        assert baselines
+        for params in baselines:
+            small.choice(params)
+            for name, distribution in small.distributions().items():
+                internal = distribution.to_internal_repr(params[name])
+                assert distribution._contains(internal), (settings, name)
+    uniform = {(p["phi/a"], p["rho/b"]) for p in space.baselines()}
+    assert {(phi, 1.0) for phi in (1, 2, 4, 8)} <= uniform
+
+
+def test_spaces_round_trip(space: LayerSpace) -> None:
+    assert LayerSpace.from_dict(space.to_dict()) == space
+    with pytest.raises(ConfigError, match="unknown space setting 'psi'"):
+        LayerSpace.from_dict({**space.to_dict(), "psi": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": ()}, "needs at least one layer"),
+        ({"phi_max": 0}, "phi_max must be a whole number >= 1, got 0"),
+        ({"rho_max": 0.5}, "rho_max must be >= 1"),
+        ({"rho_step": 0}, "rho_step > 0"),
+        ({"timesteps": ()}, "timesteps must be different whole numbers"),
+        ({"timesteps": (2, 2)}, "timesteps must be different whole numbers"),
+        ({"calibration_timesteps": (0,)}, "calibration_timesteps must be"),
+        ({"beta_max": 2}, "beta_max must be within 0..1, got 2"),
+        ({"score": "hope"}, "score must be one of"),
+    ],
+)
+def test_spaces_are_checked_at_construction(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LayerSpace(**{"layers": ("a",), **settings})
+
+
+def test_parameters_are_checked(space: LayerSpace) -> None:
+    params = space.baselines()[0]
+    with pytest.raises(ConfigError, match="parameter 'phi/b' is missing"):
+        space.choice({k: v for k, v in params.items() if k != "phi/b"})
+    with pytest.raises(ConfigError, match="unknown parameter 'phi/c'"):
+        space.choice({**params, "phi/c": 1})
