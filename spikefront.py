@@ -145,9 +145,9 @@ def cli(verbose: bool, debug: bool) -> None:
 )
 @click.option(
     "--sampler",
-    default="nsga2",
+    default="additive",
     show_default=True,
-    help="nsga2, nsga3, tpe, tpe-multivariate, gp or random.",
+    help="additive (ours), nsga2, nsga3, tpe, tpe-multivariate, gp or random.",
 )
 @click.option(
     "--workers",
@@ -211,7 +211,10 @@ def search(
         )
     setup = rooms.StudySetup.of(evaluator, space, spec)
     study = rooms.open_study(
-        store, study_name or _study_name(spec), setup, rooms.make_sampler(sampler, seed=spec.seed)
+        store,
+        study_name or _study_name(spec),
+        setup,
+        rooms.make_sampler(sampler, seed=spec.seed, profile=evaluator.profile, space=space),
     )
     resumed = len(rooms.finished(study))
     study.sampler.reseed_rng() if resumed else None

@@ -13,6 +13,7 @@ from conversion._iat import (
     ExitRule,
     Score,
     confidence,
+    first_above,
     mean_entropy,
     normalised_entropy,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "convert",
     "costs",
     "energy_model",
+    "first_above",
     "load",
     "mean_entropy",
     "mmse_fractions",

@@ -68,10 +68,14 @@ class ExitRule:
 
         The first step above its threshold, else the last.
         """
-        scores = confidence(logits, self.score)
-        leaves = scores > torch.tensor(self.thresholds, device=scores.device)[:, None].to(scores)
-        leaves[-1] = True
-        return leaves.to(torch.uint8).argmax(0)
+        return first_above(confidence(logits, self.score), torch.tensor(self.thresholds))
+
+
+def first_above(scores: Tensor, thresholds: Tensor) -> Tensor:
+    """First step at which scores ``(T, N)`` exceed thresholds ``(T,)``, else T−1; ``(N,)``."""
+    leaves = scores > thresholds[:, None].to(scores)
+    leaves[-1] = True
+    return leaves.to(torch.uint8).argmax(0)
 
 
 def mean_entropy(logits: Tensor, ann_logits: Tensor) -> Tensor:

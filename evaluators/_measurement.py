@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion import Costs, EnergyModel, ExitRule, sha256
+from conversion import Costs, EnergyModel, ExitRule, Score, confidence, first_above, sha256
 from evaluators._estimate import Estimate, estimate_mean, estimate_score, symmetric_kl
 
 
@@ -29,6 +29,9 @@ class Measurement:
         spikes: Spikes per inference.
         timesteps: Steps per inference.
         kl: Symmetric KL divergence from the ANN's outputs at the exit step, nats.
+        kl_by_step: The same at every step, if all samples ran that far, ``(T,)``.
+        exit_curve: Rows (T, threshold, accuracy, energy ratio) of constant exit thresholds and
+            smaller T, all from the same pass.
         exits: Fraction of samples that leave at each step.
         layer_energy_pj: Mean energy by source of the spikes; ``stem`` is the analog input.
         logits_sha256: Hash of the logits of all steps, for ``spikefront verify``.
@@ -45,6 +48,8 @@ class Measurement:
     spikes: Estimate
     timesteps: Estimate
     kl: Estimate
+    kl_by_step: tuple[float, ...]
+    exit_curve: tuple[tuple[int, float, float, float], ...]
     exits: tuple[float, ...]
     layer_energy_pj: Mapping[str, float]
     logits_sha256: str
@@ -60,7 +65,9 @@ class Measurement:
             name: Estimate(**values[name])
             for name in ("accuracy", "energy_pj", "spikes", "timesteps", "kl")
         }
-        return cls(**{**values, **estimates, "exits": tuple(values["exits"])})
+        series = {name: tuple(values[name]) for name in ("exits", "kl_by_step")}
+        curve = tuple((int(t), *map(float, rest)) for t, *rest in values["exit_curve"])
+        return cls(**{**values, **estimates, **series, "exit_curve": curve})
 
 
 ANN_INT8_MAC_PJ = 0.23
@@ -122,10 +129,28 @@ class Recording:
             spikes=estimate_mean(_at(self.spikes.sum(0).cumsum(0), exits)),
             timesteps=estimate_mean(exits + 1),
             kl=estimate_mean(symmetric_kl(logits, self.ann_logits)),
+            kl_by_step=tuple(
+                float(symmetric_kl(step, self.ann_logits).mean()) for step in self.logits
+            ),
+            exit_curve=self._exit_curve(rule.score if rule else "entropy"),
             exits=tuple((torch.bincount(exits, minlength=steps) / n).tolist()),
             layer_energy_pj=self._layer_energy_pj(exits),
             logits_sha256=sha256(self.logits.cpu().contiguous().numpy().tobytes()),
         )
+
+    def _exit_curve(self, score: Score) -> tuple[tuple[int, float, float, float], ...]:
+        """Accuracy and energy ratio at T = 1, 2, 4, … and thresholds 0.05, 0.1, …, 1."""
+        steps = len(self.logits)
+        energies = self.energy_pj() / (self.costs.ann_macs * self.energy.ann_mac_pj)
+        scores = torch.stack([self.metric(step, self.targets).double() for step in self.logits])
+        certainty = confidence(self.logits, score)
+        rows = []
+        for limit in (2**i for i in range(steps.bit_length()) if 2**i <= steps):
+            for alpha in (round(0.05 * i, 2) for i in range(1, 21) if limit > 1 or i == 20):
+                exits = first_above(certainty[:limit], torch.full((limit,), alpha))
+                accuracy = float(_at(scores, exits).mean())
+                rows.append((limit, alpha, accuracy, float(_at(energies, exits).mean())))
+        return tuple(rows)
 
     def _layer_energy_pj(self, exits: Tensor) -> dict[str, float]:
         per_source = self.synops.cumsum(1).transpose(0, 1)

@@ -1,7 +1,8 @@
 """The studies: samplers, storage, workers, resume."""
 
+from search._additive import AdditiveSampler, LayerTables, layer_tables
 from search._run import MakeEvaluator, OnTrial, run_study
-from search._samplers import SAMPLERS, make_sampler, warm_start_attrs
+from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
 from search._storage import JOURNAL_NAME, StudyError, cut_torn_line, hold, open_storage
 from search._study import (
     DIRECTIONS,
@@ -22,7 +23,9 @@ __all__ = [
     "DIRECTIONS",
     "JOURNAL_NAME",
     "METRICS",
-    "SAMPLERS",
+    "SAMPLER_NAMES",
+    "AdditiveSampler",
+    "LayerTables",
     "MakeEvaluator",
     "OnTrial",
     "StudyError",
@@ -33,6 +36,7 @@ __all__ = [
     "finished",
     "hold",
     "is_baseline",
+    "layer_tables",
     "load_study",
     "make_sampler",
     "measurement_of",

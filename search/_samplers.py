@@ -1,4 +1,4 @@
-"""Optuna's samplers by name."""
+"""Samplers by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from optuna.samplers import (
 )
 from optuna.samplers.nsgaii import PolynomialMutation
 
-from conversion import ConfigError
+from conversion import ConfigError, Profile
+from search._additive import AdditiveSampler
+from spaces import LayerSpace
 
 _POPULATION = 20
 
@@ -42,15 +44,19 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 
+SAMPLER_NAMES = ("additive", *SAMPLERS)
 
-def make_sampler(name: str, *, seed: int) -> BaseSampler:
-    """The sampler of that name.
+
+def make_sampler(name: str, *, seed: int, profile: Profile, space: LayerSpace) -> BaseSampler:
+    """The sampler of that name: ``additive`` is ours, the others are Optuna's.
 
     Raises:
         ConfigError: There is none; the message lists those there are.
     """
+    if name == "additive":
+        return AdditiveSampler(profile, space, seed=seed)
     if name not in SAMPLERS:
-        raise ConfigError(f"sampler {name!r} is unknown; known: {', '.join(SAMPLERS)}")
+        raise ConfigError(f"sampler {name!r} is unknown; known: {', '.join(SAMPLER_NAMES)}")
     return SAMPLERS[name](seed)
 
 

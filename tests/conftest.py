@@ -70,9 +70,7 @@ def small_task(small_net: nn.Module) -> Task:
     with torch.no_grad():
         y = small_net(x).argmax(1)
     parts = [Split.of(x[i : i + 32], y[i : i + 32]) for i in (0, 32, 64)]
-    return Task(
-        name="small", model=small_net, calibration=parts[0], search=parts[1], test=parts[2]
-    )
+    return Task(name="small", model=small_net, calibration=parts[0], search=parts[1], test=parts[2])
 
 
 @pytest.fixture(scope="session")

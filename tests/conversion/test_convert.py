@@ -53,7 +53,7 @@ def literal_simulation(
     w1, b1 = folded(net.conv1, net.bn1)
     w2, b2 = folded(net.conv2, net.bn2)
     V = {n: model.thetas[n] * model.config.layers[n].rho for n in model.thetas}
-    v = {n: None for n in V}
+    v = dict.fromkeys(V)
     total, outputs, synops = torch.zeros(len(x), 3), [], []
     charge = {"in": 0.0, "out": 0.0}
 
@@ -150,8 +150,9 @@ def test_calibration_is_one_streaming_pass_with_earlier_layers_corrected(
     """Literal version: one full simulation per layer, correcting that layer's bias."""
     config = uniform(small_profile, timesteps=3, phi=2, rho=1.5)
     streamed = convert(small_profile, config)
-    literal = convert(small_profile, uniform(small_profile, timesteps=3, phi=2, rho=1.5,
-                                             calibration="none"))
+    literal = convert(
+        small_profile, uniform(small_profile, timesteps=3, phi=2, rho=1.5, calibration="none")
+    )
     for name, site in small_profile.network.sites.items():
         outputs: list[Tensor] = []
 
@@ -177,7 +178,7 @@ def test_step_by_step_with_compaction_gives_what_the_recording_says(
     limit = float(confidence(logits, score)[1].median())  # type: ignore[arg-type]
     rule = ExitRule(score=score, thresholds=(limit,) * 6)  # type: ignore[arg-type]
     exits = rule.exits(logits)
-    assert 1 < len(exits.unique()), "the test needs samples that leave at different steps"
+    assert len(exits.unique()) > 1, "the test needs samples that leave at different steps"
     model.exit = rule
     answer = model.infer(small_inputs)
     assert torch.equal(answer.timesteps, exits + 1)
@@ -238,13 +239,14 @@ def test_errors(small_net: nn.Module, small_profile: Profile, small_inputs: Tens
     with pytest.raises(ConfigError, match="calibration data is empty"):
         profile(small_net, [])
     with pytest.raises(ConfigError, match="unknown layer 'nose' in the config; the network has"):
-        convert(small_profile, ConversionConfig.uniform([*small_profile.layers, "nose"],
-                                                        timesteps=1))
+        convert(
+            small_profile, ConversionConfig.uniform([*small_profile.layers, "nose"], timesteps=1)
+        )
     with pytest.raises(ConfigError, match="no entry for layer 'relu_2'"):
         convert(small_profile, ConversionConfig.uniform(["relu", "relu_1"], timesteps=1))
     with torch.no_grad():
         small_net.fc.bias[0] = float("nan")
-    with pytest.raises(ConversionError, match="NaN or infinity|differs from the model"):
+    with pytest.raises(ConversionError, match=r"NaN or infinity|differs from the model"):
         profile(small_net, small_inputs)
 
 

@@ -84,9 +84,7 @@ def test_tampered_tensors_are_refused(
         load(tmp_path / "a.json", small_net)
 
 
-def test_altered_json_is_refused(
-    model: SpikingModel, small_net: nn.Module, tmp_path: Path
-) -> None:
+def test_altered_json_is_refused(model: SpikingModel, small_net: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     save(model, path)
     path.write_text(path.read_text().replace('"phi": 2', '"phi": 3', 1))
@@ -160,7 +158,8 @@ def test_write_file_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 def test_a_deployed_model_needs_neither_optuna_nor_matplotlib() -> None:
     code = (
         "import sys, conversion, evaluators;"
-        "bad = {'optuna', 'matplotlib', 'pandas', 'joblib'} & set(sys.modules); print(bad or 'none')"
+        "bad = {'optuna', 'matplotlib', 'pandas', 'joblib'} & set(sys.modules);"
+        "print(bad or 'none')"
     )
     only_conversion = code.replace(", evaluators", "")
     for source in (only_conversion, code.replace(", 'joblib'", "").replace(", 'pandas'", "")):

@@ -85,9 +85,7 @@ def test_global_pool_and_linear_by_hand() -> None:
         (nn.Upsample(scale_factor=2), (2, 3, 3)),
     ],
 )
-def test_fan_out_is_the_count_of_touched_outputs(
-    layer: nn.Module, shape: tuple[int, ...]
-) -> None:
+def test_fan_out_is_the_count_of_touched_outputs(layer: nn.Module, shape: tuple[int, ...]) -> None:
     expected = jacobian_count(layer.double(), shape)
     assert torch.equal(fan_out(After(layer.float()), shape), expected)
 

@@ -87,9 +87,7 @@ def test_a_constant_current_may_be_given_once() -> None:
 
 
 def test_each_channel_has_its_threshold() -> None:
-    layer = AdaFire(
-        threshold=torch.tensor([1.0, 2.0]), phi=8, bias=torch.zeros(2), v_init=0.0
-    )
+    layer = AdaFire(threshold=torch.tensor([1.0, 2.0]), phi=8, bias=torch.zeros(2), v_init=0.0)
     x = torch.full((1, 2, 1, 1), 4.0)
     counts = layer.fire(x, layer.start(x), 1)
     assert counts.flatten().tolist() == [4, 2]

@@ -69,7 +69,10 @@ def weights(tmp_path: Path) -> Path:
 
 def test_cifar_from_image_folders(image_folder: Path, weights: Path) -> None:
     spec = TaskSpec(
-        task="cifar10", data=str(image_folder), weights=str(weights), calibration_samples=9,
+        task="cifar10",
+        data=str(image_folder),
+        weights=str(weights),
+        calibration_samples=9,
         search_samples=30,
     )
     task = load_task(spec)
@@ -89,8 +92,13 @@ def test_imagefolder_with_a_torchvision_model(image_folder: Path, tmp_path: Path
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
     task = load_task(
         TaskSpec(
-            task="imagefolder", data=str(image_folder), model="resnet18", weights=str(path),
-            image_size=32, search_samples=5, test_samples=7,
+            task="imagefolder",
+            data=str(image_folder),
+            model="resnet18",
+            weights=str(path),
+            image_size=32,
+            search_samples=5,
+            test_samples=7,
         )
     )
     assert (len(task.search), len(task.test)) == (5, 7)

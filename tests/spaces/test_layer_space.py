@@ -14,7 +14,13 @@ def space() -> LayerSpace:
 
 def test_names_are_static(space: LayerSpace) -> None:
     assert list(space.distributions()) == [
-        "phi/a", "phi/b", "rho/a", "rho/b", "timesteps", "calibration/timesteps", "iat/alpha",
+        "phi/a",
+        "phi/b",
+        "rho/a",
+        "rho/b",
+        "timesteps",
+        "calibration/timesteps",
+        "iat/alpha",
         "iat/beta",
     ]
 
@@ -34,8 +40,13 @@ def test_suggest_gives_the_choice_of_the_trial_s_parameters(space: LayerSpace) -
 
 
 def test_baselines_lie_within_the_space(space: LayerSpace) -> None:
-    for settings in ({}, {"phi_max": 3}, {"rho_max": 1.5}, {"timesteps": (3,)},
-                     {"calibration_timesteps": (2,)}):
+    for settings in (
+        {},
+        {"phi_max": 3},
+        {"rho_max": 1.5},
+        {"timesteps": (3,)},
+        {"calibration_timesteps": (2,)},
+    ):
         small = LayerSpace(layers=("a", "b"), **settings)
         baselines = small.baselines()
         assert baselines

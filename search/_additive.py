@@ -1,0 +1,294 @@
+"""A sampler that knows the structure: additive quantisation error and energy per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+from scipy.optimize import nnls
+
+from conversion import LayerProfile, Profile
+from evaluators import Measurement
+from search._study import finished, measurement_of
+from spaces import LayerSpace
+
+_INTERESTING_DROP = 0.10
+"""Points this much less accurate than the best found are not what anybody looks for."""
+
+_LEAST_GAIN = 1e-3
+"""Relative hypervolume gain for which an exit threshold is worth a trial of its own."""
+
+
+@dataclass(frozen=True)
+class LayerTables:
+    """What each (φ, ρ) costs a layer, for one T of calibration, from the profile's histograms.
+
+    Attributes:
+        error: Squared error of one step's rounding over the mean squared activation,
+            ``(layers, φ, ρ)``.
+        energy: Accumulates of one step over the ANN's MACs, ``(layers, φ, ρ)``.
+    """
+
+    error: np.ndarray
+    energy: np.ndarray
+
+
+def layer_tables(profile: Profile, space: LayerSpace, timesteps: int) -> LayerTables:
+    """Tables for a network calibrated at ``timesteps``; no forward pass is needed."""
+    pairs = [_layer_table(profile, space, layer, timesteps) for layer in space.layers]
+    return LayerTables(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
+
+
+def _layer_table(
+    profile: Profile, space: LayerSpace, name: str, timesteps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    layer = profile.layers[name]
+    mean, count, accumulates = _activations(profile, layer)
+    power = float((count * mean**2).sum()) or 1.0
+    error = np.zeros((space.phi_max, len(_rhos(space))))
+    energy = np.zeros_like(error)
+    for i in range(space.phi_max):
+        theta = profile.threshold(name, phi=i + 1, timesteps=timesteps, shift=0.5)
+        for j, rho in enumerate(_rhos(space)):
+            step = theta.double().cpu()[:, None] * rho
+            spikes = torch.floor(mean / step + 0.5).clamp_(0, i + 1)
+            error[i, j] = float((count * (mean - spikes * step) ** 2).sum()) / power
+            energy[i, j] = float(((count * spikes).sum(1) * accumulates).sum())
+    return error, energy / profile.costs.ann_macs
+
+
+def _activations(
+    profile: Profile, layer: LayerProfile
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Per channel and bin: mean activation, activations per sample; accumulates per spike."""
+    channels = len(layer.largest)
+    share = layer.active * channels / layer.counts.sum().clamp_min(1)
+    count = layer.counts * share * (layer.neurons / channels)
+    mean = torch.where(layer.counts > 0, layer.sums / layer.counts.clamp_min(1), 0.0)
+    fan_out = profile.costs.fan_out[profile.network.sites[layer.name].node]
+    return mean * layer.largest[:, None], count, fan_out.reshape(channels, -1).mean(1).cpu()
+
+
+def _rhos(space: LayerSpace) -> list[float]:
+    steps = math.floor((space.rho_max - 1) / space.rho_step + 1e-9)
+    return [1 + i * space.rho_step for i in range(steps + 1)]
+
+
+class AdditiveSampler(BaseSampler):
+    """Proposes points from the frontier of an additive per-layer surrogate.
+
+    The divergence of the first step is modelled as ``Σ_l w_l e_l(φ_l, ρ_l)``, e_l the rounding
+    error that the calibration histograms predict and w_l ≥ 0 fitted to all finished trials (ridge
+    towards equal weights); the energy as ``Σ_l E_l(φ_l, ρ_l)``, which the histograms predict too.
+    For a price λ of energy the minimum of ``w_l e_l + λ E_l`` is separate for every layer, so a
+    sweep of λ walks the lower convex hull of the surrogate's exact frontier. A proposal draws the
+    energy of a point of the front, varies it, draws weights around the fitted ones, and takes the
+    choice that the sweep gives. It is measured at the largest T; since one pass tells accuracy
+    and energy for every exit threshold and smaller T, the best of these follow as trials of
+    their own while they enlarge the front.
+
+    Several processes may share a study: proposals are drawn at random and one that is running or
+    done is not repeated.
+
+    Args:
+        profile: Of the network.
+        space: The search space.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, profile: Profile, space: LayerSpace, *, seed: int | None = None) -> None:
+        self._space = space
+        self._tables = {t: layer_tables(profile, space, t) for t in space.calibration_timesteps}
+        self._stem = profile.costs.stem_macs / profile.costs.ann_macs
+        self._random = np.random.default_rng(seed)
+        self._independent = RandomSampler(seed=seed)
+
+    def reseed_rng(self) -> None:
+        """Draw other proposals than another process with a copy of this sampler."""
+        self._random = np.random.default_rng()
+        self._independent.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The whole space: every parameter is proposed together."""
+        return self._space.distributions()
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose all parameters of a trial."""
+        done = [(t.params, measurement_of(t)) for t in finished(study)]
+        taken = {_key(t.params) for t in study.get_trials(deepcopy=False, states=_TAKEN)}
+        if (refined := _best_exit(done, taken, self._space)) is not None:
+            return refined
+        weights = self._fit(done)
+        for _ in range(20):
+            proposal = self._propose(done, weights)
+            if _without_exit(proposal) not in {_without_exit(params) for params, _ in done}:
+                break
+        return proposal
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Random, for parameters that are not of the space."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _fit(self, done: Sequence[tuple[Mapping[str, Any], Measurement]]) -> np.ndarray:
+        """Weights w_l ≥ 0 by relative least squares, ridge towards equal weights."""
+        count = len(self._space.layers)
+        if not done:
+            return np.ones(count)
+        errors = np.array([self._errors(params) for params, _ in done])
+        found = np.array([max(m.kl_by_step[0], 1e-6) for _, m in done])
+        rows = errors / found[:, None]
+        scale = rows.sum(1).sum() / max((rows.sum(1) ** 2).sum(), 1e-12)
+        ridge = 0.3 * np.eye(count)
+        weights, _ = nnls(
+            np.vstack([rows * scale, ridge]), np.concatenate([np.ones(len(rows)), ridge.sum(1)])
+        )
+        floored: np.ndarray = np.maximum(weights, 1e-3)
+        return floored
+
+    def _errors(self, params: Mapping[str, Any]) -> list[float]:
+        table = self._tables[params["calibration/timesteps"]]
+        return [float(table.error[i, *cell]) for i, cell in enumerate(self._cells(params))]
+
+    def _energy(self, params: Mapping[str, Any]) -> float:
+        table = self._tables[params["calibration/timesteps"]]
+        return sum(float(table.energy[i, *cell]) for i, cell in enumerate(self._cells(params)))
+
+    def _cells(self, params: Mapping[str, Any]) -> list[tuple[int, int]]:
+        step = self._space.rho_step
+        return [
+            (params[f"phi/{layer}"] - 1, round((params[f"rho/{layer}"] - 1) / step))
+            for layer in self._space.layers
+        ]
+
+    def _propose(
+        self, done: Sequence[tuple[Mapping[str, Any], Measurement]], weights: np.ndarray
+    ) -> dict[str, Any]:
+        front = [params for params, _ in _interesting_front(done)]
+        timesteps = self._space.calibration_timesteps
+        if front:
+            parent = front[self._random.integers(len(front))]
+            energy, alpha = self._energy(parent), parent["iat/alpha"]
+        else:
+            table = self._tables[timesteps[0]].energy
+            energy, alpha = float(table.max((1, 2)).sum()) / 4, 0.6
+        calibration = int(self._random.choice(timesteps))
+        drawn = weights * np.exp(self._random.normal(0, 0.3, len(weights)))
+        target = energy * math.exp(self._random.normal(0, 0.25))
+        cells = _cheapest(self._tables[calibration], drawn, target)
+        params: dict[str, Any] = {}
+        rhos = _rhos(self._space)
+        for layer, (phi, _) in zip(self._space.layers, cells, strict=True):
+            params[f"phi/{layer}"] = phi + 1
+        for layer, (_, rho) in zip(self._space.layers, cells, strict=True):
+            params[f"rho/{layer}"] = rhos[rho]
+        return {
+            **params,
+            "timesteps": max(self._space.timesteps),
+            "calibration/timesteps": calibration,
+            "iat/alpha": alpha,
+            "iat/beta": 0.0,
+        }
+
+
+_TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING)
+
+
+def _cheapest(tables: LayerTables, weights: np.ndarray, energy: float) -> list[tuple[int, int]]:
+    """The choice of least weighted error at about this energy, by bisection on its price λ."""
+    low, high = -8.0, 8.0
+    scale = float((weights[:, None, None] * tables.error).sum() / tables.energy.sum())
+    for _ in range(40):
+        middle = (low + high) / 2
+        cells = _at_price(tables, weights, scale * 10**middle)
+        spent = sum(float(tables.energy[i, *cell]) for i, cell in enumerate(cells))
+        low, high = (middle, high) if spent > energy else (low, middle)
+    return cells
+
+
+def _at_price(tables: LayerTables, weights: np.ndarray, price: float) -> list[tuple[int, int]]:
+    loss = weights[:, None, None] * tables.error + price * tables.energy
+    flat = loss.reshape(len(loss), -1).argmin(1)
+    return [(int(i), int(j)) for i, j in zip(*np.unravel_index(flat, loss.shape[1:]), strict=True)]
+
+
+def _interesting_front(
+    done: Sequence[tuple[Mapping[str, Any], Measurement]],
+) -> list[tuple[Mapping[str, Any], Measurement]]:
+    if not done:
+        return []
+    least = max(m.accuracy.value for _, m in done) - _INTERESTING_DROP
+    front: list[tuple[Mapping[str, Any], Measurement]] = []
+    for params, m in sorted(done, key=lambda d: (d[1].energy_ratio, -d[1].accuracy.value)):
+        if m.accuracy.value >= least and (
+            not front or m.accuracy.value > front[-1][1].accuracy.value
+        ):
+            front.append((params, m))
+    return front
+
+
+def _best_exit(
+    done: Sequence[tuple[Mapping[str, Any], Measurement]],
+    taken: set[tuple[Any, ...]],
+    space: LayerSpace,
+) -> dict[str, Any] | None:
+    """The exit threshold and T, of a pass already made, that would enlarge the front most."""
+    front = [(m.accuracy.value, m.energy_ratio) for _, m in _interesting_front(done)]
+    if not front:
+        return None
+    floor = max(a for a, _ in front) - _INTERESTING_DROP
+    area = _area(front, floor)
+    best: tuple[float, dict[str, Any]] | None = None
+    for params, measurement in done:
+        for steps, alpha, accuracy, ratio in measurement.exit_curve:
+            if steps not in space.timesteps or not _enlarges(front, floor, accuracy, ratio):
+                continue
+            gain = _area([*front, (accuracy, ratio)], floor) - area
+            if gain > _LEAST_GAIN * area and (best is None or gain > best[0]):
+                settings = {"timesteps": steps, "iat/alpha": alpha, "iat/beta": 0.0}
+                refined = {**params, **settings}
+                if _key(refined) not in taken:
+                    best = (gain, refined)
+    return None if best is None else best[1]
+
+
+def _enlarges(
+    front: Sequence[tuple[float, float]], floor: float, accuracy: float, ratio: float
+) -> bool:
+    return accuracy > floor and not any(a >= accuracy and r <= ratio for a, r in front)
+
+
+def _area(points: Sequence[tuple[float, float]], floor: float) -> float:
+    """Area dominated in (accuracy over ``floor``, −log energy ratio up to twice the ANN's)."""
+    area, best = 0.0, floor
+    for accuracy, ratio in sorted(points, key=lambda p: (p[1], -p[0])):
+        if accuracy > best and ratio < 2:
+            area += (accuracy - best) * math.log(2 / ratio)
+            best = accuracy
+    return area
+
+
+def _key(params: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(sorted(params.items()))
+
+
+def _without_exit(params: Mapping[str, Any]) -> tuple[Any, ...]:
+    exits = ("timesteps", "iat/alpha", "iat/beta")
+    return tuple(sorted((name, value) for name, value in params.items() if name not in exits))
