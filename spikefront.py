@@ -128,7 +128,6 @@ def cli(verbose: bool, debug: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     LOG.setLevel(level)
     warnings.simplefilter("ignore")
-    logging.getLogger("optuna").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 @cli.command()
@@ -194,9 +193,13 @@ def search(
     every layer, T, the calibration and the early exit. Ends with a table of the front and a
     report of the search split in OUT.
     """
+    import optuna
+
     import search as rooms
     from reports import measure_front, write_report
     from spaces import LayerSpace
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     spec = _spec(task)
     store = rooms.open_storage(storage or out / rooms.JOURNAL_NAME)
@@ -210,14 +213,11 @@ def search(
             timesteps=_whole_numbers(timesteps),
         )
     setup = rooms.StudySetup.of(evaluator, space, spec)
-    study = rooms.open_study(
-        store,
-        study_name or _study_name(spec),
-        setup,
-        rooms.make_sampler(sampler, seed=spec.seed, profile=evaluator.profile, space=space),
-    )
+    study = rooms.open_study(store, study_name or _study_name(spec), setup)
+    # A resumed search must not draw what the first one drew.
+    seed = spec.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = rooms.make_sampler(sampler, seed=seed, profile=evaluator.profile, space=space)
     resumed = len(rooms.finished(study))
-    study.sampler.reseed_rng() if resumed else None
     with _trial_progress(evaluator, trials, resumed) as on_trial:
         rooms.run_study(
             study,
@@ -611,6 +611,7 @@ def _open_existing(
 
     import search as rooms
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = out / rooms.JOURNAL_NAME
     if storage is None and not journal.exists():
         raise rooms.StudyError(

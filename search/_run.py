@@ -24,13 +24,7 @@ from conversion import SpikefrontError
 from evaluators import Evaluator, Measurement
 from search._samplers import warm_start_attrs
 from search._storage import StudyError, hold
-from search._study import (
-    baseline_attrs,
-    enqueue,
-    fail,
-    finished,
-    record,
-)
+from search._study import baseline_attrs, enqueue, fail, finished, record
 from spaces import LayerSpace
 
 _LOG = logging.getLogger("spikefront")

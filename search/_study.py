@@ -71,7 +71,10 @@ class StudySetup:
 
 
 def open_study(
-    storage: BaseStorage, name: str, setup: StudySetup, sampler: optuna.samplers.BaseSampler
+    storage: BaseStorage,
+    name: str,
+    setup: StudySetup,
+    sampler: optuna.samplers.BaseSampler | None = None,
 ) -> optuna.Study:
     """Make the study, or come back to it.
 

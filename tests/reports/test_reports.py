@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conversion import ConfigError
+from evaluators import AnnReference, Estimate, Evaluator, Measurement, Task
+from reports import (
+    FrontPoint,
+    ParetoFront,
+    hypervolume,
+    knee,
+    measure_front,
+    non_dominated,
+    pareto_front,
+    select,
+    summary,
+    write_report,
+)
+from search import StudySetup, make_sampler, open_storage, open_study, run_study
+from spaces import LayerSpace
+
+SCALE = 1000.0
+
+
+def measurement(accuracy: float, energy: float, split: str = "search") -> Measurement:
+    def estimate(value: float) -> Estimate:
+        return Estimate(value=value, low=value - 0.01, high=value + 0.01)
+
+    return Measurement(
+        split=split,
+        n=10,
+        seed=0,
+        energy_model="horowitz45",
+        accuracy=estimate(accuracy),
+        energy_pj=estimate(energy),
+        energy_ratio=energy / SCALE,
+        energy_ratio_int8=energy / 50,
+        spikes=estimate(3),
+        timesteps=estimate(1.5),
+        kl=estimate(0.1),
+        kl_by_step=(0.1, 0.1),
+        exit_curve=(),
+        exits=(0.5, 0.5),
+        layer_energy_pj={"stem": 1.0, "a": energy - 1},
+        logits_sha256="0",
+    )
+
+
+def point(trial: int, accuracy: float, energy: float) -> FrontPoint:
+    return FrontPoint(
+        trial=trial,
+        params={"phi/a": 1, "rho/a": 1.0},
+        baseline=trial == 0,
+        search=measurement(accuracy, energy),
+    )
+
+
+def front_of(*points: FrontPoint) -> ParetoFront:
+    ann = AnnReference(
+        split="search",
+        n=10,
+        accuracy=Estimate(value=0.95, low=0.9, high=0.99),
+        energy_pj=SCALE,
+        energy_int8_pj=50.0,
+    )
+    return ParetoFront(
+        study="s", points=tuple(non_dominated(points)), trials=points, ann={"search": ann}
+    )
+
+
+pairs = st.lists(
+    st.tuples(st.integers(0, 8).map(lambda i: i / 8), st.integers(1, 8).map(lambda i: 100.0 * i)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(pairs)
+def test_the_front_against_brute_force(values: list[tuple[float, float]]) -> None:
+    points = [point(i, a, e) for i, (a, e) in enumerate(values)]
+    front = non_dominated(points)
+    found = {(p.search.accuracy.value, p.search.energy_pj.value) for p in front}
+    expected = {
+        (a, e)
+        for a, e in values
+        if not any((b >= a and f <= e and (b, f) != (a, e)) for b, f in values)
+    }
+    assert found == expected
+    assert len(front) == len(found), "equal trials appear once"
+    energies = [p.search.energy_pj.value for p in front]
+    assert energies == sorted(energies)
+
+
+@given(pairs)
+def test_hypervolume_against_optuna_s(values: list[tuple[float, float]]) -> None:
+    import numpy as np
+    from optuna._hypervolume import compute_hypervolume
+
+    losses = np.array([[-a, e / SCALE] for a, e in values])
+    expected = compute_hypervolume(losses, np.array([0.0, 1.0]))
+    assert hypervolume([(a, e / SCALE) for a, e in values]) == pytest.approx(expected)
+
+
+def test_choosing_a_point() -> None:
+    points = [point(0, 0.80, 50), point(1, 0.93, 80), point(2, 0.945, 200), point(3, 0.95, 600)]
+    front = front_of(*points, point(4, 0.5, 900))
+    assert [p.trial for p in front.points] == [0, 1, 2, 3]
+    assert knee(front.points).trial == 1
+    assert select(front).trial == 1
+    assert select(front, trial=4).trial == 4
+    assert select(front, max_energy=0.25).trial == 2
+    assert select(front, max_accuracy_drop=0.0).trial == 3
+    assert select(front, max_accuracy_drop=0.02).trial == 1
+    assert select(front, max_energy=0.25, max_accuracy_drop=0.01).trial == 2
+    with pytest.raises(ConfigError, match=r"no point of the front has energy <= 1.0% .*cheapest"):
+        select(front, max_energy=0.01)
+    with pytest.raises(ConfigError, match=r"accuracy drop <= 1.00%; .* cheapest needs 5.0%"):
+        select(front, max_energy=0.1, max_accuracy_drop=0.01)
+    with pytest.raises(ConfigError, match="no finished trial 9; on its front are: 0, 1, 2, 3"):
+        select(front, trial=9)
+    assert knee(front_of(point(0, 0.9, 100)).points).trial == 0
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Evaluator]:
+    import torch
+
+    from evaluators import Split
+    from tests.conftest import SmallNet, settle
+
+    torch.manual_seed(1)
+    net = settle(SmallNet(), torch.randn(16, 2, 10, 10))
+    x = torch.randn(96, 2, 10, 10)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    parts = [Split.of(x[i : i + 32], y[i : i + 32]) for i in (0, 32, 64)]
+    task = Task(name="small", model=net, calibration=parts[0], search=parts[1], test=parts[2])
+    evaluator = Evaluator(task)
+    folder = tmp_path_factory.mktemp("study")
+    space = LayerSpace(layers=evaluator.layers, timesteps=(1, 4))
+    sampler = make_sampler("additive", seed=0, profile=evaluator.profile, space=space)
+    setup = StudySetup.of(evaluator, space)
+    study = open_study(open_storage(folder / "study.journal"), "small", setup, sampler)
+    with pytest.raises(ConfigError, match="'small' has no finished trial yet"):
+        pareto_front(study, {})
+    run_study(study, space, lambda: evaluator, trials=30, folder=folder)
+    return study, evaluator
+
+
+def test_the_test_split_is_touched_once(studied, monkeypatch) -> None:
+    study, evaluator = studied
+    before = measure_front(study, evaluator, test=False)
+    assert all(p.test is None for p in before.points)
+    assert not any(key.startswith("test/") for key in study.user_attrs)
+    first = measure_front(study, evaluator)
+    assert all(p.test is not None and p.test.split == "test" for p in first.points)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the test split was measured again")
+
+    monkeypatch.setattr(evaluator, "measure", never)
+    assert measure_front(study, evaluator) == first
+
+
+def test_a_report_is_whole_and_self_contained(studied, tmp_path: Path) -> None:
+    study, evaluator = studied
+    front = measure_front(study, evaluator)
+    files = write_report(front, tmp_path, provenance={"study": "<script>small</script>"})
+    names = {str(f.relative_to(tmp_path)) for f in files}
+    figures = {
+        f"figures/{n}.{k}"
+        for n in ("front", "hypervolume", "layers", "energy", "timesteps")
+        for k in ("png", "svg")
+    }
+    assert names == {"front.csv", "trials.csv", "report.html"} | figures
+    for file in files:
+        if file.suffix == ".svg":
+            ET.parse(file)
+        if file.suffix == ".png":
+            assert file.read_bytes().startswith(b"\x89PNG")
+    table = pd.read_csv(tmp_path / "front.csv")
+    assert set(table.split) == {"search", "test"}
+    assert len(table) == 2 * len(front.points)
+    assert set(table.columns) >= {"trial", "accuracy", "energy_ratio", "phi/relu", "rho/relu_1"}
+    trials = pd.read_csv(tmp_path / "trials.csv")
+    assert len(trials) == 30
+    assert trials.on_front.sum() == len(front.points)
+    page = (tmp_path / "report.html").read_text()
+    outside = re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page)
+    assert outside == [], "the page must not need anything beside it"
+    assert "<script>small" not in page
+    assert write_report(front, tmp_path, provenance={})[0].read_text() == files[0].read_text()
+
+
+def test_figures_are_the_same_bytes_every_time(studied, tmp_path: Path) -> None:
+    study, evaluator = studied
+    front = measure_front(study, evaluator)
+    for folder in ("a", "b"):
+        write_report(front, tmp_path / folder)
+    for name in ("front", "layers"):
+        first, second = (tmp_path / f / "figures" / f"{name}.svg" for f in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_summary_is_json_of_the_agreed_form(studied) -> None:
+    study, evaluator = studied
+    found = json.loads(json.dumps(summary(measure_front(study, evaluator)), allow_nan=False))
+    assert set(found["ann_accuracy"]) == {"search", "test"}
+    assert found["ann_energy_pj"] == pytest.approx(evaluator.ann_energy_pj)
+    for row in found["front"]:
+        assert set(row) >= {
+            "trial",
+            "split",
+            "accuracy",
+            "accuracy_low",
+            "accuracy_high",
+            "energy_pj",
+            "energy_ratio",
+            "timesteps_mean",
+            "kl",
+            "params",
+        }
+        assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+        assert row["energy_ratio"] == pytest.approx(row["energy_pj"] / found["ann_energy_pj"])
+
+
+def test_a_single_sample_has_no_interval_but_a_report(studied) -> None:
+    study, evaluator = studied
+    front = measure_front(study, evaluator)
+    open_ended = Estimate(value=5.0, low=-math.inf, high=math.inf)
+    first = front.points[0]
+    lonely = replace(first, search=replace(first.search, energy_pj=open_ended))
+    json.dumps(summary(replace(front, points=(lonely,))), allow_nan=False)

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from conversion import ConfigError, ConversionError
+from evaluators import Evaluator, Measurement, Task, TaskSpec
+from search import (
+    SAMPLER_NAMES,
+    StudyError,
+    StudySetup,
+    check_evaluator,
+    finished,
+    is_baseline,
+    load_study,
+    make_sampler,
+    measurement_of,
+    open_storage,
+    open_study,
+    reason_of,
+    run_study,
+    study_setup,
+)
+from spaces import LayerSpace
+
+
+class Bench:
+    """A study of the small network, opened anew as often as asked."""
+
+    def __init__(self, task: Task, folder: Path, sampler: str = "random") -> None:
+        self.evaluator = Evaluator(task)
+        self.folder = folder
+        self.space = LayerSpace(layers=self.evaluator.layers, timesteps=(1, 2, 4))
+        self.sampler = sampler
+
+    def study(self, **changes: object) -> optuna.Study:
+        setup = replace(StudySetup.of(self.evaluator, self.space), **changes)
+        sampler = make_sampler(
+            self.sampler, seed=0, profile=self.evaluator.profile, space=self.space
+        )
+        return open_study(open_storage(self.folder / "study.journal"), "s", setup, sampler)
+
+    def run(self, study: optuna.Study, trials: int, **options: object) -> None:
+        make = options.pop("make", lambda: self.evaluator)
+        run_study(study, self.space, make, trials=trials, folder=self.folder, **options)
+
+
+@pytest.fixture
+def bench(small_task: Task, tmp_path: Path) -> Bench:
+    return Bench(small_task, tmp_path / "out")
+
+
+def states(study: optuna.Study) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for trial in study.get_trials(deepcopy=False):
+        found[trial.state.name] = found.get(trial.state.name, 0) + 1
+    return found
+
+
+def test_baselines_come_first_and_trials_hold_their_measurements(bench: Bench) -> None:
+    study = bench.study()
+    seen: list[int] = []
+    count = len(bench.space.baselines())
+    bench.run(study, count + 3, on_trial=lambda study, done, reason: seen.append(done))
+    trials = finished(study)
+    assert seen == list(range(1, count + 4))
+    assert [is_baseline(t) for t in trials] == [True] * count + [False] * 3
+    assert [t.params for t in trials[:count]] == bench.space.baselines()
+    for trial in trials:
+        measurement = measurement_of(trial)
+        assert trial.values == [measurement.accuracy.value, measurement.energy_pj.value]
+        assert trial.distributions == bench.space.distributions()
+        assert bench.evaluator.measure(bench.space.choice(trial.params)) == measurement
+
+
+def test_the_same_call_goes_on(bench: Bench) -> None:
+    bench.run(bench.study(), 4)
+    first = [t.params for t in finished(bench.study())]
+    study = bench.study()
+    bench.run(study, 7)
+    assert [t.params for t in finished(study)][:4] == first
+    assert len(finished(study)) == 7
+    bench.run(study, 5)
+    assert len(finished(study)) == 7
+
+
+SLOW = ("gp",)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SAMPLER_NAMES],
+)
+def test_every_sampler_searches(small_task: Task, tmp_path: Path, sampler: str) -> None:
+    bench = Bench(small_task, tmp_path, sampler)
+    study = bench.study()
+    count = len(bench.space.baselines())
+    bench.run(study, count + (3 if sampler == "gp" else 25))
+    own = [t for t in finished(study) if not is_baseline(t)]
+    assert all(t.distributions == bench.space.distributions() for t in own)
+    assert len({tuple(sorted(t.params.items())) for t in own}) > 1
+
+
+def test_genetic_samplers_see_the_baselines_as_parents(small_task: Task, tmp_path: Path) -> None:
+    bench = Bench(small_task, tmp_path, "nsga2")
+    study = bench.study()
+    bench.run(study, len(bench.space.baselines()))
+    assert isinstance(study.sampler, optuna.samplers.NSGAIISampler)
+    population = study.sampler.get_population(study, generation=0)
+    assert len(population) == len(bench.space.baselines())
+
+
+def test_a_failing_trial_keeps_its_reason_and_the_study_goes_on(bench: Bench, monkeypatch) -> None:
+    measure, calls = bench.evaluator.measure, []
+
+    def sometimes(choice, split="search") -> Measurement:
+        calls.append(1)
+        if len(calls) == 2:
+            raise ConversionError("layer 'relu' diverges")
+        if len(calls) == 3:
+            raise ZeroDivisionError("by zero")
+        return measure(choice, split)
+
+    monkeypatch.setattr(bench.evaluator, "measure", sometimes)
+    study = bench.study()
+    reasons: list[str | None] = []
+    bench.run(study, 4, on_trial=lambda study, done, reason: reasons.append(reason))
+    failed = study.get_trials(states=(TrialState.FAIL,))
+    assert [reason_of(t) for t in failed] == [
+        "layer 'relu' diverges",
+        "ZeroDivisionError: by zero",
+    ]
+    assert reasons.count(None) == 4
+    assert states(study)["COMPLETE"] == 4
+
+
+def test_failure_after_failure_ends_the_search(bench: Bench, monkeypatch) -> None:
+    def always(choice, split="search") -> Measurement:
+        raise ConversionError("no layer converges")
+
+    monkeypatch.setattr(bench.evaluator, "measure", always)
+    with pytest.raises(StudyError, match=r"5 trials in a row failed.*no layer converges"):
+        bench.run(bench.study(), 10)
+
+
+def test_an_interrupted_trial_runs_again(bench: Bench, monkeypatch) -> None:
+    measure, calls = bench.evaluator.measure, []
+
+    def interrupted(choice, split="search") -> Measurement:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(choice, split)
+
+    monkeypatch.setattr(bench.evaluator, "measure", interrupted)
+    study = bench.study()
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(study, 25)
+    assert states(study)["FAIL"] == 1
+    assert "RUNNING" not in states(study)
+    (failed,) = study.get_trials(states=(TrialState.FAIL,))
+    bench.run(bench.study(), 25)
+    assert failed.system_attrs["fixed_params"] in [t.params for t in finished(study)]
+    assert len(finished(study)) == 25
+    assert sum(is_baseline(t) for t in finished(study)) == len(bench.space.baselines())
+
+
+def test_sigterm_stops_as_ctrl_c_does(bench: Bench) -> None:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    study = bench.study()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(study, 10_000)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "RUNNING" not in states(study)
+
+
+def test_what_a_killed_process_left_running_runs_again(bench: Bench) -> None:
+    study = bench.study()
+    bench.run(study, 2)
+    owner = finished(study)[0].user_attrs["owner"]
+    mine, other = study.ask(), study.ask()
+    mine.set_user_attr("owner", owner)
+    other.set_user_attr("owner", "another machine")
+    for trial in (mine, other):
+        bench.space.suggest(trial)
+    bench.run(bench.study(), 6)
+    found = {t.number: t for t in study.get_trials()}
+    assert found[mine.number].state is TrialState.FAIL
+    assert reason_of(found[mine.number]) == "its process was killed"
+    assert found[other.number].state is TrialState.RUNNING
+    bench.run(bench.study(), len(bench.space.baselines()) + 1)
+    again = [t for t in finished(study) if t.user_attrs.get("retry_of") == mine.number]
+    assert [t.params for t in again] == [mine.params]
+
+
+def test_a_trial_killed_while_being_asked_is_only_failed(bench: Bench) -> None:
+    bench.run(bench.study(), 20)
+    study = bench.study()
+    owner = finished(study)[0].user_attrs["owner"]
+    half = study.ask()
+    half.set_user_attr("owner", owner)
+    half.suggest_int("phi/relu", 1, 8)
+    bench.run(bench.study(), 21)
+    found = study.get_trials()[half.number]
+    assert found.state is TrialState.FAIL
+    assert len(finished(study)) == 21
+
+
+def test_two_processes_measure_what_one_does(bench: Bench, small_task: Task) -> None:
+    study = bench.study()
+    # cloudpickle carries the task to the workers; the command line sends a reference instead.
+    bench.run(study, 12, workers=2, make=lambda: Evaluator(small_task))
+    trials = finished(study)
+    assert len(trials) == 12
+    assert sorted(t.number for t in trials) == list(range(12))
+    for trial in trials:
+        expected = bench.evaluator.measure(bench.space.choice(trial.params))
+        assert measurement_of(trial).accuracy == expected.accuracy
+        assert measurement_of(trial).energy_pj.value == pytest.approx(expected.energy_pj.value)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_s_trial_runs_again(bench: Bench, small_task: Task, tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+
+    def make() -> Evaluator:
+        evaluator = Evaluator(small_task)
+        measure = evaluator.measure
+
+        def once(choice, split="search") -> Measurement:
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return measure(choice, split)
+
+        evaluator.measure = once  # type: ignore[method-assign]
+        return evaluator
+
+    study = bench.study()
+    bench.run(study, 8, workers=2, make=make)
+    assert marker.exists()
+    assert len(finished(study)) == 8
+    failed = study.get_trials(states=(TrialState.FAIL,))
+    assert failed
+    assert {reason_of(t) for t in failed} == {"its worker died"}
+    assert "RUNNING" not in states(study)
+    done = [t.params for t in finished(study)]
+    waiting = [
+        t.system_attrs["fixed_params"] for t in study.get_trials() if t.state.name == "WAITING"
+    ]
+    assert all(t.params in done + waiting for t in failed)
+
+
+def test_a_study_is_checked_on_return(bench: Bench) -> None:
+    bench.run(bench.study(), 1)
+    other = replace(bench.space, phi_max=4)
+    cases = [
+        ({"space": other}, r"another search space \(phi_max\): 8 there, 4 here"),
+        ({"model_fingerprint": "f00"}, "another model: .* there, 'f00' here"),
+        ({"data_fingerprint": "f00"}, "another calibration data"),
+        ({"energy_model": "horowitz45-int8"}, "another energy model"),
+        ({"seed": 3}, "another seed: 0 there, 3 here"),
+        ({"task": TaskSpec()}, r"another task \(task\)"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(StudyError, match=message):
+            bench.study(**changes)
+    check_evaluator(bench.study(), bench.evaluator)
+    with pytest.raises(StudyError, match="another energy model"):
+        check_evaluator(bench.study(), Evaluator(bench.evaluator.task, energy="horowitz45-int8"))
+
+
+def test_studies_that_are_not_ours_are_refused(bench: Bench, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "x.journal")
+    with pytest.raises(StudyError, match=r"no study 'a' in this storage \(it is empty\)"):
+        load_study(storage, "a")
+    study = optuna.create_study(
+        study_name="b", storage=storage, directions=["maximize", "minimize"]
+    )
+    study.optimize(lambda trial: (0.0, 0.0), n_trials=1)
+    with pytest.raises(StudyError, match="was not made by spikefront"):
+        load_study(storage, "b")
+    setup = StudySetup.of(bench.evaluator, bench.space)
+    with pytest.raises(StudyError, match="has trials that spikefront did not make"):
+        open_study(storage, "b", setup, optuna.samplers.RandomSampler())
+    with pytest.raises(StudyError, match=r"no study 'a' in this storage \(b\)"):
+        load_study(storage, "a")
+
+
+def test_setups_round_trip(bench: Bench) -> None:
+    setup = StudySetup.of(bench.evaluator, bench.space, TaskSpec(seed=4))
+    assert StudySetup.from_dict(setup.to_dict()) == setup
+    assert study_setup(bench.study()).space == bench.space
+
+
+def test_unknown_samplers_are_refused(bench: Bench) -> None:
+    with pytest.raises(ConfigError, match="sampler 'luck' is unknown; known: additive, nsga2"):
+        make_sampler("luck", seed=0, profile=bench.evaluator.profile, space=bench.space)

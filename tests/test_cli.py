@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from search import finished, load_study, open_storage
+from tests.conftest import ROOT, CommandLine
+
+SMALL = """
+import torch
+from torch import nn
+from evaluators import Split, Task
+
+def make_task():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(),
+                        nn.Flatten(), nn.Linear(96, 4)).eval()
+    x = torch.randn(180, 1, 8, 8)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    parts = [Split.of(x[i:i + 60], y[i:i + 60]) for i in (0, 60, 120)]
+    return Task(name="small", model=net, calibration=parts[0], search=parts[1], test=parts[2])
+
+def untraceable():
+    task = make_task()
+    class Net(nn.Module):
+        def forward(self, x):
+            return torch.relu(x) if x.sum() > 0 else x
+    return Task(name="u", model=Net(), calibration=task.calibration, search=task.search,
+                test=task.test)
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    (tmp_path / "small.py").write_text(SMALL)
+    return "small.py:make_task"
+
+
+@pytest.fixture
+def searched(spikefront: CommandLine, small: str) -> str:
+    spikefront("search", "--task", small, "--trials", 24, "--timesteps", "1,4")
+    return small
+
+
+def test_the_road_from_study_to_a_verified_config(
+    spikefront: CommandLine, searched: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "spikefront-out"
+    assert (out / "report.html").exists(), "search ends with a report of the search split"
+    report = json.loads(spikefront("report", "--task", searched, "--json").stdout)
+    assert {row["split"] for row in report["front"]} == {"search", "test"}
+    assert "made with --task" in spikefront("report", check=False).stderr
+
+    spikefront("export", "--task", searched, "--max-accuracy-drop", 0.05, "--to", "best.json")
+    config = json.loads((tmp_path / "best.json").read_text())
+    row = next(
+        r
+        for r in report["front"]
+        if r["trial"] == config["provenance"]["trial"] and r["split"] == "search"
+    )
+    assert config["measurement"]["accuracy"]["value"] == row["accuracy"]
+    assert config["measurement"]["energy_pj"]["value"] == pytest.approx(row["energy_pj"])
+
+    verified = spikefront("verify", "best.json", "--task", searched)
+    assert "the same logits, bit for bit (n = 60)" in verified.stdout
+    spikefront("convert", "best.json", "--task", searched, "--logits", "logits.safetensors")
+    answer = safetensors.torch.load_file(tmp_path / "logits.safetensors")
+    assert answer["logits"].shape == (60, 4)
+    assert answer["timesteps"].double().mean() == pytest.approx(row["timesteps_mean"])
+
+    again = spikefront("search", "--task", searched, "--trials", 24, "--timesteps", "1,4")
+    assert "24 trials on the front" in again.stdout
+    changed = spikefront("search", "--task", searched, "--phi-max", 3, check=False)
+    assert changed.returncode == 1
+    assert "another search space (phi_max): 8 there, 3 here" in changed.stderr
+    nothing = spikefront("export", "--task", searched, "--max-energy", 1e-6, check=False)
+    assert "no point of the front has energy" in nothing.stderr
+
+    body = config["measurement"]
+    tampered = tmp_path / config["tensors"]
+    data = bytearray(tampered.read_bytes())
+    data[-1] ^= 1
+    tampered.write_bytes(bytes(data))
+    refused = spikefront("verify", "best.json", "--task", searched, check=False)
+    assert refused.returncode == 1
+    assert "was altered: its SHA-256 differs" in refused.stderr
+    assert body["n"] == 60
+
+
+def test_verify_fails_when_the_numbers_differ(
+    spikefront: CommandLine, searched: str, tmp_path: Path
+) -> None:
+    from conversion import DeployConfig, sha256
+
+    spikefront("export", "--task", searched, "--trial", 0, "--to", "a.json")
+    body = json.loads((tmp_path / "a.json").read_text())
+    body.pop("checksum")
+    body["measurement"]["logits_sha256"] = "0"
+    body["measurement"]["accuracy"]["value"] = 0.123
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    (tmp_path / "a.json").write_text(json.dumps({**body, "checksum": sha256(text.encode())}))
+    DeployConfig.read(tmp_path / "a.json")
+    refused = spikefront("verify", "a.json", "--task", searched, check=False)
+    assert refused.returncode == 1
+    assert "does not verify: logits differ, accuracy 0.1230 ->" in refused.stderr
+
+
+def test_evaluate_and_profile(spikefront: CommandLine, small: str) -> None:
+    result = spikefront("evaluate", "--task", small, "--phi", 4, "--rho", 2, "--json").stdout
+    assert 0 <= json.loads(result)["accuracy"]["value"] <= 1
+    assert "energy / int8 ANN" in spikefront("evaluate", "--task", small).stdout
+    found = json.loads(spikefront("profile", "--task", small, "--json").stdout)
+    assert [layer["layer"] for layer in found["layers"]] == ["1", "3"]
+    assert found["stem_macs"] == 6 * 36 * 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "--task", "no.py:f"], "there is no file"),
+        (["search", "--task", "small.py:untraceable"], "torch.fx cannot trace"),
+        (["search", "--task", "small.py:make_task", "--out", "/proc/nowhere"], "cannot write"),
+        (["search", "--task", "small.py:make_task", "--sampler", "luck"], "sampler 'luck' is unk"),
+        (["search", "--task", "small.py:make_task", "--timesteps", "4,x"], "whole numbers"),
+        (["search", "--task", "small.py:make_task", "--device", "quantum"], "'quantum' is not to"),
+        (["search", "--trials", "0"], "0 is not in the range x>=1"),
+        (["report", "--out", "empty"], "there is no study in empty; run `spikefront search"),
+        (["verify", "no.json"], "cannot read no.json"),
+        (["evaluate", "--task", "small.py:make_task", "--split", "train"], "split must be one of"),
+        (["explode"], "No such command 'explode'"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    spikefront: CommandLine, small: str, arguments: list[str], message: str
+) -> None:
+    result = spikefront(*arguments, check=False)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert len([line for line in result.stderr.splitlines() if "error" in line.lower()]) == 1
+
+
+def count_finished(journal: Path) -> int:
+    if not journal.exists():
+        return 0
+    # state 1 is COMPLETE in Optuna's journal; reading it so does not touch the file
+    return sum(
+        b'"op_code":6' in line and b'"state":1' in line
+        for line in journal.read_bytes().splitlines()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_search_loses_nothing(tmp_path: Path, small: str, workers: int) -> None:
+    command = [
+        sys.executable, str(ROOT / "spikefront.py"), "search", "--task", small, "--trials", "60",
+        "--workers", str(workers),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    journal = tmp_path / "spikefront-out" / "study.journal"
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while count_finished(journal) < 15 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {t.number: t.values for t in finished(load_study(open_storage(journal), "small"))}
+    assert 15 <= len(before) < 60
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    study = load_study(open_storage(journal), "small")
+    after = {t.number: t.values for t in finished(study)}
+    assert len(after) == 60
+    assert {number: after[number] for number in before} == before
+    assert "RUNNING" not in {t.state.name for t in study.trials}
+    assert [t.number for t in study.trials] == list(range(len(study.trials)))
+    baselines = [t for t in finished(study) if t.user_attrs.get("baseline")]
+    assert len(baselines) == 20, "a baseline that was running when killed ran again"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_cleanly(tmp_path: Path, small: str) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "spikefront.py"),
+            "search",
+            "--task",
+            small,
+            "--trials",
+            "9999",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journal = tmp_path / "spikefront-out" / "study.journal"
+    deadline = time.monotonic() + 120
+    while count_finished(journal) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "stopped; the same command goes on where it stopped"
+    study = load_study(open_storage(journal), "small")
+    assert "RUNNING" not in {t.state.name for t in study.trials}
