@@ -1,0 +1,1 @@
+"""Repeatable side-by-side measurements; each prints a table, and one JSON line with --json."""

@@ -1,0 +1,141 @@
+"""Time of one evaluation over its physical floor.
+
+The floor is T dense passes of the spiking part plus one of the stem: the very convolution and
+linear calls of the evaluation, on inputs of the same shapes, and nothing else. Run it as
+
+    python -m benchmarks.evaluation [--weights resnet20.safetensors --data CIFAR10_FOLDER] [--json]
+
+Without weights and data the CIFAR network has random weights and inputs, which costs the same.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+from conversion import Choice, ConversionConfig, ExitPolicy
+from conversion._graph import Timing
+from evaluators import Evaluator, ResNetCifar, Split, Task, TaskSpec, load_task
+
+SYNAPSES = (nn.Conv2d, nn.Linear)
+
+
+def cifar_task(weights: str | None, data: str | None) -> Task:
+    if weights and data:
+        return load_task(TaskSpec(task="cifar10", weights=weights, data=data))
+    torch.manual_seed(0)
+    part = Split.of(torch.randn(256, 3, 32, 32), torch.randint(0, 10, (256,)))
+    return Task(
+        name="cifar10 (random)",
+        model=ResNetCifar().eval(),
+        calibration=part,
+        search=part,
+        test=part,
+    )
+
+
+def floor(evaluator: Evaluator, timesteps: int) -> Callable[[], None]:
+    """All convolution and linear calls of one pass over the search split."""
+    network = evaluator.profile.network
+    inputs: dict[str, Tensor] = {}
+    for name, module in network.module.named_modules():
+        if isinstance(module, SYNAPSES):
+            module.register_forward_hook(
+                lambda _, args, __, name=name: inputs.__setitem__(name, args[0])
+            )
+    temporal = {
+        str(node.target)
+        for node in network.module.graph.nodes
+        if network.timing[node.name] is Timing.TEMPORAL
+    }
+    calls: list[tuple[nn.Module, Tensor]] = []
+    with torch.inference_mode():
+        for x, _ in evaluator.task.search.batches(evaluator.batch_size):
+            network.module(x.contiguous(memory_format=torch.channels_last))
+            for name, seen in inputs.items():
+                folded = torch.cat([seen] * timesteps) if name in temporal else seen
+                if folded.dim() == 4:
+                    folded = folded.contiguous(memory_format=torch.channels_last)
+                calls.append((network.module.get_submodule(name), folded))
+            if len(calls) > 20 * len(inputs):  # enough batches to be out of the caches
+                break
+    for _, module in network.module.named_modules():
+        module._forward_hooks.clear()
+    repeats = -(-len(evaluator.task.search) // evaluator.batch_size) * len(inputs) / len(calls)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(max(1, round(repeats))):
+                for module, x in calls:
+                    module(x)
+
+    return run
+
+
+def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
+    run()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def measure(task: Task, timesteps: int, repeats: int) -> dict[str, Any]:
+    evaluator = Evaluator(task)
+    evaluator.ann("search")
+    choice = Choice(
+        conversion=ConversionConfig.uniform(
+            evaluator.layers, timesteps=timesteps, phi=4, rho=2.0, calibration_timesteps=2
+        ),
+        exit=ExitPolicy(alpha=0.6),
+    )
+    model = evaluator.convert(choice)
+    bottom = statistics.median(seconds(floor(evaluator, timesteps), repeats))
+    record = statistics.median(seconds(lambda: evaluator.record(model, "search"), repeats))
+    whole = statistics.median(seconds(lambda: evaluator.measure(choice), repeats))
+    return {
+        "task": task.name,
+        "n": len(task.search),
+        "timesteps": timesteps,
+        "floor_s": bottom,
+        "simulation_over_floor": record / bottom,
+        "evaluation_over_floor": whole / bottom,
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--weights")
+@click.option("--data")
+@click.option("--timesteps", default="4,8")
+@click.option("--repeats", default=5)
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    weights: str | None, data: str | None, timesteps: str, repeats: int, as_json: bool
+) -> None:
+    rows = [
+        measure(task, int(steps), repeats)
+        for task in (load_task(TaskSpec()), cifar_task(weights, data))
+        for steps in timesteps.split(",")
+    ]
+    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    click.echo(f"{'task':18} {'n':>5} {'T':>3} {'floor':>9} {'simulation/floor':>17} {'whole/floor':>12}")
+    for row in rows:
+        click.echo(
+            f"{row['task']:18} {row['n']:5} {row['timesteps']:3} {row['floor_s']:8.3f}s"
+            f" {row['simulation_over_floor']:17.2f} {row['evaluation_over_floor']:12.2f}"
+        )
+    if as_json:
+        click.echo(json.dumps({"evaluation": rows}))
+
+
+if __name__ == "__main__":
+    main()
