@@ -127,7 +127,9 @@ def main(
         for steps in timesteps.split(",")
     ]
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    click.echo(f"{'task':18} {'n':>5} {'T':>3} {'floor':>9} {'simulation/floor':>17} {'whole/floor':>12}")
+    click.echo(
+        f"{'task':18} {'n':>5} {'T':>3} {'floor':>9} {'simulation/floor':>17} {'whole/floor':>12}"
+    )
     for row in rows:
         click.echo(
             f"{row['task']:18} {row['n']:5} {row['timesteps']:3} {row['floor_s']:8.3f}s"
