@@ -3,7 +3,7 @@
 from evaluators._digits import digits
 from evaluators._estimate import Estimate, correct, estimate_mean, estimate_score, symmetric_kl
 from evaluators._evaluator import AnnReference, Evaluator
-from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement, Recording
+from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement, Recording
 from evaluators._models import ResNetCifar
 from evaluators._spec import BUILT_IN_TASKS, TaskSpec, load_model, load_state, load_task
 from evaluators._task import SPLITS, Split, Task, TaskError
@@ -15,6 +15,7 @@ __all__ = [
     "AnnReference",
     "Estimate",
     "Evaluator",
+    "ExitPoint",
     "Measurement",
     "Recording",
     "ResNetCifar",

@@ -12,6 +12,9 @@ from torch import Tensor
 from conversion import Costs, EnergyModel, ExitRule, Score, confidence, first_above, sha256
 from evaluators._estimate import Estimate, estimate_mean, estimate_score, symmetric_kl
 
+ExitPoint = tuple[int, float, float, float, float]
+"""T, exit threshold, and the accuracy, energy ratio and KL that they give."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -30,8 +33,8 @@ class Measurement:
         timesteps: Steps per inference.
         kl: Symmetric KL divergence from the ANN's outputs at the exit step, nats.
         kl_by_step: The same at every step, if all samples ran that far, ``(T,)``.
-        exit_curve: Rows (T, threshold, accuracy, energy ratio) of constant exit thresholds and
-            smaller T, all from the same pass.
+        exit_curve: Rows (T, threshold, accuracy, energy ratio, KL) of constant exit thresholds
+            and smaller T, all from the same pass.
         exits: Fraction of samples that leave at each step.
         layer_energy_pj: Mean energy by source of the spikes; ``stem`` is the analog input.
         logits_sha256: Hash of the logits of all steps, for ``spikefront verify``.
@@ -49,7 +52,7 @@ class Measurement:
     timesteps: Estimate
     kl: Estimate
     kl_by_step: tuple[float, ...]
-    exit_curve: tuple[tuple[int, float, float, float], ...]
+    exit_curve: tuple[ExitPoint, ...]
     exits: tuple[float, ...]
     layer_energy_pj: Mapping[str, float]
     logits_sha256: str
@@ -66,7 +69,7 @@ class Measurement:
             for name in ("accuracy", "energy_pj", "spikes", "timesteps", "kl")
         }
         series = {name: tuple(values[name]) for name in ("exits", "kl_by_step")}
-        curve = tuple((int(t), *map(float, rest)) for t, *rest in values["exit_curve"])
+        curve = tuple(tuple(row) for row in values["exit_curve"])
         return cls(**{**values, **estimates, **series, "exit_curve": curve})
 
 
@@ -138,18 +141,19 @@ class Recording:
             logits_sha256=sha256(self.logits.cpu().contiguous().numpy().tobytes()),
         )
 
-    def _exit_curve(self, score: Score) -> tuple[tuple[int, float, float, float], ...]:
-        """Accuracy and energy ratio at T = 1, 2, 4, … and thresholds 0.05, 0.1, …, 1."""
+    def _exit_curve(self, score: Score) -> tuple[ExitPoint, ...]:
+        """Accuracy, energy ratio and KL at T = 1, 2, 4, … and thresholds 0.05, 0.1, …, 1."""
         steps = len(self.logits)
         energies = self.energy_pj() / (self.costs.ann_macs * self.energy.ann_mac_pj)
         scores = torch.stack([self.metric(step, self.targets).double() for step in self.logits])
+        divergences = torch.stack([symmetric_kl(step, self.ann_logits) for step in self.logits])
         certainty = confidence(self.logits, score)
         rows = []
         for limit in (2**i for i in range(steps.bit_length()) if 2**i <= steps):
             for alpha in (round(0.05 * i, 2) for i in range(1, 21) if limit > 1 or i == 20):
                 exits = first_above(certainty[:limit], torch.full((limit,), alpha))
-                accuracy = float(_at(scores, exits).mean())
-                rows.append((limit, alpha, accuracy, float(_at(energies, exits).mean())))
+                means = [float(_at(v, exits).mean()) for v in (scores, energies, divergences)]
+                rows.append((limit, alpha, means[0], means[1], means[2]))
         return tuple(rows)
 
     def _layer_energy_pj(self, exits: Tensor) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,18 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.optimize import nnls
 
 from conversion import LayerProfile, Profile
-from evaluators import Measurement
+from evaluators import ExitPoint, Measurement
 from search._study import finished, measurement_of
 from spaces import LayerSpace
 
 _INTERESTING_DROP = 0.10
 """Points this much less accurate than the best found are not what anybody looks for."""
+
+_LEAST_LOSS = 1e-3
+"""Losses below this count as this: their logarithm would be all that is looked at."""
+
+_INTERESTING_ENERGY = 2.5
+"""Nor are points that need this many times the energy of the most accurate one."""
 
 _LEAST_GAIN = 1e-3
 """Relative hypervolume gain for which an exit threshold is worth a trial of its own."""
@@ -82,6 +88,10 @@ def _rhos(space: LayerSpace) -> list[float]:
     return [1 + i * space.rho_step for i in range(steps + 1)]
 
 
+Done = Sequence[tuple[Mapping[str, Any], Measurement]]
+"""Parameters and measurements of the finished trials."""
+
+
 class AdditiveSampler(BaseSampler):
     """Proposes points from the frontier of an additive per-layer surrogate.
 
@@ -93,7 +103,8 @@ class AdditiveSampler(BaseSampler):
     energy of a point of the front, varies it, draws weights around the fitted ones, and takes the
     choice that the sweep gives. It is measured at the largest T; since one pass tells accuracy
     and energy for every exit threshold and smaller T, the best of these follow as trials of
-    their own while they enlarge the front.
+    their own while they enlarge the front. Every draw is steered either by the divergence from
+    the ANN, an order of magnitude less noisy than accuracy, or by accuracy, at random.
 
     Several processes may share a study: proposals are drawn at random and one that is running or
     done is not repeated.
@@ -128,11 +139,13 @@ class AdditiveSampler(BaseSampler):
         """Propose all parameters of a trial."""
         done = [(t.params, measurement_of(t)) for t in finished(study)]
         taken = {_key(t.params) for t in study.get_trials(deepcopy=False, states=_TAKEN)}
-        if (refined := _best_exit(done, taken, self._space)) is not None:
+        loss = _LOSSES[self._random.integers(len(_LOSSES))]
+        if (refined := _best_exit(done, taken, self._space, loss)) is not None:
             return refined
         weights = self._fit(done)
+        front = [params for params, _ in _interesting_front(done, loss)]
         for _ in range(20):
-            proposal = self._propose(done, weights)
+            proposal = self._propose(front, weights)
             if _without_exit(proposal) not in {_without_exit(params) for params, _ in done}:
                 break
         return proposal
@@ -147,7 +160,7 @@ class AdditiveSampler(BaseSampler):
         """Random, for parameters that are not of the space."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _fit(self, done: Sequence[tuple[Mapping[str, Any], Measurement]]) -> np.ndarray:
+    def _fit(self, done: Done) -> np.ndarray:
         """Weights w_l ≥ 0 by relative least squares, ridge towards equal weights."""
         count = len(self._space.layers)
         if not done:
@@ -178,10 +191,7 @@ class AdditiveSampler(BaseSampler):
             for layer in self._space.layers
         ]
 
-    def _propose(
-        self, done: Sequence[tuple[Mapping[str, Any], Measurement]], weights: np.ndarray
-    ) -> dict[str, Any]:
-        front = [params for params, _ in _interesting_front(done)]
+    def _propose(self, front: list[Mapping[str, Any]], weights: np.ndarray) -> dict[str, Any]:
         timesteps = self._space.calibration_timesteps
         if front:
             parent = front[self._random.integers(len(front))]
@@ -229,38 +239,59 @@ def _at_price(tables: LayerTables, weights: np.ndarray, price: float) -> list[tu
     return [(int(i), int(j)) for i, j in zip(*np.unravel_index(flat, loss.shape[1:]), strict=True)]
 
 
-def _interesting_front(
-    done: Sequence[tuple[Mapping[str, Any], Measurement]],
-) -> list[tuple[Mapping[str, Any], Measurement]]:
+@dataclass(frozen=True)
+class _Criterion:
+    """A loss to be traded against energy, by measurement and by row of the exit curve."""
+
+    of_measurement: Callable[[Measurement], float]
+    of_exit: Callable[[ExitPoint], float]
+
+
+_LOSSES = (
+    _Criterion(lambda m: m.kl.value, lambda row: row[4]),
+    _Criterion(lambda m: 1 - m.accuracy.value, lambda row: 1 - row[2]),
+)
+
+
+def _interesting_front(done: Done, loss: _Criterion) -> Done:
+    """The front of a loss and energy, where anybody looks, by rising energy.
+
+    Points of much less accuracy than the best, or of much more energy than the most accurate one,
+    are left out.
+    """
     if not done:
         return []
-    least = max(m.accuracy.value for _, m in done) - _INTERESTING_DROP
+    best = max((m for _, m in done), key=lambda m: (m.accuracy.value, -m.energy_ratio))
     front: list[tuple[Mapping[str, Any], Measurement]] = []
-    for params, m in sorted(done, key=lambda d: (d[1].energy_ratio, -d[1].accuracy.value)):
-        if m.accuracy.value >= least and (
-            not front or m.accuracy.value > front[-1][1].accuracy.value
-        ):
+    value = loss.of_measurement
+    for params, m in sorted(done, key=lambda d: (d[1].energy_ratio, value(d[1]))):
+        wanted = (
+            m.accuracy.value >= best.accuracy.value - _INTERESTING_DROP
+            and m.energy_ratio <= _INTERESTING_ENERGY * best.energy_ratio
+        )
+        if wanted and (not front or value(m) < value(front[-1][1])):
             front.append((params, m))
     return front
 
 
 def _best_exit(
-    done: Sequence[tuple[Mapping[str, Any], Measurement]],
-    taken: set[tuple[Any, ...]],
-    space: LayerSpace,
+    done: Done, taken: set[tuple[Any, ...]], space: LayerSpace, loss: _Criterion
 ) -> dict[str, Any] | None:
     """The exit threshold and T, of a pass already made, that would enlarge the front most."""
-    front = [(m.accuracy.value, m.energy_ratio) for _, m in _interesting_front(done)]
-    if not front:
+    found = _interesting_front(done, loss)
+    if not found:
         return None
-    floor = max(a for a, _ in front) - _INTERESTING_DROP
-    area = _area(front, floor)
+    front = [(m.energy_ratio, loss.of_measurement(m)) for _, m in found]
+    worst = (_INTERESTING_ENERGY * front[-1][0], 2 * front[0][1])
+    area = _area(front, worst)
     best: tuple[float, dict[str, Any]] | None = None
     for params, measurement in done:
-        for steps, alpha, accuracy, ratio in measurement.exit_curve:
-            if steps not in space.timesteps or not _enlarges(front, floor, accuracy, ratio):
+        for row in measurement.exit_curve:
+            steps, alpha, _, ratio, _ = row
+            value = loss.of_exit(row)
+            if steps not in space.timesteps or any(r <= ratio and v <= value for r, v in front):
                 continue
-            gain = _area([*front, (accuracy, ratio)], floor) - area
+            gain = _area([*front, (ratio, value)], worst) - area
             if gain > _LEAST_GAIN * area and (best is None or gain > best[0]):
                 settings = {"timesteps": steps, "iat/alpha": alpha, "iat/beta": 0.0}
                 refined = {**params, **settings}
@@ -269,19 +300,14 @@ def _best_exit(
     return None if best is None else best[1]
 
 
-def _enlarges(
-    front: Sequence[tuple[float, float]], floor: float, accuracy: float, ratio: float
-) -> bool:
-    return accuracy > floor and not any(a >= accuracy and r <= ratio for a, r in front)
-
-
-def _area(points: Sequence[tuple[float, float]], floor: float) -> float:
-    """Area dominated in (accuracy over ``floor``, −log energy ratio up to twice the ANN's)."""
-    area, best = 0.0, floor
-    for accuracy, ratio in sorted(points, key=lambda p: (p[1], -p[0])):
-        if accuracy > best and ratio < 2:
-            area += (accuracy - best) * math.log(2 / ratio)
-            best = accuracy
+def _area(points: Sequence[tuple[float, float]], worst: tuple[float, float]) -> float:
+    """Area dominated by (energy ratio, loss) points up to ``worst``, on logarithmic axes."""
+    area, reached = 0.0, worst[1]
+    for ratio, value in sorted(points):
+        floored = max(value, _LEAST_LOSS)
+        if ratio < worst[0] and floored < reached:
+            area += math.log(worst[0] / ratio) * math.log(reached / floored)
+            reached = floored
     return area
 
 

@@ -125,6 +125,6 @@ def test_it_serves_in_a_user_s_own_study(evaluator: Evaluator, space: LayerSpace
 
 
 def test_dominated_area_by_hand() -> None:
-    points = [(0.8, 0.5), (0.9, 1.0), (0.7, 0.9)]
-    expected = 0.3 * np.log(2 / 0.5) + 0.1 * np.log(2 / 1.0)
-    assert _area(points, 0.5) == pytest.approx(expected)
+    points = [(0.1, 0.4), (0.2, 0.1), (0.3, 0.2), (0.9, 0.01)]
+    expected = np.log(0.8 / 0.1) * np.log(0.5 / 0.4) + np.log(0.8 / 0.2) * np.log(0.4 / 0.1)
+    assert _area(points, (0.8, 0.5)) == pytest.approx(expected)
