@@ -203,7 +203,7 @@ def _accuracy_range(front: ParetoFront) -> tuple[float, float]:
     found = [m for p in front.points for m in (p.search, p.test) if m is not None]
     top = max([m.accuracy.high for m in found] + [a.accuracy.value for a in front.ann.values()])
     best = max(m.accuracy.value for m in found)
-    bottom = max(min(m.accuracy.low for m in found), best - 0.25)
+    bottom = max(min(m.accuracy.low for m in found), best - 0.15)
     margin = 0.05 * (top - bottom)
     return bottom - margin, min(top + margin, 1.0 + margin)
 
