@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conversion._config import ConversionConfig
 from conversion._energy import Burst, Costs
-from conversion._errors import ConversionError
+from conversion._errors import ConfigError, ConversionError
 from conversion._graph import Network, Role
 from conversion._iat import ExitRule, confidence
 from conversion._neurons import AdaFire
@@ -131,6 +132,12 @@ class SpikingModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits at each sample's exit, ``(N, classes)``."""
         return self.infer(x).logits
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
+        raise ConfigError(
+            "a spiking model stays on the device and type it was made with; give device= to"
+            " conversion.profile, conversion.load or evaluators.Evaluator instead"
+        )
 
     def _may_leave(self, logits: Tensor, step: int) -> Tensor:
         if self.exit is None:

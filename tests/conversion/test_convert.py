@@ -194,6 +194,12 @@ def test_without_a_rule_every_sample_runs_all_steps(
     assert model.infer(small_inputs).timesteps.tolist() == [3] * len(small_inputs)
 
 
+def test_moving_a_spiking_model_is_refused_rather_than_half_done(small_profile: Profile) -> None:
+    model = convert(small_profile, uniform(small_profile, timesteps=1))
+    with pytest.raises(ConfigError, match="stays on the device and type it was made with"):
+        model.double()
+
+
 def test_the_model_and_global_state_are_untouched(
     small_net: nn.Module, small_inputs: Tensor
 ) -> None:
