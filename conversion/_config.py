@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -91,6 +92,10 @@ class ConversionConfig:
         """As JSON-able values."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
         return {**vars(self), "layers": layers}
+
+    def to_json(self) -> str:
+        """As one line of JSON; equal configs give equal lines."""
+        return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConversionConfig:

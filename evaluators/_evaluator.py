@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,8 @@ from evaluators._task import Task
 
 _LOG = logging.getLogger("spikefront")
 _Result = TypeVar("_Result")
+
+_REMEMBERED_PASSES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,7 @@ class Evaluator:
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
         self.seed = seed
         self._ann_logits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._passes: OrderedDict[tuple[str, str], tuple[SpikingModel, Recording]] = OrderedDict()
 
     @cached_property
     def profile(self) -> Profile:
@@ -131,9 +135,18 @@ class Evaluator:
         )
 
     def measure(self, choice: Choice, split: str = "search") -> Measurement:
-        """Convert, run and measure a choice."""
-        model = self.convert(choice)
-        return self.record(model, split).measure(model.exit)
+        """Convert, run and measure a choice.
+
+        Choices that differ in their exit policy alone share one pass, while it is remembered.
+        """
+        key = (split, choice.conversion.to_json())
+        if key not in self._passes:
+            model = convert(self.profile, choice.conversion)
+            self._passes[key] = (model, self.record(model, split))
+            while len(self._passes) > _REMEMBERED_PASSES:
+                self._passes.popitem(last=False)
+        model, recording = self._passes[key]
+        return recording.measure(self._rule(model, choice.exit))
 
     def _simulate(self, model: SpikingModel, x: Tensor) -> Simulation:
         return model.simulate(x, burst=self.energy.burst)

@@ -63,6 +63,25 @@ def test_an_early_exit_saves_energy(digits_evaluator: Evaluator) -> None:
     assert early.logits_sha256 == full.logits_sha256, "one pass serves every policy"
 
 
+def test_exit_policies_share_one_pass(small_task: Task, monkeypatch) -> None:
+    evaluator, passes = Evaluator(small_task), []
+    record = evaluator.record
+
+    def counted(model, split):
+        passes.append(split)
+        return record(model, split)
+
+    monkeypatch.setattr(evaluator, "record", counted)
+    found = [evaluator.measure(choice(evaluator, alpha=a)) for a in (0.05, 0.1, 1.0)]
+    assert passes == ["search"]
+    alone = [Evaluator(small_task).measure(choice(evaluator, alpha=a)) for a in (0.05, 0.1, 1.0)]
+    assert found == alone
+    for phi in range(1, 10):
+        evaluator.measure(choice(evaluator, phi=phi, timesteps=1))
+    evaluator.measure(choice(evaluator))
+    assert len(passes) == 11, "only the last passes are remembered"
+
+
 def test_the_same_choice_gives_the_same_measurement(digits_task: Task) -> None:
     picked = choice(Evaluator(digits_task), alpha=0.5, beta=0.2)
     first, second = (Evaluator(digits_task).measure(picked) for _ in range(2))
@@ -93,7 +112,7 @@ def test_energy_models_change_prices_only(small_task: Task) -> None:
 
 def test_out_of_memory_halves_the_batch(small_task: Task, monkeypatch) -> None:
     evaluator = Evaluator(small_task, batch_size=32)
-    expected = evaluator.measure(choice(evaluator))
+    expected = Evaluator(small_task).measure(choice(evaluator))
     simulate, sizes = evaluator._simulate, []
 
     def short_of_memory(model, x):
