@@ -196,7 +196,7 @@ def search(
     import optuna
 
     import search as rooms
-    from reports import measure_front, write_report
+    from reports import front_table, measure_front, write_report
     from spaces import LayerSpace
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -230,7 +230,7 @@ def search(
         )
     front = measure_front(study, evaluator, test=False)
     write_report(front, out, provenance=_provenance(study, evaluator, spec))
-    _print_front(front)
+    _print_table(front_table(front))
     click.echo(f"\nReport: {out / 'report.html'}")
     click.echo(f"Next:   spikefront report --out {out}    (measures the front on the test split)")
 
@@ -255,7 +255,7 @@ def report(
 
     Each point is measured on the test split once; the study keeps the result.
     """
-    from reports import measure_front, summary, write_report
+    from reports import front_table, measure_front, summary, write_report
 
     study, spec = _open_existing(out, storage, study_name, task)
     evaluator = _evaluator_of(study, spec, device, batch_size)
@@ -271,7 +271,7 @@ def report(
     if as_json:
         click.echo(json.dumps(summary(front), allow_nan=False))
         return
-    _print_front(front)
+    _print_table(front_table(front))
     click.echo(f"\n{len(files)} files in {out}; open {files[-1]}")
 
 
@@ -308,7 +308,7 @@ def export(
     Without a choice it takes the knee of the front.
     """
     from conversion import save
-    from reports import measure_front, select
+    from reports import measure_front, measurement_table, select
     from search import study_setup
 
     study, spec = _open_existing(out, storage, study_name, task)
@@ -330,7 +330,7 @@ def export(
             "task": spec.to_dict(),
         },
     )
-    _print_measurement(measurement, evaluator)
+    _print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
     click.echo(f"\nTrial {point.trial} is in {target} and {target.parent / config.tensors}")
 
 
@@ -353,6 +353,7 @@ def convert(
 
     from conversion import DeployConfig, load, write_file
     from evaluators import load_task
+    from reports import model_table
 
     deployed = DeployConfig.read(config)
     loaded = load_task(_spec_of(deployed.provenance.get("task"), task))
@@ -370,16 +371,7 @@ def convert(
                 }
             ),
         )
-    table = Table("layer", "φ", "ρ", "θ, mean", "bias, mean", title=f"T = {model.config.timesteps}")
-    for name, layer in model.config.layers.items():
-        table.add_row(
-            name,
-            str(layer.phi),
-            f"{layer.rho:g}",
-            f"{float(model.thetas[name].mean()):.4g}",
-            f"{float(model.biases[name].mean()):+.4g}",
-        )
-    _print_table(table)
+    _print_table(model_table(model))
     click.echo(f"Every hash of {config} is right; {logits or 'the model'} is ready.")
 
 
@@ -398,6 +390,7 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
     """Measure an exported CONFIG again; fail if the numbers differ."""
     from conversion import DeployConfig, DeployError, EnergyModel, load
     from evaluators import Evaluator, Measurement, load_task
+    from reports import measurement_table
 
     deployed = DeployConfig.read(config)
     spec = _spec_of(deployed.provenance.get("task"), task)
@@ -417,7 +410,7 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
     )
     model = load(config, loaded.model, device=evaluator.device)
     found = evaluator.record(model, expected.split).measure(model.exit)
-    _print_measurement(found, evaluator)
+    _print_table(measurement_table(found, evaluator.ann(found.split)))
     _compare(config, expected, found, tolerance, recorded)
 
 
@@ -473,6 +466,7 @@ def evaluate(
 ) -> None:
     """Measure one uniform choice, without a study."""
     from conversion import Choice, ConversionConfig, ExitPolicy
+    from reports import measurement_table
 
     spec = _spec(task)
     with _working(f"loading {spec.task} and profiling its network"):
@@ -492,7 +486,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps({**measurement.to_dict(), "ann": asdict(evaluator.ann(split))}))
         return
-    _print_measurement(measurement, evaluator)
+    _print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
 
 
 @cli.command()
@@ -501,47 +495,18 @@ def evaluate(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> None:
     """Print the spiking layers and what the calibration data shows of them."""
+    from reports import layer_rows, profile_table
+
     spec = _spec(task)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make_evaluator(spec, device, "horowitz45", batch_size)
     found = evaluator.profile
-    rows = [
-        {
-            "layer": layer.name,
-            "shape": list(layer.shape),
-            "neurons": layer.neurons,
-            "active": layer.active,
-            "fan_out": layer.fan_out,
-            "largest": float(layer.largest.max()),
-        }
-        for layer in found.layers.values()
-    ]
-    costs = {
-        "ann_macs": found.costs.ann_macs,
-        "stem_macs": found.costs.stem_macs,
-        "step_macs": found.costs.step_macs,
-        "analog_nodes": found.network.analog_nodes,
-    }
     if as_json:
-        click.echo(json.dumps({"layers": rows, **costs}))
+        costs = {name: value for name, value in vars(found.costs).items() if name != "fan_out"}
+        nodes = {"analog_nodes": found.network.analog_nodes}
+        click.echo(json.dumps({"layers": layer_rows(found), **costs, **nodes}))
         return
-    table = Table("layer", "shape", "neurons", "active", "fan-out", "largest activation")
-    for row in rows:
-        shape = "×".join(map(str, row["shape"]))
-        table.add_row(
-            row["layer"],
-            shape,
-            f"{row['neurons']:,}",
-            f"{row['active']:.0%}",
-            f"{row['fan_out']:,.1f}",
-            f"{row['largest']:.3g}",
-        )
-    _print_table(table)
-    click.echo(
-        f"MACs: ANN {costs['ann_macs']:,}, analog stem {costs['stem_macs']:,} once,"
-        f" analog nodes {costs['step_macs']:,} per step"
-        f" ({', '.join(found.network.analog_nodes) or 'none'})"
-    )
+    _print_table(profile_table(found))
 
 
 def make_evaluator(spec: Any, device: str, energy: str, batch_size: int | None) -> Any:
@@ -738,65 +703,6 @@ def _trial_progress(evaluator: Any, trials: int, resumed: int) -> Iterator[Any]:
                 progress.update(bar, completed=count, front=f"front {len(front)} points{best}")
 
         yield on_trial
-
-
-def _print_front(front: Any) -> None:
-    from reports import knee
-
-    best = knee(front.points).trial
-    title = f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front"
-    table = Table("trial", title=title)
-    splits = list(front.ann)
-    for split in splits:
-        for column in (f"accuracy, {split}", "95 %", "energy/ANN", "/int8 ANN", "steps", "KL"):
-            table.add_column(column, justify="right", no_wrap=True)
-    for point in front.points:
-        mark = " knee" if point.trial == best else " uniform" if point.baseline else ""
-        cells = [cell for split in splits for cell in _cells(getattr(point, split))]
-        table.add_row(f"{point.trial}{mark}", *cells)
-    table.add_section()
-    ann = [
-        c for s in splits for c in (f"{front.ann[s].accuracy.value:.2%}", "", "100 %", "", "", "")
-    ]
-    table.add_row("ANN", *ann)
-    _print_table(table)
-
-
-def _cells(m: Any) -> list[str]:
-    return [
-        f"{m.accuracy.value:.2%}",
-        f"{m.accuracy.low:.1%}–{m.accuracy.high:.1%}",
-        f"{m.energy_ratio:.1%}",
-        f"{m.energy_ratio_int8:.0%}",
-        f"{m.timesteps.value:.2f}",
-        f"{m.kl.value:.4f}",
-    ]
-
-
-def _print_measurement(m: Any, evaluator: Any) -> None:
-    ann = evaluator.ann(m.split)
-    table = Table(
-        "",
-        "value",
-        "95 % interval",
-        "ANN",
-        title=f"{m.split} split, n = {m.n}, energy model {m.energy_model}",
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
-
-    def row(name: str, estimate: Any, form: str, reference: str = "") -> None:
-        low, high = format(estimate.low, form), format(estimate.high, form)
-        table.add_row(name, format(estimate.value, form), f"{low} – {high}", reference)
-
-    row("accuracy", m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
-    row("energy, pJ", m.energy_pj, ",.0f", f"{ann.energy_pj:,.0f}")
-    table.add_row("energy / ANN", f"{m.energy_ratio:.2%}", "", "100 %")
-    table.add_row("energy / int8 ANN", f"{m.energy_ratio_int8:.0%}", "", "")
-    row("spikes", m.spikes, ",.0f")
-    row("timesteps", m.timesteps, ".3f")
-    row("KL from the ANN, nats", m.kl, ".5f")
-    _print_table(table)
 
 
 def _print_table(table: Table) -> None:

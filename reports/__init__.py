@@ -1,5 +1,12 @@
 """What a person sees: the front, tables, figures, one HTML page, and choosing a point."""
 
+from reports._console import (
+    front_table,
+    layer_rows,
+    measurement_table,
+    model_table,
+    profile_table,
+)
 from reports._figures import FIGURES
 from reports._front import (
     FrontPoint,
@@ -20,12 +27,17 @@ __all__ = [
     "ParetoFront",
     "front_frame",
     "front_rows",
+    "front_table",
     "hypervolume",
     "knee",
+    "layer_rows",
     "measure_front",
+    "measurement_table",
+    "model_table",
     "non_dominated",
     "non_dominated_trials",
     "pareto_front",
+    "profile_table",
     "select",
     "summary",
     "trials_frame",

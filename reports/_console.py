@@ -1,0 +1,116 @@
+"""The tables that the command line prints, as rich tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from conversion import Profile, SpikingModel
+from evaluators import AnnReference, Estimate, Measurement
+from reports._front import ParetoFront, knee
+
+_COLUMNS = ("95 %", "energy/ANN", "/int8 ANN", "steps", "KL")
+
+
+def front_table(front: ParetoFront) -> Table:
+    """The front on every split that was measured, the ANN below it."""
+    best = knee(front.points).trial
+    title = f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front"
+    table = Table("trial", title=title)
+    for split in front.ann:
+        for column in (f"accuracy, {split}", *_COLUMNS):
+            table.add_column(column, justify="right", no_wrap=True)
+    for point in front.points:
+        mark = " knee" if point.trial == best else " uniform" if point.baseline else ""
+        cells = [cell for split in front.ann for cell in _cells(getattr(point, split))]
+        table.add_row(f"{point.trial}{mark}", *cells)
+    table.add_section()
+    reference: list[str] = []
+    for ann in front.ann.values():
+        int8 = f"{ann.energy_pj / ann.energy_int8_pj:.0%}"
+        reference += [f"{ann.accuracy.value:.2%}", _interval(ann.accuracy), "100.0%", int8, "", ""]
+    table.add_row("ANN", *reference)
+    return table
+
+
+def measurement_table(m: Measurement, ann: AnnReference) -> Table:
+    """One measurement with its intervals, the ANN beside it."""
+    title = f"{m.split} split, n = {m.n}, energy model {m.energy_model}"
+    table = Table("", title=title)
+    for column in ("value", "95 % interval", "ANN"):
+        table.add_column(column, justify="right")
+
+    def row(name: str, estimate: Estimate, form: str, reference: str = "") -> None:
+        low, high = format(estimate.low, form), format(estimate.high, form)
+        table.add_row(name, format(estimate.value, form), f"{low} – {high}", reference)
+
+    row("accuracy", m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
+    row("energy, pJ", m.energy_pj, ",.0f", f"{ann.energy_pj:,.0f}")
+    table.add_row("energy / ANN", f"{m.energy_ratio:.2%}", "", "100.00%")
+    int8 = ann.energy_pj / ann.energy_int8_pj
+    table.add_row("energy / int8 ANN", f"{m.energy_ratio_int8:.0%}", "", f"{int8:.0%}")
+    row("spikes", m.spikes, ",.0f")
+    row("timesteps", m.timesteps, ".3f")
+    row("KL from the ANN, nats", m.kl, ".5f")
+    return table
+
+
+def layer_rows(profile: Profile) -> list[dict[str, Any]]:
+    """What the calibration data showed of each spiking layer, as JSON-able values."""
+    return [
+        {
+            "layer": layer.name,
+            "shape": list(layer.shape),
+            "neurons": layer.neurons,
+            "active": layer.active,
+            "fan_out": layer.fan_out,
+            "largest": float(layer.largest.max()),
+        }
+        for layer in profile.layers.values()
+    ]
+
+
+def profile_table(profile: Profile) -> Table:
+    """The spiking layers of a profiled network."""
+    costs = profile.costs
+    analog = ", ".join(profile.network.analog_nodes) or "none"
+    table = Table(
+        "layer", "shape", "neurons", "active", "mean fan-out", "largest activation",
+        caption=f"MACs: ANN {costs.ann_macs:,}; analog stem {costs.stem_macs:,}, once; analog"
+        f" nodes {costs.step_macs:,}, every step ({analog})",
+    )  # fmt: skip
+    for row in layer_rows(profile):
+        table.add_row(
+            row["layer"],
+            "×".join(map(str, row["shape"])),
+            f"{row['neurons']:,}",
+            f"{row['active']:.0%}",
+            f"{row['fan_out']:,.1f}",
+            f"{row['largest']:.3g}",
+        )
+    return table
+
+
+def model_table(model: SpikingModel) -> Table:
+    """The layers of a spiking model."""
+    table = Table("layer", "φ", "ρ", "θ, mean", "bias, mean", title=f"T = {model.config.timesteps}")
+    for name, layer in model.config.layers.items():
+        theta, bias = float(model.thetas[name].mean()), float(model.biases[name].mean())
+        table.add_row(name, str(layer.phi), f"{layer.rho:g}", f"{theta:.4g}", f"{bias:+.4g}")
+    return table
+
+
+def _cells(m: Measurement) -> list[str]:
+    return [
+        f"{m.accuracy.value:.2%}",
+        _interval(m.accuracy),
+        f"{m.energy_ratio:.1%}",
+        f"{m.energy_ratio_int8:.0%}",
+        f"{m.timesteps.value:.2f}",
+        f"{m.kl.value:.4f}",
+    ]
+
+
+def _interval(accuracy: Estimate) -> str:
+    return f"{accuracy.low:.1%}–{accuracy.high:.1%}"
