@@ -20,16 +20,16 @@ from evaluators import ExitPoint, Measurement
 from search._study import finished, measurement_of
 from spaces import LayerSpace
 
-_INTERESTING_DROP = 0.10
+_INTERESTING_DROP = 0.06
 """Points this much less accurate than the best found are not what anybody looks for."""
 
 _LEAST_LOSS = 1e-3
 """Losses below this count as this: their logarithm would be all that is looked at."""
 
-_INTERESTING_ENERGY = 2.5
+_INTERESTING_ENERGY = 1.5
 """Nor are points that need this many times the energy of the most accurate one."""
 
-_LEAST_GAIN = 1e-3
+_LEAST_GAIN = 5e-3
 """Relative hypervolume gain for which an exit threshold is worth a trial of its own."""
 
 
@@ -143,7 +143,7 @@ class AdditiveSampler(BaseSampler):
         if (refined := _best_exit(done, taken, self._space, loss)) is not None:
             return refined
         weights = self._fit(done)
-        front = [params for params, _ in _interesting_front(done, loss)]
+        front = _interesting_front(done, loss)
         for _ in range(20):
             proposal = self._propose(front, weights)
             if _without_exit(proposal) not in {_without_exit(params) for params, _ in done}:
@@ -191,10 +191,10 @@ class AdditiveSampler(BaseSampler):
             for layer in self._space.layers
         ]
 
-    def _propose(self, front: list[Mapping[str, Any]], weights: np.ndarray) -> dict[str, Any]:
+    def _propose(self, front: Done, weights: np.ndarray) -> dict[str, Any]:
         timesteps = self._space.calibration_timesteps
         if front:
-            parent = front[self._random.integers(len(front))]
+            parent = self._parent(front)
             energy, alpha = self._energy(parent), parent["iat/alpha"]
         else:
             table = self._tables[timesteps[0]].energy
@@ -216,6 +216,12 @@ class AdditiveSampler(BaseSampler):
             "iat/alpha": alpha,
             "iat/beta": 0.0,
         }
+
+    def _parent(self, front: Done) -> Mapping[str, Any]:
+        """A point of the front, even over the logarithm of energy however dense its points."""
+        energies = np.log([m.energy_ratio for _, m in front])
+        aim = self._random.uniform(energies.min(), energies.max())
+        return front[int(np.abs(energies - aim).argmin())][0]
 
 
 _TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING)
