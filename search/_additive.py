@@ -20,7 +20,7 @@ from evaluators import ExitPoint, Measurement
 from search._study import finished, measurement_of
 from spaces import LayerSpace
 
-_INTERESTING_DROP = 0.06
+_INTERESTING_DROP = 0.10
 """Points this much less accurate than the best found are not what anybody looks for."""
 
 _LEAST_LOSS = 1e-3
