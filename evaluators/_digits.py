@@ -6,6 +6,8 @@ import hashlib
 import inspect
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,7 +50,8 @@ def digits(*, seed: int = 0, cache: Path | None = None) -> Task:
     if path.exists():
         model.load_state_dict(safetensors.torch.load_file(path))
     else:
-        _train(model, *parts[0], seed=seed)
+        with _one_thread():
+            _train(model, *parts[0], seed=seed)
         write_file(path, safetensors.torch.save(model.state_dict()))
     return Task(
         name="digits",
@@ -78,6 +81,17 @@ def _untrained(seed: int) -> ResNetCifar:
     with torch.random.fork_rng(devices=[]):  # the caller's random state is the caller's
         torch.manual_seed(seed)
         return ResNetCifar(in_channels=1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same network for any number of cores; and threads gain little on 8×8 images."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _train(model: ResNetCifar, images: Tensor, labels: Tensor, *, seed: int) -> None:
