@@ -232,7 +232,10 @@ def search(
     write_report(front, out, provenance=_provenance(study, evaluator, spec))
     _print_table(front_table(front))
     click.echo(f"\nReport: {out / 'report.html'}")
-    click.echo(f"Next:   spikefront report --out {out}    (measures the front on the test split)")
+    again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
+    click.echo(
+        f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
+    )
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from torch import nn
 from evaluators._datasets import cifar_splits, image_folder_splits
 from evaluators._digits import digits
 from evaluators._models import ResNetCifar
-from evaluators._task import Task, TaskError
+from evaluators._task import Split, Task, TaskError
 
 _CLASSES = {"cifar10": 10, "cifar100": 100}
 BUILT_IN_TASKS = ("digits", "cifar10", "cifar100", "imagefolder")
@@ -184,9 +184,10 @@ def _user_task(spec: TaskSpec) -> Task:
     if isinstance(made, Task):
         return made
     try:
-        model, splits, metric = made
+        model, given, metric = made
+        splits = {k: v if isinstance(v, Split) else Split(v) for k, v in given.items()}
         return Task(name=spec.task, model=model, metric=metric, **splits)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise TaskError(
             f"{spec.task} must return an evaluators.Task, or (model, splits, metric) with splits"
             f" a dict of calibration, search and test: {error}"

@@ -17,7 +17,8 @@ def front_table(front: ParetoFront) -> Table:
     """The front on every split that was measured, the ANN below it."""
     best = knee(front.points).trial
     title = f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front"
-    table = Table("trial", title=title)
+    table = Table(title=title)
+    table.add_column("trial", no_wrap=True)
     for split in front.ann:
         for column in (f"accuracy, {split}", *_COLUMNS):
             table.add_column(column, justify="right", no_wrap=True)

@@ -113,7 +113,7 @@ def make_task():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     part = Split.of(torch.randn(20, 3), torch.randint(0, 2, (20,)))
-    splits = dict(calibration=part, search=part, test=part)
+    splits = dict(calibration=part, search=part.dataset, test=part)
     return model, splits, lambda logits, y: (logits.argmax(-1) == y).double()
 def wrong():
     return 3
