@@ -109,12 +109,13 @@ class _Coordinator:
             _LOG.info("%d trials of a killed process will run again", len(orphans))
 
     def enqueue_baselines(self) -> None:
-        """Put the uniform settings in front of a new study."""
-        if self._study.get_trials(deepcopy=False):
-            return
+        """Put the uniform settings that the study does not know yet into its queue."""
+        known = [_fixed(trial) for trial in self._study.get_trials(deepcopy=False)]
         attrs = warm_start_attrs(self._study.sampler)
         for params in self._space.baselines():
-            enqueue(self._study, params, user_attrs=baseline_attrs(), system_attrs=attrs)
+            if params not in known:
+                user = {**baseline_attrs(), _OWNER: self._owner}
+                enqueue(self._study, params, user_attrs=user, system_attrs=attrs)
 
     def run_here(self, evaluator: Evaluator, trials: int) -> None:
         """Ask, measure and tell in this process."""
@@ -154,9 +155,14 @@ class _Coordinator:
 
     def _ask(self) -> tuple[int, dict[str, Any]]:
         with self._lock:
+            # A trial waits with its owner's name before it runs: were the name written after,
+            # a kill between the two would leave a trial that runs for ever and is nobody's.
+            if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                enqueue(self._study, {}, user_attrs={_OWNER: self._owner})
             trial = self._study.ask()
             self._running[trial.number] = trial
-            trial.set_user_attr(_OWNER, self._owner)
+            if trial.user_attrs.get(_OWNER) != self._owner:  # somebody else's entry in the queue
+                trial.set_user_attr(_OWNER, self._owner)
             self._space.suggest(trial)
             return trial.number, dict(trial.params)
 
@@ -186,20 +192,31 @@ class _Coordinator:
         self._running.clear()
 
     def _give_back(self, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
-        """Fail a trial and put its parameters in the queue again."""
+        """Put a trial's parameters in the queue again and fail it, in this order: a kill between
+        the two must not lose them.
+        """
         found = self._study._storage.get_trial(trial._trial_id)
+        params = _fixed(found) or found.params
+        complete = set(params) == set(self._space.distributions())  # not killed while being asked
+        if complete and found.number not in self._retried():
+            kept = {k: v for k, v in found.user_attrs.items() if k not in (_OWNER, "reason")}
+            system = {k: v for k, v in found.system_attrs.items() if k.endswith(":generation")}
+            enqueue(
+                self._study,
+                params,
+                user_attrs={**kept, _RETRY_OF: found.number, _OWNER: self._owner},
+                system_attrs=system,
+            )
         fail(self._study, found, reason)
-        kept = {k: v for k, v in found.user_attrs.items() if k not in (_OWNER, "reason")}
-        params = found.system_attrs.get("fixed_params", found.params)
-        if set(params) != set(self._space.distributions()):
-            return  # killed while it was still being asked: nothing to repeat
-        system = {k: v for k, v in found.system_attrs.items() if k.endswith(":generation")}
-        enqueue(
-            self._study,
-            params,
-            user_attrs={**kept, _RETRY_OF: found.number},
-            system_attrs=system,
-        )
+
+    def _retried(self) -> set[int]:
+        trials = self._study.get_trials(deepcopy=False)
+        return {t.user_attrs[_RETRY_OF] for t in trials if _RETRY_OF in t.user_attrs}
+
+
+def _fixed(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters that a trial was enqueued with; empty if the sampler was to choose them."""
+    return dict(trial.system_attrs.get("fixed_params", {}))
 
 
 def _measure(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from conversion import ConfigError, ConversionError
@@ -305,3 +308,40 @@ def test_setups_round_trip(bench: Bench) -> None:
 def test_unknown_samplers_are_refused(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="sampler 'luck' is unknown; known: additive, nsga2"):
         make_sampler("luck", seed=0, profile=bench.evaluator.profile, space=bench.space)
+
+
+class Killed(BaseException):
+    """A process that dies: nothing that it does afterwards reaches the disk."""
+
+
+def test_a_kill_before_any_write_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.space = LayerSpace(layers=bench.space.layers, phi_max=1, rho_max=1.0, timesteps=(2,))
+    write = JournalFileBackend.append_logs
+    for allowed in range(60):
+        bench.folder = bench.folder.parent / str(allowed)
+        study, written = bench.study(), itertools.count()
+
+        def write_or_die(
+            self: JournalFileBackend,
+            logs: list[dict[str, object]],
+            written: itertools.count[int] = written,
+            allowed: int = allowed,
+        ) -> None:
+            if next(written) >= allowed:
+                raise Killed
+            write(self, logs)
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(JournalFileBackend, "append_logs", write_or_die)
+            bench.run(study, 5)
+        before = {t.number: t.values for t in finished(bench.study())}
+        bench.run(bench.study(), 6)
+        study = bench.study()
+        after = {t.number: t.values for t in finished(study)}
+        assert len(after) == 6
+        assert {number: after[number] for number in before} == before
+        assert set(states(study)) <= {"COMPLETE", "FAIL", "WAITING"}
+        exits = sorted(t.params["iat/alpha"] for t in finished(study) if is_baseline(t))
+        assert exits == [0.4, 0.6, 1.0]
