@@ -32,6 +32,9 @@ from rich.table import Table
 STDERR = Console(stderr=True)
 LOG = logging.getLogger("spikefront")
 
+SAMPLERS = ("additive", "nsga2", "nsga3", "tpe", "tpe-multivariate", "gp", "random")
+ENERGY_MODELS = ("horowitz45", "horowitz45-int8", "horowitz45-graded")
+
 # torch, optuna and matplotlib take seconds to import: each command imports what it needs, so
 # that --help and a mistyped option answer at once.
 
@@ -86,9 +89,10 @@ def energy_option(command: Command) -> Command:
     """The energy model."""
     return click.option(
         "--energy-model",
+        type=click.Choice(ENERGY_MODELS),
         default="horowitz45",
         show_default=True,
-        help="horowitz45, horowitz45-int8 or horowitz45-graded.",
+        help="Prices of a MAC and of a synaptic operation.",
     )(command)
 
 
@@ -144,9 +148,10 @@ def cli(verbose: bool, debug: bool) -> None:
 )
 @click.option(
     "--sampler",
+    type=click.Choice(SAMPLERS),
     default="additive",
     show_default=True,
-    help="additive (ours), nsga2, nsga3, tpe, tpe-multivariate, gp or random.",
+    help="additive is ours, the others are Optuna's.",
 )
 @click.option(
     "--workers",
@@ -156,7 +161,11 @@ def cli(verbose: bool, debug: bool) -> None:
     help="Processes that measure.",
 )
 @click.option(
-    "--timesteps", default="1,2,4,8", show_default=True, help="Values of T to choose from."
+    "--timesteps",
+    default="1,2,4,8",
+    show_default=True,
+    callback=lambda context, option, text: _whole_numbers(text),
+    help="Values of T to choose from.",
 )
 @click.option(
     "--phi-max",
@@ -182,7 +191,7 @@ def search(
     trials: int,
     sampler: str,
     workers: int,
-    timesteps: str,
+    timesteps: tuple[int, ...],
     phi_max: int,
     rho_max: float,
     **task: Any,
@@ -202,22 +211,26 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     spec = _spec(task)
-    store = rooms.open_storage(storage or out / rooms.JOURNAL_NAME)
+    name = study_name or _study_name(spec)
+    limits: dict[str, Any] = {"phi_max": phi_max, "rho_max": rho_max, "timesteps": timesteps}
+    place = storage or out / rooms.JOURNAL_NAME
+    if isinstance(place, str) or place.exists():
+        there = rooms.open_storage(place)
+        rooms.check_settings(there, name, energy_model=energy_model, task=spec, **limits)
+    rooms.check_writable(out)
     make = functools.partial(make_evaluator, spec, device, energy_model, batch_size)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
-        space = LayerSpace(
-            layers=evaluator.layers,
-            phi_max=phi_max,
-            rho_max=rho_max,
-            timesteps=_whole_numbers(timesteps),
-        )
+        space = LayerSpace(layers=evaluator.layers, **limits)
+    _warn_of_a_useless_ann(evaluator)
     setup = rooms.StudySetup.of(evaluator, space, spec)
-    study = rooms.open_study(store, study_name or _study_name(spec), setup)
+    study = rooms.open_study(rooms.open_storage(place), name, setup)
     # A resumed search must not draw what the first one drew.
     seed = spec.seed + len(study.get_trials(deepcopy=False))
     study.sampler = rooms.make_sampler(sampler, seed=seed, profile=evaluator.profile, space=space)
     resumed = len(rooms.finished(study))
+    if resumed >= trials:
+        click.echo(f"the study has {resumed} finished trials already: nothing to run", err=True)
     with _trial_progress(evaluator, trials, resumed) as on_trial:
         rooms.run_study(
             study,
@@ -282,15 +295,15 @@ def report(
 @study_options
 @task_options
 @run_options
-@click.option("--trial", type=int, help="This trial.")
+@click.option("--trial", type=click.IntRange(0), help="This trial.")
 @click.option(
     "--max-energy",
-    type=float,
+    type=click.FloatRange(0, min_open=True),
     help="The most accurate point up to this share of the ANN's energy (0.08 is 8 %).",
 )
 @click.option(
     "--max-accuracy-drop",
-    type=float,
+    type=click.FloatRange(0, 1),
     help="The cheapest point that loses at most this much (0.01 is one point).",
 )
 @click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
@@ -314,6 +327,8 @@ def export(
     from reports import measure_front, measurement_table, select
     from search import study_setup
 
+    if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
+        raise click.UsageError("give either --trial or limits, not both")
     study, spec = _open_existing(out, storage, study_name, task)
     evaluator = _evaluator_of(study, spec, device, batch_size)
     front = measure_front(study, evaluator, test=False)
@@ -346,7 +361,13 @@ def export(
     type=click.Path(path_type=Path),
     help="Write the logits and exit steps of a split here (safetensors).",
 )
-@click.option("--split", default="search", show_default=True, help="search or test.")
+@click.option(
+    "--split",
+    type=click.Choice(["search", "test"]),
+    default="search",
+    show_default=True,
+    help="The split to run.",
+)
 def convert(
     config: Path, device: str, batch_size: int | None, logits: Path | None, split: str, **task: Any
 ) -> None:
@@ -435,22 +456,34 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
     show_default=True,
     help="T of thresholds and calibration.",
 )
-@click.option("--calibration", default="light", show_default=True, help="light or none.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["light", "none"]),
+    default="light",
+    show_default=True,
+    help="light corrects each layer's bias.",
+)
 @click.option(
     "--alpha",
-    type=float,
+    type=click.FloatRange(0, 1),
     default=0.6,
     show_default=True,
     help="Exit above this confidence; 1 never exits.",
 )
 @click.option(
     "--beta",
-    type=float,
+    type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
     help="Part of the exit threshold that follows the calibration entropy.",
 )
-@click.option("--split", default="search", show_default=True, help="search or test.")
+@click.option(
+    "--split",
+    type=click.Choice(["search", "test"]),
+    default="search",
+    show_default=True,
+    help="The split to run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     device: str,
@@ -514,22 +547,24 @@ def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> 
 
 def make_evaluator(spec: Any, device: str, energy: str, batch_size: int | None) -> Any:
     """The evaluator of a task by reference; worker processes call it too."""
-    import torch
-
-    from conversion import ConfigError
     from evaluators import Evaluator, load_task
 
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {device!r} is not to be had: {str(error).splitlines()[0]}"
-        ) from error
     evaluator = Evaluator(
         load_task(spec), device=device, energy=energy, batch_size=batch_size, seed=spec.seed
     )
     _ = evaluator.profile
     return evaluator
+
+
+def _warn_of_a_useless_ann(evaluator: Any) -> None:
+    right, classes = evaluator.ann("search").accuracy.value, evaluator.profile.logits.shape[-1]
+    if right <= 1 / classes:
+        LOG.warning(
+            "the ANN scores %.1f %% on the search split, no better than chance for %d outputs:"
+            " are weights, labels and preprocessing the right ones?",
+            100 * right,
+            classes,
+        )
 
 
 def _spec(given: dict[str, Any]) -> Any:
@@ -656,12 +691,11 @@ def _compare(config: Path, expected: Any, found: Any, tolerance: float, recorded
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(
-            f"give whole numbers like 1,2,4, got {text!r}", param_hint="--timesteps"
-        ) from error
+    parts = [part.strip() for part in text.split(",")]
+    numbers = tuple(int(part) for part in parts if part.isdecimal() and int(part) > 0)
+    if len(set(numbers)) != len(parts):
+        raise click.BadParameter(f"give different whole numbers like 1,2,4, got {text!r}")
+    return numbers
 
 
 @contextmanager
@@ -699,11 +733,15 @@ def _trial_progress(evaluator: Any, trials: int, resumed: int) -> Iterator[Any]:
         def on_trial(study: Any, count: int, reason: str | None) -> None:
             if reason is not None:
                 LOG.warning("a trial failed: %s", reason)
-            if STDERR.is_terminal:
-                front = non_dominated_trials(study)
-                within = [m.energy_ratio for m in front if m.accuracy.value >= ann - 0.01]
-                best = f"; ≤ 1 point lost at {min(within):.1%}" if within else ""
-                progress.update(bar, completed=count, front=f"front {len(front)} points{best}")
+            if not STDERR.is_terminal and count % 10:
+                return
+            front = non_dominated_trials(study)
+            within = [m.energy_ratio for m in front if m.accuracy.value >= ann - 0.01]
+            best = f"; ≤ 1 point lost at {min(within):.1%}" if within else ""
+            shown = f"front {len(front)} points{best}"
+            progress.update(bar, completed=count, front=shown)
+            if not STDERR.is_terminal:
+                LOG.info("%d of %d trials, %s", count, trials, shown)
 
         yield on_trial
 

@@ -27,7 +27,8 @@ class Simulation:
         logits: Mean output of the steps so far, ``(T, N, classes)``.
         spikes: Spikes of each source at each step, ``(sources, T, N)``.
         synops: Accumulates they cause, likewise.
-        sources: Names of the sources: spiking layers, and max-pools between spikes.
+        sources: Names of the sources, in order of execution: spiking layers, and max-pools
+            between spikes.
     """
 
     logits: Tensor
@@ -82,8 +83,8 @@ class SpikingModel(nn.Module):
             for name in network.sites
         }
         self._quanta = _gate_quanta(network, costs, self._neurons)
-        self._sources = {site.node: name for name, site in network.sites.items()}
-        self._sources |= {node: node for node in costs.fan_out if node not in self._sources}
+        names = {site.node: name for name, site in network.sites.items()}
+        self._sources = {node: names.get(node, node) for node in costs.fan_out}
 
     @torch.inference_mode()
     def simulate(self, x: Tensor, *, burst: Burst = "count") -> Simulation:
@@ -218,6 +219,11 @@ class _SpikeCounter:
         order = (0, *range(2, counts.dim()), 1) if counts.dim() == 4 else tuple(range(counts.dim()))
         weights = fan_out.permute([axis - 1 for axis in order[1:]]).reshape(-1)
         rows = events.permute(order).reshape(len(counts), -1)
+        if rows.shape[1] != len(weights):
+            raise ConversionError(
+                f"node {node!r} has {rows.shape[1]} neurons for these inputs, {len(weights)} for"
+                " those that the network was profiled on: inputs must have the same shape"
+            )
         # Two matrix-vector products: measured 4 to 6 times faster than one (C·H·W, 2) product.
         self._spikes[node] = rows.sum(1).view(steps, -1)
         self._synops[node] = torch.mv(rows, weights).view(steps, -1)

@@ -26,8 +26,8 @@ class ExitPolicy:
     Attributes:
         score: ``"entropy"``: 1 − H/ln(classes) of the cumulative logits' softmax; ``"top1"``: its
             largest probability; ``"margin"``: its largest less its second largest.
-        alpha: Constant part, ≥ 0.
-        beta: Part that follows the calibration entropy, ≥ 0.
+        alpha: Constant part, 0 to 1.
+        beta: Part that follows the calibration entropy, 0 to 1.
     """
 
     score: Score = "entropy"
@@ -37,8 +37,8 @@ class ExitPolicy:
     def __post_init__(self) -> None:
         if self.score not in SCORES:
             raise ConfigError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
-        if not (0 <= self.alpha < float("inf") and 0 <= self.beta < float("inf")):
-            raise ConfigError(f"alpha and beta must be finite and >= 0, got {asdict(self)}")
+        if not (0 <= self.alpha <= 1 and 0 <= self.beta <= 1):
+            raise ConfigError(f"alpha and beta must be within 0..1, got {asdict(self)}")
 
     def rule(self, mean_entropy: Tensor) -> ExitRule:
         """The policy for a calibrated network with mean entropies ``(T,)``."""

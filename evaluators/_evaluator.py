@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conversion import (
     Choice,
+    ConfigError,
     ConversionError,
     EnergyModel,
     ExitPolicy,
@@ -57,6 +58,9 @@ class Evaluator:
         batch_size: Samples per pass; None takes 32 on a CPU, where T steps of that many stay in
             its caches (measured), and 256 elsewhere. Out of memory halves it and tries again.
         seed: Recorded with every measurement.
+
+    Raises:
+        ConfigError: The device is not to be had, or the energy model is unknown.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class Evaluator:
         seed: int = 0,
     ) -> None:
         self.task = task
-        self.device = torch.device(device)
+        self.device = _device(device)
         self.energy = energy_model(energy) if isinstance(energy, str) else energy
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
         self.seed = seed
@@ -178,6 +182,14 @@ class Evaluator:
                     raise
                 self.batch_size //= 2
                 _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {str(name)!r} is not to be had: {reason}") from error
 
 
 def _laid_out(x: Tensor) -> Tensor:

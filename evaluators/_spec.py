@@ -95,7 +95,9 @@ def load_task(spec: TaskSpec) -> Task:
 
 def _digits(spec: TaskSpec) -> Task:
     if spec.model or spec.weights or spec.data:
-        raise TaskError("the task digits brings its own data, model and weights; name none")
+        raise TaskError(
+            "the task digits brings its own data and model: leave out --data, --model, --weights"
+        )
     return digits(seed=spec.seed)
 
 
@@ -204,6 +206,8 @@ def _call(function: Callable[[], Any], name: str) -> Any:
 def _import_function(reference: str) -> Callable[[], Any]:
     """The function ``path/to/file.py:name`` or ``package.module:name`` that the user named."""
     source, _, name = reference.rpartition(":")
+    if source.endswith(".py") and not Path(source).is_file():
+        raise TaskError(f"there is no file {source}")
     try:
         module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
     except Exception as error:
@@ -222,8 +226,6 @@ def _import_module(name: str) -> Any:
 
 
 def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"spikefront_task_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

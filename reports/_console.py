@@ -4,34 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from conversion import Profile, SpikingModel
 from evaluators import AnnReference, Estimate, Measurement
 from reports._front import ParetoFront, knee
 
-_COLUMNS = ("95 %", "energy/ANN", "/int8 ANN", "steps", "KL")
-
 
 def front_table(front: ParetoFront) -> Table:
-    """The front on every split that was measured, the ANN below it."""
+    """The front on every split that was measured, the ANN below it; 80 columns wide at most."""
     best = knee(front.points).trial
-    title = f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front"
-    table = Table(title=title)
-    table.add_column("trial", no_wrap=True)
+    last = list(front.ann)[-1]
+    table = Table(
+        title=f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front",
+        caption=f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split)\n"
+        "* the knee of the front   u uniform φ and ρ",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("trial", justify="right", no_wrap=True)
     for split in front.ann:
-        for column in (f"accuracy, {split}", *_COLUMNS):
+        for column in (split, "95 %", "energy"):
             table.add_column(column, justify="right", no_wrap=True)
+    for column in ("/int8", "steps", "KL"):
+        table.add_column(column, justify="right", no_wrap=True)
     for point in front.points:
-        mark = " knee" if point.trial == best else " uniform" if point.baseline else ""
+        marks = ("*" if point.trial == best else "") + ("u" if point.baseline else "")
         cells = [cell for split in front.ann for cell in _cells(getattr(point, split))]
-        table.add_row(f"{point.trial}{mark}", *cells)
+        m: Measurement = getattr(point, last)
+        more = (f"{m.energy_ratio_int8:.0%}", f"{m.timesteps.value:.2f}", f"{m.kl.value:.3f}")
+        table.add_row(f"{marks} {point.trial}".strip(), *cells, *more)
     table.add_section()
     reference: list[str] = []
     for ann in front.ann.values():
-        int8 = f"{ann.energy_pj / ann.energy_int8_pj:.0%}"
-        reference += [f"{ann.accuracy.value:.2%}", _interval(ann.accuracy), "100.0%", int8, "", ""]
-    table.add_row("ANN", *reference)
+        reference += [f"{ann.accuracy.value:.2%}", _interval(ann.accuracy), "100.0%"]
+    int8 = front.ann[last].energy_pj / front.ann[last].energy_int8_pj
+    table.add_row("ANN", *reference, f"{int8:.0%}", "", "")
     return table
 
 
@@ -103,15 +114,8 @@ def model_table(model: SpikingModel) -> Table:
 
 
 def _cells(m: Measurement) -> list[str]:
-    return [
-        f"{m.accuracy.value:.2%}",
-        _interval(m.accuracy),
-        f"{m.energy_ratio:.1%}",
-        f"{m.energy_ratio_int8:.0%}",
-        f"{m.timesteps.value:.2f}",
-        f"{m.kl.value:.4f}",
-    ]
+    return [f"{m.accuracy.value:.2%}", _interval(m.accuracy), f"{m.energy_ratio:.1%}"]
 
 
 def _interval(accuracy: Estimate) -> str:
-    return f"{accuracy.low:.1%}–{accuracy.high:.1%}"
+    return f"{100 * accuracy.low:.1f}–{100 * accuracy.high:.1f}"

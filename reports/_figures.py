@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,11 +29,21 @@ def front_figure(front: ParetoFront) -> Figure:
         _line(axes, front.points, lambda p: p.test, _TEST, "the same, test split")
     _ann_lines(axes, front)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{100 * ratio:g}%"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylim(*_accuracy_range(front))
+    bottom, top = _accuracy_range(front)
+    axes.set_ylim(bottom, top)
+    below = [p for p in front.points if p.search.accuracy.value < bottom]
+    if below:
+        axes.annotate(
+            f"↓ {len(below)} more points of the front below",
+            (0.01, 0.01),
+            xycoords="axes fraction",
+            color=_FRONT,
+            fontsize=8,
+        )
     model = front.points[0].search.energy_model
     axes.set_xlabel(f"energy per inference, share of the ANN's ({model})")
     axes.set_ylabel("accuracy, 95 % interval")
@@ -69,9 +80,18 @@ def layers_figure(front: ParetoFront) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, symbol, name in ((left, "φ", "phi"), (right, "ρ", "rho")):
         values = np.array([[p.params[f"{name}/{layer}"] for p in front.points] for layer in layers])
-        image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=1, interpolation="nearest")
+        most = values.max()
+        whole = name == "phi"
+        image = axes.imshow(
+            values,
+            aspect="auto",
+            cmap=mpl.colormaps["viridis"].resampled(int(most) if whole else 256),
+            vmin=0.5 if whole else 1.0,
+            vmax=most + 0.5 if whole else max(most, 2.0),
+            interpolation="nearest",
+        )
         axes.set_title(f"{symbol}, {'spikes per step' if name == 'phi' else 'threshold factor'}")
-        axes.set_xlabel("front point (trial)")
+        axes.set_xlabel("trial, by rising energy")
         _label_points(axes, front)
         figure.colorbar(image, ax=axes, shrink=0.9, ticks=MaxNLocator(integer=name == "phi"))
     left.set_yticks(range(len(layers)), layers, fontsize=7)

@@ -169,14 +169,14 @@ def _by_number(front: ParetoFront, trial: int) -> FrontPoint:
 
 
 def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) -> str:
-    limits = [f"energy <= {energy:.1%} of the ANN's"] if energy is not None else []
-    limits += [f"accuracy drop <= {drop:.2%}"] if drop is not None else []
+    limits = [f"an energy <= {energy:.1%} of the ANN's"] if energy is not None else []
+    limits += [f"an accuracy drop <= {100 * drop:g} points"] if drop is not None else []
     best, cheapest = front.points[-1], front.points[0]
-    lost = front.ann["search"].accuracy.value - _accuracy(best)
+    gained = 100 * (_accuracy(best) - front.ann["search"].accuracy.value)
     return (
         f"no point of the front has {' and '.join(limits)}; the cheapest needs"
-        f" {cheapest.search.energy_ratio:.1%} of the ANN's energy, the most accurate loses"
-        f" {lost:.2%} at {best.search.energy_ratio:.1%}"
+        f" {cheapest.search.energy_ratio:.1%} of the ANN's energy, the most accurate one is"
+        f" {gained:+.2f} points from the ANN at {best.search.energy_ratio:.1%}"
     )
 
 

@@ -3,12 +3,20 @@
 from search._additive import AdditiveSampler, LayerTables, layer_tables
 from search._run import MakeEvaluator, OnTrial, run_study
 from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
-from search._storage import JOURNAL_NAME, StudyError, cut_torn_line, hold, open_storage
+from search._storage import (
+    JOURNAL_NAME,
+    StudyError,
+    check_writable,
+    cut_torn_line,
+    hold,
+    open_storage,
+)
 from search._study import (
     DIRECTIONS,
     METRICS,
     StudySetup,
     check_evaluator,
+    check_settings,
     enqueue,
     finished,
     is_baseline,
@@ -31,6 +39,8 @@ __all__ = [
     "StudyError",
     "StudySetup",
     "check_evaluator",
+    "check_settings",
+    "check_writable",
     "cut_torn_line",
     "enqueue",
     "finished",

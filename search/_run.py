@@ -192,8 +192,9 @@ class _Coordinator:
         self._running.clear()
 
     def _give_back(self, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
-        """Put a trial's parameters in the queue again and fail it, in this order: a kill between
-        the two must not lose them.
+        """Put a trial's parameters in the queue again, and fail it.
+
+        In this order: a kill between the two must not lose them.
         """
         found = self._study._storage.get_trial(trial._trial_id)
         params = _fixed(found) or found.params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -82,7 +83,25 @@ def open_storage(storage: str | Path) -> BaseStorage:
     except OSError as error:
         raise FileError(f"cannot write the study's journal {path}: {error.strerror}") from error
     except (ValueError, KeyError) as error:
-        raise StudyError(f"{path} is not an Optuna journal: {error}") from error
+        line = _damaged_line(path)
+        where = f"line {line} of {path} is damaged" if line else f"{path} is not an Optuna journal"
+        raise StudyError(f"{where}: {error}") from error
+
+
+def _damaged_line(journal: Path) -> int | None:
+    for number, line in enumerate(journal.read_bytes().splitlines(), 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            return number
+    return None
+
+
+def check_writable(folder: Path) -> None:
+    """Raise :class:`FileError` if a folder that need not exist yet could not be written."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise FileError(f"cannot write in {existing}")
 
 
 def _open_database(url: str) -> BaseStorage:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -93,7 +94,9 @@ def open_study(
     elif study.trials:
         raise StudyError(f"the study {name!r} has trials that spikefront did not make")
     else:
-        study.set_metric_names(list(METRICS))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(METRICS))
         study.set_user_attr(_SETUP, setup.to_dict())
     return study
 
@@ -121,6 +124,41 @@ def study_setup(study: optuna.Study) -> StudySetup:
     if _SETUP not in study.user_attrs:
         raise StudyError(f"the study {study.study_name!r} was not made by spikefront")
     return StudySetup.from_dict(study.user_attrs[_SETUP])
+
+
+def check_settings(
+    storage: BaseStorage,
+    name: str,
+    *,
+    energy_model: str,
+    task: TaskSpec,
+    **space: Any,
+) -> None:
+    """Check what a resumed search was told before anything is loaded or trained.
+
+    Args:
+        storage: Where the study may be.
+        name: Its name.
+        energy_model: Name of the energy model.
+        task: What to load.
+        **space: Fields of :class:`spaces.LayerSpace`.
+
+    Raises:
+        StudyError: The study is there, with other settings.
+    """
+    if name not in optuna.get_all_study_names(storage):
+        return
+    study = optuna.load_study(study_name=name, storage=storage)
+    if _SETUP in study.user_attrs:
+        there = study_setup(study)
+        here = replace(
+            there,
+            energy_model=energy_model,
+            seed=task.seed,
+            task=task,
+            space=replace(there.space, **space),
+        )
+        _check_same(name, there, here)
 
 
 def check_evaluator(study: optuna.Study, evaluator: Evaluator) -> None:

@@ -79,11 +79,16 @@ def test_the_road_from_study_to_a_verified_config(
 
     again = spikefront("search", "--task", searched, "--trials", 24, "--timesteps", "1,4")
     assert "24 trials on the front" in again.stdout
+    assert "24 finished trials already: nothing to run" in again.stderr
     changed = spikefront("search", "--task", searched, "--phi-max", 3, check=False)
     assert changed.returncode == 1
     assert "another search space (phi_max): 8 there, 3 here" in changed.stderr
+    unread = spikefront(
+        "search", "--task", searched, "--seed", 1, "--timesteps", "1,4", check=False
+    )
+    assert "another seed: 0 there, 1 here" in unread.stderr
     nothing = spikefront("export", "--task", searched, "--max-energy", 1e-6, check=False)
-    assert "no point of the front has energy" in nothing.stderr
+    assert "no point of the front has an energy" in nothing.stderr
 
     body = config["measurement"]
     tampered = tmp_path / config["tensors"]
@@ -123,19 +128,48 @@ def test_evaluate_and_profile(spikefront: CommandLine, small: str) -> None:
     assert found["stem_macs"] == 6 * 36 * 9
 
 
+def test_a_failed_search_leaves_nothing_behind(
+    spikefront: CommandLine, small: str, tmp_path: Path
+) -> None:
+    assert spikefront("search", "--task", "small.py:untraceable", check=False).returncode == 1
+    assert not (tmp_path / "spikefront-out").exists()
+
+
+def test_an_ann_no_better_than_chance_is_remarked(
+    spikefront: CommandLine, small: str, tmp_path: Path
+) -> None:
+    wrong = SMALL.replace("argmax(1)", "argmin(1)")
+    (tmp_path / "wrong.py").write_text(wrong)
+    found = spikefront("search", "--task", "wrong.py:make_task", "--trials", 1, "--timesteps", 1)
+    assert "no better than chance for 4 outputs" in found.stderr
+    assert "chance" not in spikefront("evaluate", "--task", small).stderr
+
+
+def test_names_offered_are_those_there_are() -> None:
+    import spikefront
+    from conversion import ENERGY_MODELS
+    from search import SAMPLER_NAMES
+
+    assert spikefront.SAMPLERS == SAMPLER_NAMES
+    assert tuple(ENERGY_MODELS) == spikefront.ENERGY_MODELS
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["search", "--task", "no.py:f"], "there is no file"),
         (["search", "--task", "small.py:untraceable"], "torch.fx cannot trace"),
         (["search", "--task", "small.py:make_task", "--out", "/proc/nowhere"], "cannot write"),
-        (["search", "--task", "small.py:make_task", "--sampler", "luck"], "sampler 'luck' is unk"),
+        (["search", "--task", "small.py:make_task", "--sampler", "luck"], "'luck' is not one of"),
         (["search", "--task", "small.py:make_task", "--timesteps", "4,x"], "whole numbers"),
+        (["search", "--task", "small.py:make_task", "--timesteps", "0,2"], "whole numbers"),
         (["search", "--task", "small.py:make_task", "--device", "quantum"], "'quantum' is not to"),
         (["search", "--trials", "0"], "0 is not in the range x>=1"),
         (["report", "--out", "empty"], "there is no study in empty; run `spikefront search"),
         (["verify", "no.json"], "cannot read no.json"),
-        (["evaluate", "--task", "small.py:make_task", "--split", "train"], "split must be one of"),
+        (["evaluate", "--task", "small.py:make_task", "--split", "train"], "'train' is not one of"),
+        (["evaluate", "--task", "small.py:make_task", "--alpha", "7"], "7.0 is not in the range"),
+        (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
         (["explode"], "No such command 'explode'"),
     ],
 )

@@ -284,3 +284,11 @@ def test_configs_are_checked_at_construction(make, message: str) -> None:
 def test_configs_round_trip(small_profile: Profile) -> None:
     config = uniform(small_profile, timesteps=4, phi=3, rho=1.25, calibration_timesteps=2)
     assert ConversionConfig.from_dict(config.to_dict()) == config
+
+
+def test_inputs_of_another_shape_are_refused_where_spikes_are_counted() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found = profile(net.eval(), [torch.randn(8, 1, 6, 6)])
+    model = convert(found, ConversionConfig.uniform(found.layers, timesteps=2, phi=2))
+    with pytest.raises(ConversionError, match="has 72 neurons for these inputs, 32 for those"):
+        model.simulate(torch.randn(3, 1, 8, 8))

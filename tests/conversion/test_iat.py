@@ -70,5 +70,5 @@ def test_policies_are_checked() -> None:
         ExitPolicy(score="hope")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="score must be one of"):
         ExitRule(score="hope", thresholds=(1.0,))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="alpha and beta must be finite"):
+    with pytest.raises(ConfigError, match=r"alpha and beta must be within 0\.\.1"):
         ExitPolicy(alpha=-0.1)

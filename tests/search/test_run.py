@@ -20,6 +20,7 @@ from search import (
     StudyError,
     StudySetup,
     check_evaluator,
+    check_settings,
     finished,
     is_baseline,
     load_study,
@@ -278,6 +279,10 @@ def test_a_study_is_checked_on_return(bench: Bench) -> None:
         with pytest.raises(StudyError, match=message):
             bench.study(**changes)
     check_evaluator(bench.study(), bench.evaluator)
+    storage, task = open_storage(bench.folder / "study.journal"), TaskSpec()
+    check_settings(storage, "none such", energy_model="horowitz45", task=task, phi_max=4)
+    with pytest.raises(StudyError, match=r"another search space \(phi_max\): 8 there, 4 here"):
+        check_settings(storage, "s", energy_model="horowitz45", task=task, phi_max=4)
     with pytest.raises(StudyError, match="another energy model"):
         check_evaluator(bench.study(), Evaluator(bench.evaluator.task, energy="horowitz45-int8"))
 

@@ -81,8 +81,11 @@ def test_errors_do_not_show_passwords(tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
     assert "me:***@host/db" in str(caught.value)
     (tmp_path / "bad.journal").write_text("this is not a journal\nnor this\n")
-    with pytest.raises(StudyError, match="is not an Optuna journal"):
+    with pytest.raises(StudyError, match=r"line 1 of .*bad\.journal is damaged"):
         open_storage(tmp_path / "bad.journal")
+    (tmp_path / "foreign.journal").write_text('{"a": 1}\n')
+    with pytest.raises(StudyError, match=r"foreign\.journal is not an Optuna journal"):
+        open_storage(tmp_path / "foreign.journal")
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write the study's journal"):
         open_storage(tmp_path / "file" / "study.journal")
