@@ -83,10 +83,8 @@ def test_the_road_from_study_to_a_verified_config(
     changed = spikefront("search", "--task", searched, "--phi-max", 3, check=False)
     assert changed.returncode == 1
     assert "another search space (phi_max): 8 there, 3 here" in changed.stderr
-    unread = spikefront(
-        "search", "--task", searched, "--seed", 1, "--timesteps", "1,4", check=False
-    )
-    assert "another seed: 0 there, 1 here" in unread.stderr
+    other = spikefront("search", "--task", searched, "--seed", 1, check=False)
+    assert "another seed: 0 there, 1 here" in other.stderr
     nothing = spikefront("export", "--task", searched, "--max-energy", 1e-6, check=False)
     assert "no point of the front has an energy" in nothing.stderr
 
@@ -141,7 +139,7 @@ def test_an_ann_no_better_than_chance_is_remarked(
     wrong = SMALL.replace("argmax(1)", "argmin(1)")
     (tmp_path / "wrong.py").write_text(wrong)
     found = spikefront("search", "--task", "wrong.py:make_task", "--trials", 1, "--timesteps", 1)
-    assert "no better than chance for 4 outputs" in found.stderr
+    assert "no better than chance for 4 outputs" in " ".join(found.stderr.split())
     assert "chance" not in spikefront("evaluate", "--task", small).stderr
 
 
