@@ -666,27 +666,29 @@ def _provenance(study: Any, evaluator: Any, spec: Any) -> dict[str, Any]:
 
 
 def _compare(config: Path, expected: Any, found: Any, tolerance: float, recorded: Any) -> None:
-    from conversion import DeployError
-
-    if found.logits_sha256 == expected.logits_sha256:
-        click.echo(f"\n{config}: the same logits, bit for bit (n = {found.n}).")
-        return
     import torch
 
+    from conversion import DeployError
+
+    same_bits = found.logits_sha256 == expected.logits_sha256
     here = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     there = f"torch {recorded.get('torch')}, {recorded.get('threads')} threads"
     worst = 0.0
-    for name in ("accuracy", "energy_pj", "kl"):
+    for name in ("accuracy", "energy_pj", "kl", "timesteps"):
         was, now = getattr(expected, name).value, getattr(found, name).value
         worst = max(worst, abs(now - was) / max(abs(was), 1e-12))
+    if same_bits and worst == 0:
+        click.echo(f"\n{config}: the same logits, bit for bit (n = {found.n}).")
+        return
     if worst <= tolerance and tolerance > 0:
         click.echo(f"\n{config}: other bits, but within {worst:.2g} (relative).")
         return
     raise DeployError(
-        f"{config} does not verify: logits differ, accuracy {expected.accuracy.value:.4f} ->"
-        f" {found.accuracy.value:.4f}, energy {expected.energy_pj.value:.6g} ->"
-        f" {found.energy_pj.value:.6g} pJ, largest relative difference {worst:.2g}; measured with"
-        f" {there}, here {here}. --tolerance allows for another machine"
+        f"{config} does not verify: {'the same' if same_bits else 'other'} logits, accuracy"
+        f" {expected.accuracy.value:.4f} -> {found.accuracy.value:.4f}, energy"
+        f" {expected.energy_pj.value:.6g} -> {found.energy_pj.value:.6g} pJ, largest relative"
+        f" difference {worst:.2g}; measured with {there}, here {here}. --tolerance allows for"
+        " another machine"
     )
 
 

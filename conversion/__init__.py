@@ -6,7 +6,7 @@ from conversion._deploy import DeployConfig, load, save
 from conversion._energy import ENERGY_MODELS, Costs, EnergyModel, costs, energy_model
 from conversion._errors import ConfigError, ConversionError, DeployError, SpikefrontError
 from conversion._files import FileError, read_file, sha256, write_file
-from conversion._graph import Network, Role, SpikingSite, model_fingerprint, trace
+from conversion._graph import Network, Role, SpikingSite, trace
 from conversion._iat import (
     SCORES,
     ExitPolicy,
@@ -59,7 +59,6 @@ __all__ = [
     "load",
     "mean_entropy",
     "mmse_fractions",
-    "model_fingerprint",
     "normalised_entropy",
     "profile",
     "read_file",

@@ -72,11 +72,15 @@ class SpikingModel(nn.Module):
     ) -> None:
         super().__init__()
         config.check_layers(network.sites)
+        if exit is not None and len(exit.thresholds) < config.timesteps:
+            raise ConfigError(
+                f"an exit rule needs {config.timesteps} thresholds, got {len(exit.thresholds)}"
+            )
         self.network = network
         self.costs = costs
         self.config = config
         self.exit = exit
-        self.thetas = dict(thetas)
+        self.thetas = {name: theta.clone() for name, theta in thetas.items()}
         self.biases = dict(biases)
         self._neurons = {
             name: _neuron(network, config, name, thetas[name], biases[name])
@@ -177,7 +181,13 @@ def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
     if config.calibration == "light":
         with torch.inference_mode():
             run = SpikingPass(profile.network, neurons, tune=_LightCalibration(profile, neurons))
-            run.advance(run.start(profile.inputs), calibration_steps)
+            try:
+                run.advance(run.start(profile.inputs), calibration_steps)
+            except torch.OutOfMemoryError as error:
+                raise ConversionError(
+                    f"calibrating with {len(profile.inputs)} samples × {calibration_steps} steps"
+                    " needs more memory than there is; use fewer calibration samples"
+                ) from error
     return SpikingModel(
         profile.network,
         profile.costs,
@@ -214,7 +224,8 @@ class _SpikeCounter:
     def count(self, node: str, counts: Tensor, steps: int) -> None:
         if node not in self._fan_out:
             return
-        fan_out = self._fan_out[node].to(counts)
+        fan_out = self._fan_out[node].to(counts.device, torch.float32)
+        counts = counts.float()  # half precision could not hold the sums
         events = counts if self._burst == "count" else (counts > 0.5).to(counts)
         order = (0, *range(2, counts.dim()), 1) if counts.dim() == 4 else tuple(range(counts.dim()))
         weights = fan_out.permute([axis - 1 for axis in order[1:]]).reshape(-1)
@@ -229,6 +240,8 @@ class _SpikeCounter:
         self._synops[node] = torch.mv(rows, weights).view(steps, -1)
 
     def stacked(self, nodes: list[str]) -> tuple[Tensor, Tensor]:
+        if not nodes:
+            return torch.zeros(0, 0, 0), torch.zeros(0, 0, 0)
         spikes = torch.stack([self._spikes[node] for node in nodes])
         synops = torch.stack([self._synops[node] for node in nodes])
         return spikes.double(), synops.double()
@@ -251,11 +264,10 @@ def _gate_quanta(network: Network, costs: Costs, neurons: dict[str, AdaFire]) ->
     """Size of one spike per channel behind each max-pool that passes spikes on."""
     quanta = {site.node: neurons[name].threshold for name, site in network.sites.items()}
     for node in network.module.graph.nodes:
-        sources = node.all_input_nodes
-        if network.roles[node.name] is Role.GATE and node.name in costs.fan_out:
-            quanta[node.name] = quanta[sources[0].name]
-        elif node.target is torch.cat and all(s.name in quanta for s in sources):
-            quanta[node.name] = torch.cat([quanta[s.name] for s in sources])
+        if network.roles[node.name] is Role.GATE:
+            quanta[node.name] = quanta[node.all_input_nodes[0].name]
+        elif node.target is torch.cat and all(n.name in quanta for n in node.all_input_nodes):
+            quanta[node.name] = torch.cat([quanta[n.name] for n in node.args[0]])
     return {name: value for name, value in quanta.items() if name in _gates(network)}
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from conversion._config import ConversionConfig
 from conversion._convert import SpikingModel
 from conversion._energy import costs
-from conversion._errors import ConfigError, DeployError
+from conversion._errors import ConfigError, ConversionError, DeployError
 from conversion._files import read_file, sha256, write_file
-from conversion._graph import model_fingerprint, trace
+from conversion._graph import Network, trace
 from conversion._iat import ExitRule
 
 SCHEMA = "spikefront/deploy"
@@ -30,7 +30,7 @@ class DeployConfig:
     """One point of a front, ready for another program.
 
     Attributes:
-        model_fingerprint: SHA-256 of the ANN's parameters and buffers.
+        model_fingerprint: SHA-256 of the ANN's operations, parameters and buffers.
         input_shape: Shape of one input sample.
         conversion: φ, ρ per layer, T, calibration.
         exit: Score and threshold per step of the early exit, or None.
@@ -153,15 +153,8 @@ def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cp
         ConfigError: A layer is missing or unknown.
     """
     config = DeployConfig.read(path)
-    found = model_fingerprint(model)
-    if found != config.model_fingerprint:
-        raise DeployError(
-            f"{path} belongs to another model: its fingerprint is"
-            f" {config.model_fingerprint[:12]}…, this model's is {found[:12]}…"
-        )
     tensors = _read_tensors(Path(path).parent, config)
-    sample = torch.randn((2, *config.input_shape), generator=torch.Generator().manual_seed(0))
-    network = trace(model, sample).to(device)
+    network = _the_model(path, config, model).to(device)
     config.conversion.check_layers(network.sites)
     return SpikingModel(
         network,
@@ -171,6 +164,21 @@ def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cp
         biases=_per_layer(tensors, "bias", network.sites, device),
         exit=config.exit,
     )
+
+
+def _the_model(path: str | Path, config: DeployConfig, model: nn.Module) -> Network:
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    sample = torch.randn((2, *config.input_shape), generator=torch.Generator().manual_seed(0))
+    try:
+        network = trace(model, sample.to(dtype))
+    except ConversionError as error:
+        raise DeployError(f"{path} does not fit this model: {error}") from error
+    if network.fingerprint != config.model_fingerprint:
+        raise DeployError(
+            f"{path} belongs to another model: its fingerprint is"
+            f" {config.model_fingerprint[:12]}…, this model's is {network.fingerprint[:12]}…"
+        )
+    return network
 
 
 def _read_tensors(folder: Path, config: DeployConfig) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from conversion._errors import ConfigError
 from conversion._graph import (
@@ -107,13 +108,16 @@ class Costs:
             the max-pools between spikes.
         stem_macs: MACs on analog input, once per inference.
         step_macs: MACs of nodes that stay analog, at every step.
-        ann_macs: MACs of the ANN.
+        ann_macs: MACs of the ANN. Products with zeros of a padding are none: no spike would ever
+            cross such a synapse either.
+        padding_macs: Those products; with them it is the number that MAC counters usually give.
     """
 
     fan_out: dict[str, Tensor]
     stem_macs: int
     step_macs: int
     ann_macs: int
+    padding_macs: int
 
 
 @dataclass
@@ -140,13 +144,19 @@ def costs(network: Network) -> Costs:
         counter.run(None)
         total = counter.accumulates
         sources = counter.sources
-        gradients = torch.autograd.grad(
-            total, list(sources.values()), allow_unused=True, materialize_grads=True
+        gradients = (
+            torch.autograd.grad(
+                total, list(sources.values()), allow_unused=True, materialize_grads=True
+            )
+            if sources
+            else ()
         )
     fan_out = {
         name: gradient[0].detach() for name, gradient in zip(sources, gradients, strict=True)
     }
-    return Costs(fan_out, counter.stem_macs, counter.step_macs, counter.ann_macs)
+    return Costs(
+        fan_out, counter.stem_macs, counter.step_macs, counter.ann_macs, counter.padding_macs
+    )
 
 
 class _EventPass(fx.Interpreter):
@@ -157,7 +167,8 @@ class _EventPass(fx.Interpreter):
         self._device = device
         self.accumulates = torch.zeros((), dtype=torch.float64, device=device, requires_grad=True)
         self.sources: dict[str, Tensor] = {}
-        self.stem_macs = self.step_macs = self.ann_macs = 0
+        self.stem_macs = self.step_macs = self.ann_macs = self.padding_macs = 0
+        self._analog_macs = _analog_macs(network)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "output":
@@ -166,7 +177,10 @@ class _EventPass(fx.Interpreter):
         role = self._network.roles[n.name]
         if n.op == "get_attr" or "tensor_meta" not in n.meta:
             return _Signal(None, False)
-        macs = self._macs(n) if role is Role.SYNAPSE else 0
+        macs = self._analog_macs.get(n.name, 0)
+        if role is Role.SYNAPSE:
+            macs = self._macs(n)
+            self.padding_macs += self._dense_macs(n) - macs
         self.ann_macs += macs
         if self._network.timing[n.name] is not Timing.TEMPORAL:
             self.stem_macs += macs
@@ -181,7 +195,7 @@ class _EventPass(fx.Interpreter):
             return self._wire(n, inputs)
         if role is Role.GATE and inputs[0].events is not None and not inputs[0].current:
             return self._gate(n, inputs[0])
-        self.step_macs += _elements(n)
+        self.step_macs += max(macs, _elements(n))
         return _Signal(None, True)
 
     def _source(self, n: fx.Node) -> _Signal:
@@ -213,11 +227,15 @@ class _EventPass(fx.Interpreter):
         current = any(signal.current for signal in inputs)
         if all(signal.events is None for signal in inputs):
             return _Signal(None, current)
+        if _blends(self.module, n):  # each value is a weighted sum: no longer whole spikes
+            self._arrive(inputs)
+            self.step_macs += _elements(n) * 2 ** (len(n.meta["tensor_meta"].shape) - 2)
+            return _Signal(None, True)
         if len(inputs) == 1:
             return _Signal(self._events_through(n, inputs[0].events), current)
         if n.target is torch.cat:
-            parts = [self._events_or_zeros(source) for source in n.all_input_nodes]
-            return _Signal(torch.cat(parts, *n.args[1:], **_without(n.kwargs, "tensors")), current)
+            parts = [self._events_or_zeros(source) for source in cast(Any, n.args[0])]
+            return _Signal(torch.cat(parts, *n.args[1:], **n.kwargs), current)
         shape = (1, *n.meta["tensor_meta"].shape[1:])
         events = [signal.events for signal in inputs if signal.events is not None]
         return _Signal(sum((e.expand(shape) for e in events[1:]), events[0].expand(shape)), current)
@@ -225,20 +243,22 @@ class _EventPass(fx.Interpreter):
     def _events_or_zeros(self, source: fx.Node) -> Tensor:
         events: Tensor | None = self.env[source].events
         shape = (1, *source.meta["tensor_meta"].shape[1:])
-        return torch.zeros(shape, dtype=torch.float64) if events is None else events
+        zeros = torch.zeros(shape, dtype=torch.float64, device=self._device)
+        return zeros if events is None else events
 
     def _events_through(self, n: fx.Node, events: Tensor | None) -> Tensor:
         """Events behind a node without weights: each passes on to every cell it belongs to."""
         assert events is not None
         module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
         if isinstance(module, POOL_MODULES + MAX_POOL_MODULES):
-            return _pool_sum(events, vars(module))
+            return _pool_sum(events, vars(module), n.meta["tensor_meta"].shape)
         if n.target in POOL_FUNCTIONS + MAX_POOL_FUNCTIONS:
-            return _pool_sum(events, _pool_arguments(n))
+            return _pool_sum(events, _pool_arguments(n), n.meta["tensor_meta"].shape)
         if isinstance(module, ADAPTIVE_POOL_MODULES) or n.target in ADAPTIVE_POOL_FUNCTIONS:
             return _adaptive_pool_sum(events, n.meta["tensor_meta"].shape[2:])
         if n.target is torch.mean or n.target == "mean":
-            return events.sum(mean_dims(n), keepdim=bool(n.kwargs.get("keepdim", False)))
+            keepdim = n.args[2] if len(n.args) > 2 else n.kwargs.get("keepdim", False)
+            return events.sum(mean_dims(n), keepdim=bool(keepdim))
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             return events
         if module is not None:
@@ -252,6 +272,12 @@ class _EventPass(fx.Interpreter):
         return cast(Tensor, target(*args, **kwargs))
 
     def _macs(self, n: fx.Node) -> int:
+        shape = (1, *n.all_input_nodes[0].meta["tensor_meta"].shape[1:])
+        ones = torch.ones(shape, dtype=torch.float64, device=self._device)
+        module = self.module.get_submodule(str(n.target))
+        return round(float(_with_unit_weights(module, ones).sum()))
+
+    def _dense_macs(self, n: fx.Node) -> int:
         module = self.module.get_submodule(str(n.target))
         out_shape = n.meta["tensor_meta"].shape[1:]
         if isinstance(module, nn.Linear):
@@ -264,12 +290,55 @@ class _EventPass(fx.Interpreter):
         return int(out_shape.numel()) * (conv.in_channels // conv.groups) * kernel
 
 
+class _AnalogMacs(fx.Interpreter):
+    """Runs the ANN on zeros and counts the MACs of the nodes that stay analog."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network.module)
+        self._roles = network.roles
+        self.macs: dict[str, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if self._roles[n.name] is not Role.ANALOG:
+            return super().run_node(n)
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        self.macs[n.name] = counter.get_total_flops() // 2
+        return result
+
+
+def _analog_macs(network: Network) -> dict[str, int]:
+    """MACs of products inside each analog node (attention, matrix products), by node."""
+    if not network.analog_nodes:
+        return {}
+    run = _AnalogMacs(network)
+    device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
+    # Attention leaves its fast path, which the counter cannot look into, when grads are asked for.
+    run.run(torch.zeros(1, *network.sample_shape, device=device, requires_grad=True))
+    return run.macs
+
+
+def _blends(module: nn.Module, n: fx.Node) -> bool:
+    """Whether a node interpolates between values."""
+    if n.op == "call_module":
+        return getattr(module.get_submodule(str(n.target)), "mode", "nearest") != "nearest"
+    return n.target is F.interpolate and _interpolation(n) != "nearest"
+
+
+def _interpolation(n: fx.Node) -> str:
+    return str(n.args[3] if len(n.args) > 3 else n.kwargs.get("mode", "nearest"))
+
+
 def _with_unit_weights(module: nn.Module, events: Tensor) -> Tensor:
     weight = torch.ones_like(cast(Tensor, module.weight), dtype=events.dtype)
     if isinstance(module, nn.Linear):
         return F.linear(events, weight)
     conv = cast(Any, module)
     rank = weight.dim() - 2
+    padding = conv.padding
+    if conv.padding_mode != "zeros":
+        events = F.pad(events, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+        padding = 0
     function: Any
     arguments: tuple[Any, ...]
     if conv.transposed:
@@ -277,7 +346,7 @@ def _with_unit_weights(module: nn.Module, events: Tensor) -> Tensor:
         arguments = (conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation)
     else:
         function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-        arguments = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        arguments = (conv.stride, padding, conv.dilation, conv.groups)
     reached: Tensor = function(events, weight, None, *arguments)
     return reached
 
@@ -292,8 +361,8 @@ def _pool_arguments(n: fx.Node) -> dict[str, Any]:
     return given
 
 
-def _pool_sum(events: Tensor, options: dict[str, Any]) -> Tensor:
-    """Sum of the events in each window of a pool."""
+def _pool_sum(events: Tensor, options: dict[str, Any], shape: torch.Size) -> Tensor:
+    """Sum of the events in each window of a pool whose output has ``shape``."""
     rank = events.dim() - 2
     kernel = _per_axis(options["kernel_size"], rank)
     stride = _per_axis(options.get("stride") or options["kernel_size"], rank)
@@ -304,7 +373,9 @@ def _pool_sum(events: Tensor, options: dict[str, Any]) -> Tensor:
     channels = events.shape[1]
     weight = torch.ones((channels, 1, *kernel), dtype=events.dtype, device=events.device)
     function = cast(Any, (F.conv1d, F.conv2d, F.conv3d)[rank - 1])
-    return cast(Tensor, function(events, weight, None, stride, padding, dilation, groups=channels))
+    sums = function(events, weight, None, stride, padding, dilation, groups=channels)
+    # With ceil_mode torch leaves out a last window that would begin in the padding.
+    return cast(Tensor, sums[(..., *(slice(size) for size in shape[2:]))])
 
 
 def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
@@ -324,11 +395,7 @@ def _adaptive_pool_sum(events: Tensor, size: torch.Size) -> Tensor:
 
 def _keeps_every_value(n: fx.Node) -> bool:
     """Sums with a constant and products with a factor: as many events out as in."""
-    return n.target in (*SUMS, *SCALES, "add", "sub", "contiguous")
-
-
-def _without(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in kwargs.items() if key != name}
+    return n.target in (*SUMS, *SCALES, "add", "sub", "mul", "div")
 
 
 def _elements(n: fx.Node) -> int:

@@ -13,21 +13,21 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from conversion._errors import ConversionError
+from conversion._rewrite import (
+    NORMS,
+    SYNAPSE_MODULES,
+    for_each_sample,
+    reshape_samples,
+    rewrite,
+    shape_of,
+)
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-
-SYNAPSE_MODULES = (*_CONVS, *_TRANSPOSED, nn.Linear)
 POOL_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 ADAPTIVE_POOL_MODULES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 MAX_POOL_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-_WIRE_MODULES = (*POOL_MODULES, *ADAPTIVE_POOL_MODULES, *_NORMS, nn.Flatten, nn.ZeroPad2d)
+_WIRE_MODULES = (*POOL_MODULES, *ADAPTIVE_POOL_MODULES, *NORMS)
 _RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 POOL_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
@@ -45,12 +45,20 @@ MAX_POOL_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     torch.max_pool2d,
     torch.max_pool3d,
 )
-_RELU_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.relu, torch.relu, F.relu6, F.hardtanh)
+_RELU_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    F.relu,
+    torch.relu,
+    F.relu6,
+    F.hardtanh,
+    torch.clamp,
+)
 SUMS: tuple[Callable[..., Any], ...] = (operator.add, torch.add, operator.sub, torch.sub)
 SCALES: tuple[Callable[..., Any], ...] = (operator.mul, torch.mul, operator.truediv, torch.div)
-_RESHAPES: tuple[Callable[..., Any], ...] = (torch.flatten, torch.reshape, torch.squeeze)
-_RESHAPE_METHODS = ("view", "reshape", "flatten", "squeeze")
-_OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, operator.isub: operator.sub}
+_MOVES = (
+    "permute", "transpose", "swapaxes", "movedim", "narrow", "select", "unsqueeze", "getitem",
+    "roll", "flip", "pad", "contiguous", "clone", "for_each_sample",
+)  # fmt: skip
+"""Functions and methods that only move values, by name."""
 
 
 class Role(enum.Enum):
@@ -60,7 +68,7 @@ class Role(enum.Enum):
     SYNAPSE = "synapse"  # convolution or linear layer: where a spike is multiplied by weights
     WIRE = "wire"  # linear without weights of its own: pools, sums, concatenation, reshapes
     SPIKING = "spiking"  # a ReLU-like activation
-    GATE = "gate"  # max-pool: cumulative difference, spikes stay spikes
+    GATE = "gate"  # max-pool of spikes: cumulative difference, spikes stay spikes
     ANALOG = "analog"  # anything else: cumulative difference, costs MACs every step
 
 
@@ -72,11 +80,6 @@ class Timing(enum.Enum):
     TEMPORAL = 2
 
 
-def reshape_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Reshape every sample, whatever the size of the batch: ``(B, *) -> (B, *shape)``."""
-    return x.reshape(x.shape[0], *shape)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SpikingSite:
     """A place where the ANN had a ReLU-like activation.
@@ -84,13 +87,15 @@ class SpikingSite:
     Attributes:
         name: Fully qualified name; a module's second call gets the suffix ``_1``, as in torch.fx.
         node: Name of the node in the traced graph.
-        shape: Shape of one sample's activation, ``(C, ...)``.
+        shape: Shape of one sample's activation: ``(C, ...)``, behind a linear layer ``(..., C)``.
+        channels: Which dimension of a batch of activations holds the channels.
         ceiling: Upper clip of the activation (6 for ReLU6), or None.
     """
 
     name: str
     node: str
     shape: tuple[int, ...]
+    channels: int
     ceiling: float | None
 
 
@@ -102,7 +107,7 @@ class Network:
         roles: Role of each node, by node name.
         timing: Timing of each node, by node name.
         sites: The spiking layers in order of execution, by layer name.
-        fingerprint: SHA-256 of the model's parameters and buffers.
+        fingerprint: SHA-256 of the model's operations, parameters and buffers.
         sample_shape: Shape of one input sample.
     """
 
@@ -113,14 +118,14 @@ class Network:
         self.sample_shape = sample_shape
         self.fingerprint = fingerprint
         modules = dict(module.named_modules())
-        self.roles = {node.name: _role(node, modules) for node in module.graph.nodes}
+        self.roles: dict[str, Role] = {}
+        for node in module.graph.nodes:
+            role = _role(node, modules)
+            if role is Role.GATE and not _carries_spikes(node.all_input_nodes[0], self.roles):
+                role = Role.ANALOG
+            self.roles[node.name] = role
         self.timing = _timing(module.graph, self.roles)
         self.sites = {site.name: site for site in _sites(module.graph, self.roles, modules)}
-        if not self.sites:
-            raise ConversionError(
-                "the network has no ReLU-like activation, so nothing in it could spike;"
-                " spikefront converts ReLU, ReLU6 and Hardtanh networks"
-            )
 
     @property
     def analog_nodes(self) -> list[str]:
@@ -139,9 +144,18 @@ class Network:
         return moved
 
 
-def model_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a model's parameters and buffers."""
+def _fingerprint(module: fx.GraphModule, model: nn.Module) -> str:
+    """SHA-256 over what a traced model does, node by node, and over its parameters and buffers."""
     digest = hashlib.sha256()
+    modules = dict(module.named_modules())
+    position = {node: f"%{i}" for i, node in enumerate(module.graph.nodes)}
+    for node in module.graph.nodes:
+        target = node.target if isinstance(node.target, str) else node.target.__name__
+        if node.op == "call_module":
+            called = modules[target]
+            target = f"{target} {type(called).__name__}({called.extra_repr()})"
+        arguments = fx.node.map_arg((node.args, node.kwargs), position.__getitem__)
+        digest.update(f"{node.op} {target} {arguments};".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -159,17 +173,14 @@ def trace(model: nn.Module, sample: Tensor) -> Network:
         ConversionError: The model cannot be traced, has an unsupported form, or its folded copy
             does not compute what the model computes.
     """
-    fingerprint = model_fingerprint(model)
     source = copy.deepcopy(model).eval().requires_grad_(False)
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
     sample = sample[:2].to(device)
     with torch.no_grad():
         expected = _logits_of(source, sample)
         module = _symbolic_trace(source)
-        _drop_dropout(module)
-        _fold_batch_norm(module)
-        _make_out_of_place(module)
-        _fix_shapes(module, sample)
+        fingerprint = _fingerprint(module, model)
+        rewrite(module, sample)
         _as_channels_last(module)
         _check_same(module, sample, expected)
     return Network(module, tuple(sample.shape[1:]), fingerprint)
@@ -182,6 +193,8 @@ def _logits_of(model: nn.Module, sample: Tensor) -> Tensor:
         raise ConversionError(
             f"the model does not run on a sample of shape {tuple(sample.shape)}: {error}"
         ) from error
+    if isinstance(out, dict):  # a segmentation network's
+        out = out.get("out", out)
     if not isinstance(out, Tensor):
         raise ConversionError(
             f"the model must return one tensor of logits; it returned {type(out).__name__}."
@@ -225,107 +238,6 @@ def _symbolic_trace(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, graph)
 
 
-def _drop_dropout(module: fx.GraphModule) -> None:
-    modules = dict(module.named_modules())
-    for node in list(module.graph.nodes):
-        is_module = node.op == "call_module" and isinstance(
-            modules[node.target], (*_DROPOUTS, nn.Identity)
-        )
-        if is_module or (node.op == "call_function" and node.target is F.dropout):
-            node.replace_all_uses_with(node.args[0])
-            module.graph.erase_node(node)
-    module.recompile()
-
-
-def _fold_batch_norm(module: fx.GraphModule) -> None:
-    modules = dict(module.named_modules())
-    calls: dict[Any, int] = {}
-    for node in module.graph.nodes:
-        calls[node.target] = calls.get(node.target, 0) + 1
-    for node in list(module.graph.nodes):
-        norm = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, _NORMS) or norm.running_mean is None:
-            continue
-        source = node.args[0]
-        layer = modules.get(source.target) if source.op == "call_module" else None
-        if not isinstance(layer, SYNAPSE_MODULES):
-            continue
-        if calls[source.target] > 1 or calls[node.target] > 1 or len(source.users) > 1:
-            continue  # shared: it stays a per-channel affine map of its own
-        _set_module(module, source.target, _fold(layer, norm))
-        modules[source.target] = module.get_submodule(source.target)
-        node.replace_all_uses_with(source)
-        module.graph.erase_node(node)
-    module.recompile()
-    module.delete_all_unused_submodules()
-
-
-def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    if isinstance(layer, nn.Linear):
-        return fuse_linear_bn_eval(layer, cast(nn.BatchNorm1d, norm))
-    transposed = isinstance(layer, _TRANSPOSED)
-    folded: nn.Module = fuse_conv_bn_eval(cast(Any, layer), cast(Any, norm), transpose=transposed)
-    return folded
-
-
-def _set_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
-
-
-def _make_out_of_place(module: fx.GraphModule) -> None:
-    for submodule in module.modules():
-        if getattr(submodule, "inplace", False):
-            submodule.inplace = False  # type: ignore[assignment]
-    for node in module.graph.nodes:
-        node.target = _OUT_OF_PLACE.get(node.target, node.target)
-        if node.op == "call_method" and node.target in ("relu_", "add_", "sub_"):
-            node.target = node.target.rstrip("_")
-        if "inplace" in node.kwargs:
-            node.kwargs = {**node.kwargs, "inplace": False}
-    module.recompile()
-
-
-def _fix_shapes(module: fx.GraphModule, sample: Tensor) -> None:
-    """Record shapes; make every reshape keep the batch, which the simulation multiplies by T."""
-    probe = torch.cat([sample[:1]] * 3)
-    ShapeProp(module).propagate(probe)
-    modules = dict(module.named_modules())
-    for node in list(module.graph.nodes):
-        if not _is_reshape(node, modules):
-            continue
-        shape = _shape(node)
-        if shape[0] != len(probe) or _shape(node.args[0])[0] != len(probe):
-            raise ConversionError(
-                f"node {node.name!r} reshapes across the batch dimension, to {tuple(shape)};"
-                " keep the first dimension for the batch"
-            )
-        with module.graph.inserting_after(node):
-            fixed = module.graph.call_function(
-                reshape_samples, (node.args[0], tuple(int(size) for size in shape[1:]))
-            )
-        fixed.meta = dict(node.meta)
-        node.replace_all_uses_with(fixed)
-        module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-
-
-def _is_reshape(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return isinstance(modules[str(node.target)], nn.Flatten)
-    if node.op == "call_method":
-        return node.target in _RESHAPE_METHODS
-    return node.op == "call_function" and node.target in _RESHAPES
-
-
-def _shape(node: Any) -> torch.Size:
-    meta = node.meta.get("tensor_meta")
-    if meta is None or not hasattr(meta, "shape"):
-        raise ConversionError(f"node {node.name!r} does not give one tensor")
-    return cast(torch.Size, meta.shape)
-
-
 def _as_channels_last(module: fx.GraphModule) -> None:
     """Measured 2 to 3 times faster on small CPU convolutions, never slower."""
     if any(isinstance(m, nn.Conv2d) for m in module.modules()):
@@ -360,47 +272,98 @@ def _module_role(module: nn.Module) -> Role:
         return Role.GATE
     if isinstance(module, _WIRE_MODULES):
         return Role.WIRE
-    if isinstance(module, nn.Upsample) and module.mode == "nearest":
+    if isinstance(module, nn.Upsample):
         return Role.WIRE
     return Role.ANALOG
 
 
 def _function_role(node: fx.Node) -> Role:
     target = cast(Callable[..., Any], node.target)
+    if "tensor_meta" not in node.meta:
+        return Role.PLAIN
     if target in _RELU_FUNCTIONS:
-        return Role.SPIKING if target is not F.hardtanh or _floor_is_zero(node) else Role.ANALOG
+        return Role.SPIKING if _floor(node) == 0 else Role.ANALOG
     if target in MAX_POOL_FUNCTIONS:
         return Role.GATE
     if target in (*POOL_FUNCTIONS, *ADAPTIVE_POOL_FUNCTIONS, *SUMS, torch.cat, reshape_samples):
         return Role.WIRE
     if target in SCALES:
         return Role.WIRE if _is_scaling(node) else Role.ANALOG
-    if target is torch.mean and _is_spatial_mean(node):
+    if target is F.interpolate or (target is torch.mean and _keeps_batch(node)):
         return Role.WIRE
-    return Role.ANALOG if "tensor_meta" in node.meta else Role.PLAIN
+    return Role.WIRE if _is_move(node, target.__name__) else Role.ANALOG
 
 
 def _method_role(node: fx.Node) -> Role:
-    if node.target == "relu":
+    if "tensor_meta" not in node.meta:
+        return Role.PLAIN
+    if node.target == "relu" or (node.target == "clamp" and _floor(node) == 0):
         return Role.SPIKING
-    if node.target in ("add", "sub", "contiguous"):
+    if node.target in ("add", "sub") or (node.target == "mean" and _keeps_batch(node)):
         return Role.WIRE
-    if node.target == "mean" and _is_spatial_mean(node):
-        return Role.WIRE
-    return Role.ANALOG if "tensor_meta" in node.meta else Role.PLAIN
+    if node.target in ("mul", "div"):
+        return Role.WIRE if _is_scaling(node) else Role.ANALOG
+    return Role.WIRE if _is_move(node, str(node.target)) else Role.ANALOG
+
+
+def _is_move(node: fx.Node, name: str) -> bool:
+    """Whether a node only moves values, each within its sample.
+
+    Raises:
+        ConversionError: It moves them from sample to sample.
+    """
+    if name not in _MOVES or len(node.all_input_nodes) != 1:
+        return name == for_each_sample.__name__
+    if not _keeps_samples_apart(node):
+        raise ConversionError(
+            f"node {node.name!r} moves values from sample to sample; keep the first dimension"
+            " for the batch"
+        )
+    return True
+
+
+def _keeps_samples_apart(node: fx.Node) -> bool:
+    """Whether numbered samples still are what they were behind a node that moves values."""
+    shape = shape_of(node.args[0])
+    number = torch.arange(1.0, shape[0] + 1)
+    x = number.view(-1, *[1] * (len(shape) - 1)).expand(shape)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: x)
+    function = cast(Any, node.target)
+    if node.op == "call_method":
+        moved = getattr(args[0], function)(*args[1:], **kwargs)
+    else:
+        moved = function(*args, **kwargs)
+    if moved.dim() == 0 or len(moved) != len(x):
+        return False
+    rows = moved.reshape(len(x), -1)
+    return bool(((rows == number[:, None]) | (rows == 0)).all())  # 0: padding
+
+
+def _carries_spikes(node: fx.Node, roles: dict[str, Role]) -> bool:
+    """Whether a node gives whole spikes of one size per channel."""
+    if node.target is torch.cat:
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        return bool(dim == 1) and all(_carries_spikes(n, roles) for n in node.all_input_nodes)
+    return roles[node.name] in (Role.SPIKING, Role.GATE)
 
 
 def _is_scaling(node: fx.Node) -> bool:
     """Whether a product or quotient has one operand that depends on the sample, on top."""
     first, second = node.args[:2]
     varying = [n for n in (first, second) if isinstance(n, fx.Node) and n.op != "get_attr"]
-    is_product = node.target in (operator.mul, torch.mul)
+    is_product = node.target in (operator.mul, torch.mul, "mul")
     return len(varying) == 1 and (is_product or varying[0] is first)
 
 
-def _floor_is_zero(node: fx.Node) -> bool:
-    minimum: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", -1.0)
-    return bool(minimum == 0)
+def _floor(node: fx.Node) -> float:
+    """Lower clip of a ReLU-like node."""
+    if node.target is F.hardtanh:
+        minimum = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", -1.0)
+    elif node.target in (torch.clamp, "clamp"):
+        minimum = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+    else:
+        minimum = 0
+    return float("nan") if minimum is None else float(cast(float, minimum))
 
 
 def mean_dims(node: fx.Node) -> tuple[int, ...]:
@@ -408,13 +371,13 @@ def mean_dims(node: fx.Node) -> tuple[int, ...]:
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
     if isinstance(dims, int):
         dims = (dims,)
-    rank = len(_shape(node.args[0]))
+    rank = len(shape_of(node.args[0]))
     return tuple(dim % rank for dim in cast(tuple[int, ...], dims or ()))
 
 
-def _is_spatial_mean(node: fx.Node) -> bool:
+def _keeps_batch(node: fx.Node) -> bool:
     dims = mean_dims(node)
-    return bool(dims) and min(dims) >= 2
+    return bool(dims) and 0 not in dims
 
 
 def _timing(graph: fx.Graph, roles: dict[str, Role]) -> dict[str, Timing]:
@@ -440,11 +403,27 @@ def _sites(
             continue
         name = _unique(_qualified_name(node), taken)
         taken.add(name)
-        shape = tuple(int(size) for size in _shape(node)[1:])
         sites.append(
-            SpikingSite(name=name, node=node.name, shape=shape, ceiling=_ceiling(node, modules))
+            SpikingSite(
+                name=name,
+                node=node.name,
+                shape=tuple(int(size) for size in shape_of(node)[1:]),
+                channels=_channels(node, modules),
+                ceiling=_ceiling(node, modules),
+            )
         )
     return sites
+
+
+def _channels(node: fx.Node, modules: dict[str, nn.Module]) -> int:
+    """The dimension that holds the channels: the last one behind a linear layer, else the first."""
+    shape = shape_of(node)
+    while node.all_input_nodes and node.meta.get("tensor_meta") and shape_of(node) == shape:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, SYNAPSE_MODULES):
+            return len(shape) - 1 if isinstance(module, nn.Linear) else 1
+        node = node.all_input_nodes[0]
+    return 1
 
 
 def _qualified_name(node: fx.Node) -> str:
@@ -471,7 +450,8 @@ def _ceiling(node: fx.Node, modules: dict[str, nn.Module]) -> float | None:
         return float(module.max_val) if isinstance(module, nn.Hardtanh) else None
     if node.target is F.relu6:
         return 6.0
-    if node.target is F.hardtanh:
-        value = node.args[2] if len(node.args) > 2 else node.kwargs.get("max_val", 1.0)
-        return float(cast(float, value))
+    if node.target in (F.hardtanh, torch.clamp, "clamp"):
+        name, default = ("max_val", 1.0) if node.target is F.hardtanh else ("max", None)
+        value = node.args[2] if len(node.args) > 2 else node.kwargs.get(name, default)
+        return None if value is None else float(cast(float, value))
     return None

@@ -17,18 +17,21 @@ SpikeHook = Callable[[str, Tensor, int], None]
 
 
 class AnalogPass(fx.Interpreter):
-    """Runs the ANN and shows every ReLU-like activation to ``observe(layer name, activation)``."""
+    """Runs the ANN and shows every ReLU-like activation to ``observe(layer name, activation)``.
+
+    Activations are shown as ``(N, C, ...)``.
+    """
 
     def __init__(self, network: Network, observe: Callable[[str, Tensor], None]) -> None:
         super().__init__(network.module)
-        self._names = {site.node: name for name, site in network.sites.items()}
+        self._sites = {site.node: site for site in network.sites.values()}
         self._observe = observe
 
     def run_node(self, n: fx.Node) -> Any:
         """Execute one node (the hook of ``fx.Interpreter``)."""
         value = super().run_node(n)
-        if n.name in self._names:
-            self._observe(self._names[n.name], value)
+        if site := self._sites.get(n.name):
+            self._observe(site.name, value.movedim(site.channels, 1))
         return value
 
 
@@ -47,20 +50,22 @@ class PassState:
 
     Attributes:
         samples: Number of samples still in the batch.
-        static: Values that do not depend on the step, by node.
+        static: Values that depend on the sample but not on the step, by node.
+        constant: Values that depend on neither, by node.
         neurons: Neuron states by node.
         accumulated: Cumulative-difference states by node.
     """
 
     samples: int
     static: dict[fx.Node, Any] = field(default_factory=dict)
+    constant: dict[fx.Node, Any] = field(default_factory=dict)
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     accumulated: dict[str, _Accumulated] = field(default_factory=dict)
 
     def keep(self, index: Tensor) -> None:
         """Forget every sample that is not in ``index`` (1-d, positions in the current batch)."""
         for node, value in self.static.items():
-            if isinstance(value, Tensor) and len(value) == self.samples and node.op != "get_attr":
+            if isinstance(value, Tensor):
                 self.static[node] = value[index]
         for neuron in self.neurons.values():
             neuron.keep(index)
@@ -97,7 +102,7 @@ class SpikingPass(fx.Interpreter):
     ) -> None:
         super().__init__(network.module)
         self._network = network
-        self._names = {site.node: name for name, site in network.sites.items()}
+        self._sites = {site.node: site for site in network.sites.values()}
         self._neurons = neurons
         self._on_spikes = on_spikes
         self._quanta = quanta or {}
@@ -115,12 +120,11 @@ class SpikingPass(fx.Interpreter):
         self.args_iter = iter([x])
         for node in self._static_graph:
             self.env[node] = super().run_node(node)
-        needed = {
-            node
-            for node in self._static_graph
-            if any(self._network.timing[user.name] is Timing.TEMPORAL for user in node.users)
-        }
-        state.static = {node: self.env[node] for node in self._static_graph if node in needed}
+        timing = self._network.timing
+        for node in self._static_graph:
+            if any(u.op == "output" or timing[u.name] is Timing.TEMPORAL for u in node.users):
+                kept = state.static if timing[node.name] is Timing.STATIC else state.constant
+                kept[node] = self.env[node]
         return state
 
     def advance(self, state: PassState, steps: int) -> Tensor:
@@ -128,8 +132,11 @@ class SpikingPass(fx.Interpreter):
         self._state = state
         self._steps = steps
         done: dict[fx.Node, Any] = dict.fromkeys(self._static_graph)
-        output: Tensor = self.run(initial_env={**done, **state.static}, enable_io_processing=False)
-        return output
+        known = {**done, **state.constant, **state.static}
+        output: Tensor = self.run(initial_env=known, enable_io_processing=False)
+        if len(output) == steps * state.samples:
+            return output
+        return output.repeat(steps, *[1] * (output.dim() - 1))  # nothing in the network spikes
 
     def run_node(self, n: fx.Node) -> Any:
         """Execute one node (the hook of ``fx.Interpreter``)."""
@@ -142,13 +149,13 @@ class SpikingPass(fx.Interpreter):
             return self._cumulative_difference(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if self._mixes_timings(n):
-            args = self._unfold_static(n, args)
+            args, kwargs = self._unfold_static(n)
         return getattr(self, n.op)(n.target, args, kwargs)
 
     def _spike(self, node: fx.Node) -> Tensor:
-        source = node.all_input_nodes[0]
-        current: Tensor = self.env[source]
-        name = self._names[node.name]
+        site = self._sites[node.name]
+        current: Tensor = self.env[node.all_input_nodes[0]].movedim(site.channels, 1)
+        name = site.name
         if self._tune is not None:
             self._tune(name, current, self._steps)
         neuron = self._neurons[name]
@@ -158,22 +165,23 @@ class SpikingPass(fx.Interpreter):
             self._state.neurons[node.name] = state
         counts = neuron.fire(current, state, self._steps)
         if self._on_spikes is not None:
-            self._on_spikes(node.name, counts, self._steps)
-        return neuron.values_(counts)
+            self._on_spikes(node.name, counts.movedim(1, site.channels), self._steps)
+        return neuron.values_(counts).movedim(1, site.channels)
 
     def _mixes_timings(self, node: fx.Node) -> bool:
         return any(self._network.timing[n.name] is Timing.STATIC for n in node.all_input_nodes)
 
-    def _unfold_static(self, node: fx.Node, args: Any) -> Any:
+    def _unfold_static(self, node: fx.Node) -> Any:
         """Repeat the inputs that are the same at every step, so that all have ``steps·N`` rows."""
 
         def repeated(source: fx.Node) -> Any:
             value = self.env[source]
-            if self._network.timing[source.name] is not Timing.STATIC:
+            is_static = self._network.timing[source.name] is Timing.STATIC
+            if not is_static or not isinstance(value, Tensor):
                 return value
             return value.repeat(self._steps, *[1] * (value.dim() - 1))
 
-        return fx.node.map_arg(node.args, repeated)
+        return fx.node.map_arg((node.args, node.kwargs), repeated)
 
     def _cumulative_difference(self, node: fx.Node) -> Tensor:
         """``y_t = t f(x̄_t) - (t-1) f(x̄_{t-1})``, x̄ the running mean: exact rates for any f."""

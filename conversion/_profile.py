@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from conversion._graph import Network, trace
 from conversion._passes import AnalogPass
 from conversion._thresholds import Histogram, mmse_fractions
 
+_LOG = logging.getLogger("spikefront")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
@@ -26,7 +29,7 @@ class LayerProfile:
         mean: Mean activation per channel, ``(C,)``.
         largest: Largest activation per channel, ``(C,)``.
         active: Fraction of activations above zero.
-        fan_out: Mean accumulates that one spike of this layer causes.
+        fan_out: Mean accumulates that one spike of each channel causes, ``(C,)``.
         counts: Histogram counts ``(C, bins)``, bins relative to ``largest``.
         sums: Histogram sums ``(C, bins)`` in units of ``largest``.
     """
@@ -36,7 +39,7 @@ class LayerProfile:
     mean: Tensor
     largest: Tensor
     active: float
-    fan_out: float
+    fan_out: Tensor
     counts: Tensor
     sums: Tensor
 
@@ -108,8 +111,15 @@ def profile(
     """
     inputs = _gather(data)
     network = trace(model, inputs).to(device)
+    if not network.sites:
+        _LOG.warning(
+            "the network has no ReLU-like activation (ReLU, ReLU6, Hardtanh): nothing in it will"
+            " spike, and its spiking version costs what it costs"
+        )
     inputs = _contiguous(inputs.to(device))
-    histograms = {name: Histogram(site.shape[0]) for name, site in network.sites.items()}
+    histograms = {
+        name: Histogram(site.shape[site.channels - 1]) for name, site in network.sites.items()
+    }
     with torch.inference_mode():
         analog = AnalogPass(network, lambda name, a: histograms[name].add(a))
         logits = torch.cat([analog.run(batch) for batch in inputs.split(batch_size)])
@@ -129,6 +139,7 @@ def profile(
 
 def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -> LayerProfile:
     site = network.sites[name]
+    fan_out = cost.fan_out[site.node].movedim(site.channels - 1, 0)
     counts, sums = found.relative_to_largest()
     return LayerProfile(
         name=name,
@@ -136,7 +147,7 @@ def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -
         mean=found.mean(),
         largest=found.largest,
         active=float(counts.sum()) / max(1, found.samples_per_channel * found.channels),
-        fan_out=float(cost.fan_out[site.node].mean()),
+        fan_out=fan_out.reshape(found.channels, -1).mean(1),
         counts=counts,
         sums=sums,
     )

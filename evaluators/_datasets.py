@@ -59,15 +59,23 @@ def image_folder_splits(root: Path, size: int, counts: Counts, seed: int) -> Spl
 def _folder_splits(
     root: Path, transform: Callable[[Any], Any], counts: Counts, seed: int
 ) -> Splits:
-    def folder(name: str) -> Dataset[Any]:
+    def folder(name: str) -> datasets.ImageFolder:
         try:
-            images: Dataset[Any] = datasets.ImageFolder(str(root / name), transform)
-            return images
+            return datasets.ImageFolder(str(root / name), transform)
         except OSError as error:
             raise TaskError(f"cannot read images in {root / name}: {error}") from error
 
-    test = folder("test") if (root / "test").is_dir() else None
-    return _divide(folder("train"), folder("val"), test, counts, seed)
+    folders = {name: folder(name) for name in ("train", "val")}
+    if (root / "test").is_dir():
+        folders["test"] = folder("test")
+    classes = folders["train"].classes
+    for name, images in folders.items():
+        if different := set(images.classes) ^ set(classes):
+            raise TaskError(
+                f"{root / name} and {root / 'train'} do not have the same classes: only one has"
+                f" {sorted(different)[0]!r}"
+            )
+    return _divide(folders["train"], folders["val"], folders.get("test"), counts, seed)
 
 
 def _divide(

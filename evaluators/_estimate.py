@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from conversion import ConfigError
 
 _Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
@@ -19,6 +22,17 @@ class Estimate:
     low: float
     high: float
 
+    def to_dict(self) -> dict[str, float | None]:
+        """As JSON-able values; an interval without end, as of one sample, becomes None."""
+        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float | None]) -> Estimate:
+        """The inverse of :meth:`to_dict`."""
+        bounds = {"value": math.nan, "low": -math.inf, "high": math.inf}
+        given = {name: value for name, value in values.items() if value is not None}
+        return cls(**{**bounds, **given})
+
 
 def estimate_mean(samples: Tensor) -> Estimate:
     """Mean of ``(N,)`` values with the normal interval ``mean ± 1.96·s/√n``."""
@@ -29,13 +43,22 @@ def estimate_mean(samples: Tensor) -> Estimate:
 
 
 def estimate_score(scores: Tensor) -> Estimate:
-    """Mean of per-sample scores ``(N,)`` in 0..1: Wilson's interval if all are 0 or 1.
+    """Mean of per-sample scores ``(N,)``: Wilson's interval if all are 0 or 1.
 
     Wilson 1927, eq. as in Brown, Cai & DasGupta 2001, Sec. 3.1.1; other scores get the normal
     interval.
+
+    Raises:
+        ConfigError: The scores are not one number within 0..1 per sample.
     """
+    if scores.dim() != 1 or not bool(((scores >= 0) & (scores <= 1)).all()):
+        raise ConfigError(
+            "the metric must give one score within 0..1 per sample, got shape"
+            f" {tuple(scores.shape)}, values {float(scores.min()):g} to {float(scores.max()):g}"
+        )
     if not bool(((scores == 0) | (scores == 1)).all()):
-        return estimate_mean(scores)
+        mean = estimate_mean(scores)
+        return Estimate(value=mean.value, low=max(0.0, mean.low), high=min(1.0, mean.high))
     n = len(scores)
     p = float(scores.double().mean())
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,15 @@ class AnnReference:
     accuracy: Estimate
     energy_pj: float
     energy_int8_pj: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {**vars(self), "accuracy": self.accuracy.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AnnReference:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{**values, "accuracy": Estimate.from_dict(values["accuracy"])})
 
 
 class Evaluator:
@@ -106,6 +116,16 @@ class Evaluator:
             energy_pj=self.ann_energy_pj,
             energy_int8_pj=self.profile.costs.ann_macs * ANN_INT8_MAC_PJ,
         )
+
+    @cached_property
+    def search_fingerprint(self) -> str:
+        """SHA-256 of the search split's inputs and targets."""
+        digest = hashlib.sha256()
+        for x, y in self.task.search.batches(self.batch_size):
+            for part in (x, y):
+                plain = part.contiguous(memory_format=torch.contiguous_format)
+                digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def convert(self, choice: Choice) -> SpikingModel:
         """The calibrated spiking model of a choice, with its exit rule."""

@@ -16,6 +16,9 @@ ExitPoint = tuple[int, float, float, float, float]
 """T, exit threshold, and the accuracy, energy ratio and KL that they give."""
 
 
+_ESTIMATES = ("accuracy", "energy_pj", "spikes", "timesteps", "kl")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """Accuracy, energy and time of one choice on one split, each with its 95 % interval.
@@ -59,15 +62,13 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
-        return asdict(self)
+        values = asdict(self)
+        return values | {name: getattr(self, name).to_dict() for name in _ESTIMATES}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
         """The inverse of :meth:`to_dict`."""
-        estimates = {
-            name: Estimate(**values[name])
-            for name in ("accuracy", "energy_pj", "spikes", "timesteps", "kl")
-        }
+        estimates = {name: Estimate.from_dict(values[name]) for name in _ESTIMATES}
         series = {name: tuple(values[name]) for name in ("exits", "kl_by_step")}
         curve = tuple(tuple(row) for row in values["exit_curve"])
         return cls(**{**values, **estimates, **series, "exit_curve": curve})
@@ -142,14 +143,15 @@ class Recording:
         )
 
     def _exit_curve(self, score: Score) -> tuple[ExitPoint, ...]:
-        """Accuracy, energy ratio and KL at T = 1, 2, 4, … and thresholds 0.05, 0.1, …, 1."""
+        """Accuracy, energy ratio and KL at T = 1, 2, 4, … and all steps, thresholds 0.05 to 1."""
         steps = len(self.logits)
         energies = self.energy_pj() / (self.costs.ann_macs * self.energy.ann_mac_pj)
         scores = torch.stack([self.metric(step, self.targets).double() for step in self.logits])
         divergences = torch.stack([symmetric_kl(step, self.ann_logits) for step in self.logits])
         certainty = confidence(self.logits, score)
         rows = []
-        for limit in (2**i for i in range(steps.bit_length()) if 2**i <= steps):
+        limits = {2**i for i in range(steps.bit_length())} | {steps}
+        for limit in sorted(limit for limit in limits if limit <= steps):
             for alpha in (round(0.05 * i, 2) for i in range(1, 21) if limit > 1 or i == 20):
                 exits = first_above(certainty[:limit], torch.full((limit,), alpha))
                 means = [float(_at(v, exits).mean()) for v in (scores, energies, divergences)]

@@ -76,7 +76,7 @@ def layer_rows(profile: Profile) -> list[dict[str, Any]]:
             "shape": list(layer.shape),
             "neurons": layer.neurons,
             "active": layer.active,
-            "fan_out": layer.fan_out,
+            "fan_out": float(layer.fan_out.mean()),
             "largest": float(layer.largest.max()),
         }
         for layer in profile.layers.values()

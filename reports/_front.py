@@ -142,7 +142,7 @@ def select(
 def knee(points: Sequence[FrontPoint]) -> FrontPoint:
     """The point farthest from the line between the cheapest and the most accurate one.
 
-    Both axes are scaled to 0..1 over the front.
+    Both axes are scaled to 0..1 over the front; of equally far ones it is the most accurate.
     """
     first, last = points[0], points[-1]
     width = _energy(last) - _energy(first)
@@ -155,7 +155,7 @@ def knee(points: Sequence[FrontPoint]) -> FrontPoint:
             _energy(point) - _energy(first)
         ) / width
 
-    return max(points, key=above_line)
+    return max(points, key=lambda point: (round(above_line(point), 9), _accuracy(point)))
 
 
 def _by_number(front: ParetoFront, trial: int) -> FrontPoint:

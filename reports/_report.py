@@ -16,13 +16,14 @@ import optuna
 from matplotlib.figure import Figure
 
 from conversion import energy_model, write_file
-from evaluators import Evaluator, Measurement
+from evaluators import AnnReference, Evaluator, Measurement
 from reports._figures import FIGURES
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
 from reports._tables import front_frame, trials_frame
 from search import study_setup
 
 _TEST = "test/{trial}"
+_TEST_ANN = "test/ann"
 
 
 def measure_front(
@@ -47,13 +48,19 @@ def measure_front(
     front = pareto_front(study, ann)
     if not test:
         return front
-    ann["test"] = evaluator.ann("test")
+    ann["test"] = _ann_on_test(study, evaluator)
     points = []
     for done, point in enumerate(front.points, 1):
         points.append(replace(point, test=_on_test(study, evaluator, point)))
         if on_point is not None:
             on_point(done, len(front.points))
     return replace(front, points=tuple(points))
+
+
+def _ann_on_test(study: optuna.Study, evaluator: Evaluator) -> AnnReference:
+    if _TEST_ANN not in study.user_attrs:
+        study.set_user_attr(_TEST_ANN, evaluator.ann("test").to_dict())
+    return AnnReference.from_dict(study.user_attrs[_TEST_ANN])
 
 
 def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Measurement:

@@ -29,6 +29,12 @@ _LEAST_LOSS = 1e-3
 _INTERESTING_ENERGY = 1.5
 """Nor are points that need this many times the energy of the most accurate one."""
 
+_REFINEMENTS = 0.5
+"""Share of the trials that may be other exits of a pass already made, rather than new passes."""
+
+_STEPS_AHEAD = 2.5
+"""A proposal is measured at the first T that is this many times its parent's mean steps."""
+
 _LEAST_GAIN = 5e-3
 """Relative hypervolume gain for which an exit threshold is worth a trial of its own."""
 
@@ -57,7 +63,7 @@ def _layer_table(
     profile: Profile, space: LayerSpace, name: str, timesteps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     layer = profile.layers[name]
-    mean, count, accumulates = _activations(profile, layer)
+    mean, count, accumulates = _activations(layer)
     power = float((count * mean**2).sum()) or 1.0
     error = np.zeros((space.phi_max, len(_rhos(space))))
     energy = np.zeros_like(error)
@@ -72,15 +78,14 @@ def _layer_table(
 
 
 def _activations(
-    profile: Profile, layer: LayerProfile
+    layer: LayerProfile,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Per channel and bin: mean activation, activations per sample; accumulates per spike."""
     channels = len(layer.largest)
     share = layer.active * channels / layer.counts.sum().clamp_min(1)
     count = layer.counts * share * (layer.neurons / channels)
     mean = torch.where(layer.counts > 0, layer.sums / layer.counts.clamp_min(1), 0.0)
-    fan_out = profile.costs.fan_out[profile.network.sites[layer.name].node]
-    return mean * layer.largest[:, None], count, fan_out.reshape(channels, -1).mean(1).cpu()
+    return mean * layer.largest[:, None], count, layer.fan_out.cpu()
 
 
 def _rhos(space: LayerSpace) -> list[float]:
@@ -101,10 +106,11 @@ class AdditiveSampler(BaseSampler):
     For a price λ of energy the minimum of ``w_l e_l + λ E_l`` is separate for every layer, so a
     sweep of λ walks the lower convex hull of the surrogate's exact frontier. A proposal draws the
     energy of a point of the front, varies it, draws weights around the fitted ones, and takes the
-    choice that the sweep gives. It is measured at the largest T; since one pass tells accuracy
-    and energy for every exit threshold and smaller T, the best of these follow as trials of
-    their own while they enlarge the front. Every draw is steered either by the divergence from
-    the ANN, an order of magnitude less noisy than accuracy, or by accuracy, at random.
+    choice that the sweep gives. It is measured at a T that leaves its exits room; since one pass
+    tells accuracy and energy for every exit threshold and smaller T, the best of these follow as
+    trials of their own while they enlarge the front. Every draw is steered either by the
+    divergence from the ANN, an order of magnitude less noisy than accuracy, or by accuracy, at
+    random.
 
     Several processes may share a study: proposals are drawn at random and one that is running or
     done is not repeated.
@@ -140,8 +146,10 @@ class AdditiveSampler(BaseSampler):
         done = [(t.params, measurement_of(t)) for t in finished(study)]
         taken = {_key(t.params) for t in study.get_trials(deepcopy=False, states=_TAKEN)}
         loss = _LOSSES[self._random.integers(len(_LOSSES))]
-        if (refined := _best_exit(done, taken, self._space, loss)) is not None:
-            return refined
+        if self._random.random() < _REFINEMENTS:
+            refined = _best_exit(done, taken, self._space, loss)
+            if refined is not None:
+                return refined
         weights = self._fit(done)
         front = _interesting_front(done, loss)
         for _ in range(20):
@@ -194,11 +202,12 @@ class AdditiveSampler(BaseSampler):
     def _propose(self, front: Done, weights: np.ndarray) -> dict[str, Any]:
         timesteps = self._space.calibration_timesteps
         if front:
-            parent = self._parent(front)
+            parent, found = self._parent(front)
             energy, alpha = self._energy(parent), parent["iat/alpha"]
+            enough = _STEPS_AHEAD * found.timesteps.value
         else:
             table = self._tables[timesteps[0]].energy
-            energy, alpha = float(table.max((1, 2)).sum()) / 4, 0.6
+            energy, alpha, enough = float(table.max((1, 2)).sum()) / 4, 0.6, math.inf
         calibration = int(self._random.choice(timesteps))
         drawn = weights * np.exp(self._random.normal(0, 0.3, len(weights)))
         target = energy * math.exp(self._random.normal(0, 0.25))
@@ -211,17 +220,20 @@ class AdditiveSampler(BaseSampler):
             params[f"rho/{layer}"] = rhos[rho]
         return {
             **params,
-            "timesteps": max(self._space.timesteps),
+            "timesteps": min(
+                (steps for steps in self._space.timesteps if steps >= enough),
+                default=max(self._space.timesteps),
+            ),
             "calibration/timesteps": calibration,
             "iat/alpha": alpha,
             "iat/beta": 0.0,
         }
 
-    def _parent(self, front: Done) -> Mapping[str, Any]:
+    def _parent(self, front: Done) -> tuple[Mapping[str, Any], Measurement]:
         """A point of the front, even over the logarithm of energy however dense its points."""
         energies = np.log([m.energy_ratio for _, m in front])
         aim = self._random.uniform(energies.min(), energies.max())
-        return front[int(np.abs(energies - aim).argmin())][0]
+        return front[int(np.abs(energies - aim).argmin())]
 
 
 _TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING)

@@ -187,9 +187,10 @@ class _Coordinator:
             )
 
     def _give_back_running(self, reason: str) -> None:
-        for trial in list(self._running.values()):
-            self._give_back(trial, reason)
-        self._running.clear()
+        with self._lock:
+            for trial in self._running.values():
+                self._give_back(trial, reason)
+            self._running.clear()
 
     def _give_back(self, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
         """Put a trial's parameters in the queue again, and fail it.

@@ -35,6 +35,7 @@ class StudySetup:
         seed: Seed of splits and samplers.
         model_fingerprint: SHA-256 of the ANN.
         data_fingerprint: SHA-256 of the calibration inputs.
+        search_fingerprint: SHA-256 of the search split.
         task: What to load, or None if the caller brought objects of their own.
     """
 
@@ -43,6 +44,7 @@ class StudySetup:
     seed: int
     model_fingerprint: str
     data_fingerprint: str
+    search_fingerprint: str
     task: TaskSpec | None = None
 
     @classmethod
@@ -56,6 +58,7 @@ class StudySetup:
             seed=evaluator.seed,
             model_fingerprint=evaluator.profile.network.fingerprint,
             data_fingerprint=evaluator.profile.data_fingerprint,
+            search_fingerprint=evaluator.search_fingerprint,
             task=task,
         )
 
@@ -181,13 +184,14 @@ def _check_same(name: str, there: StudySetup, here: StudySetup) -> None:
 _MEANINGS = {
     "model_fingerprint": "model",
     "data_fingerprint": "calibration data",
+    "search_fingerprint": "search split",
     "energy_model": "energy model",
 }
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     found = []
-    for key in ("model_fingerprint", "data_fingerprint", "energy_model", "seed"):
+    for key in (*_MEANINGS, "seed"):
         if there[key] != here[key]:
             found.append((_MEANINGS.get(key, key), there[key], here[key]))
     for group, meaning in (("space", "search space"), ("task", "task")):

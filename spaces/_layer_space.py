@@ -46,7 +46,7 @@ class LayerSpace:
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise ConfigError("a space needs at least one layer")
+            raise ConfigError("a space needs at least one spiking layer: the network has none")
         if not (isinstance(self.phi_max, int) and self.phi_max >= 1):
             raise ConfigError(f"phi_max must be a whole number >= 1, got {self.phi_max!r}")
         if not (self.rho_max >= 1 and self.rho_step > 0):
@@ -155,6 +155,16 @@ class LayerSpace:
             raise ConfigError(f"parameter {missing[0]!r} is missing")
         if unknown := [name for name in params if name not in distributions]:
             raise ConfigError(f"unknown parameter {unknown[0]!r}")
+        for name, distribution in distributions.items():
+            if not _offers(distribution, params[name]):
+                raise ConfigError(f"{name} = {params[name]!r} is outside {distribution}")
+
+
+def _offers(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

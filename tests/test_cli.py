@@ -99,22 +99,27 @@ def test_the_road_from_study_to_a_verified_config(
     assert body["n"] == 60
 
 
+@pytest.mark.parametrize("other_bits", [True, False])
 def test_verify_fails_when_the_numbers_differ(
-    spikefront: CommandLine, searched: str, tmp_path: Path
+    spikefront: CommandLine, small: str, tmp_path: Path, other_bits: bool
 ) -> None:
     from conversion import DeployConfig, sha256
 
-    spikefront("export", "--task", searched, "--trial", 0, "--to", "a.json")
+    spikefront("search", "--task", small, "--trials", 1, "--timesteps", 1)
+    spikefront("export", "--task", small, "--trial", 0, "--to", "a.json")
     body = json.loads((tmp_path / "a.json").read_text())
     body.pop("checksum")
-    body["measurement"]["logits_sha256"] = "0"
     body["measurement"]["accuracy"]["value"] = 0.123
+    body["measurement"]["logits_sha256"] = (
+        "0" if other_bits else body["measurement"]["logits_sha256"]
+    )
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     (tmp_path / "a.json").write_text(json.dumps({**body, "checksum": sha256(text.encode())}))
     DeployConfig.read(tmp_path / "a.json")
-    refused = spikefront("verify", "a.json", "--task", searched, check=False)
+    refused = spikefront("verify", "a.json", "--task", small, check=False)
     assert refused.returncode == 1
-    assert "does not verify: logits differ, accuracy 0.1230 ->" in refused.stderr
+    logits = "other" if other_bits else "the same"
+    assert f"does not verify: {logits} logits, accuracy 0.1230 ->" in refused.stderr
 
 
 def test_evaluate_and_profile(spikefront: CommandLine, small: str) -> None:

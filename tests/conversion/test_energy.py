@@ -82,7 +82,9 @@ def test_global_pool_and_linear_by_hand() -> None:
         (nn.AvgPool2d(3, stride=2, padding=1), (2, 7, 7)),
         (nn.AvgPool2d(2, ceil_mode=True), (2, 5, 5)),
         (nn.AdaptiveAvgPool2d((3, 2)), (2, 7, 5)),
+        (nn.AvgPool2d(2, 2, 1, ceil_mode=True), (2, 3, 3)),
         (nn.Upsample(scale_factor=2), (2, 3, 3)),
+        (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 4, 5)),
     ],
 )
 def test_fan_out_is_the_count_of_touched_outputs(layer: nn.Module, shape: tuple[int, ...]) -> None:
@@ -109,12 +111,15 @@ def test_residual_add_costs_one_accumulate_per_spike() -> None:
 
 def test_macs_by_hand(small_net: nn.Module, small_inputs: Tensor) -> None:
     found = costs(trace(small_net, small_inputs))
-    conv1 = 4 * 10 * 10 * 2 * 9
-    conv2 = 4 * 5 * 5 * 2 * 9
+    # A kernel of 3 with padding 1 meets 3 cells at every position of an axis, 2 at its two ends.
+    conv1 = 4 * 2 * (3 * 10 - 2) ** 2
+    conv2 = 4 * 2 * (3 * 5 - 2) ** 2
     conv3 = 6 * 2 * 2 * 4 * 9
     assert found.stem_macs == conv1
     assert found.step_macs == 0
     assert found.ann_macs == conv1 + conv2 + conv3 + 6 * 3
+    usual = 4 * 10 * 10 * 2 * 9 + 4 * 5 * 5 * 2 * 9 + conv3 + 6 * 3
+    assert found.ann_macs + found.padding_macs == usual
 
 
 def test_a_max_pool_between_spikes_is_a_source(small_net: nn.Module, small_inputs: Tensor) -> None:

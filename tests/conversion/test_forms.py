@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
-from conversion import ConversionConfig, convert, profile
+from conversion import ConversionConfig, ExitRule, confidence, convert, profile
 from tests.conftest import settle
 
 
@@ -117,10 +118,141 @@ def constants() -> nn.Module:
     return Form(forward, a=nn.Conv2d(3, 2, 3), out=nn.Linear(72, 3))
 
 
+def shuffled_halves() -> nn.Module:
+    """ShuffleNet's unit: halves of the channels, one of them transformed, then shuffled."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        left, right = F.relu(net.stem(x)).chunk(2, dim=1)
+        x = torch.cat([left, F.relu(net.right(right))], dim=1)
+        batch, channels, height, width = x.size()
+        x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2).contiguous()
+        return net.out(x.view(batch, -1, height, width).mean([2, 3], True).flatten(1))
+
+    return Form(
+        forward, stem=nn.Conv2d(3, 6, 3), right=nn.Conv2d(3, 3, 3, padding=1), out=nn.Linear(6, 3)
+    )
+
+
+def padded_and_permuted() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        x = F.dropout2d(F.relu(net.a(F.pad(x, (1, 1, 1, 1)))), training=net.training)
+        x = F.pad(x.mul(0.5), (0, 1)).permute(0, 2, 3, 1)[:, 1:]
+        return net.out(x.permute(0, 3, 1, 2).flatten(1))
+
+    return Form(forward, a=nn.Conv2d(3, 2, 3), out=nn.Linear(2 * 7 * 9, 3))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weights are computed from its parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def functional_layers() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        x = F.relu_(net.norm(net.a(x)))
+        return F.linear(torch.clamp(net.b(x), min=0).flatten(1), net.out.weight, bias=net.out.bias)
+
+    return Form(
+        forward, a=Standardised(3, 4, 3), norm=nn.BatchNorm2d(4),
+        b=Standardised(4, 4, 3, stride=2, groups=2), out=nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def pools_of_what_is_no_spike() -> nn.Module:
+    """Max-pools behind a norm, behind an average and behind a sum of spikes."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        a, b = F.relu(net.a(x)), F.relu(net.b(x))
+        x = torch.cat([F.max_pool2d(net.norm(a), 2), F.max_pool2d(F.avg_pool2d(b, 2), 1)], 1)
+        return net.out(torch.add(x, other=F.max_pool2d(a + b, 2).repeat(1, 2, 1, 1)).flatten(1))
+
+    return Form(
+        forward, a=nn.Conv2d(3, 2, 3), b=nn.Conv2d(3, 2, 3), norm=nn.BatchNorm2d(2),
+        out=nn.Linear(36, 3),
+    )  # fmt: skip
+
+
+def same_tensor_twice() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        a, b = F.relu(net.a(x)), F.relu(net.b(x))
+        return net.out(F.max_pool2d(torch.cat(tensors=[a, b, a], dim=1), 2).flatten(1))
+
+    return Form(forward, a=nn.Conv2d(3, 2, 3), b=nn.Conv2d(3, 2, 3), out=nn.Linear(54, 3))
+
+
+def changed_in_place_and_read_again() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = net.a(x)
+        z = net.relu(y)
+        return net.out((z + y).flatten(1))  # y has been clipped
+
+    return Form(forward, a=nn.Conv2d(3, 2, 3), relu=nn.ReLU(inplace=True), out=nn.Linear(72, 3))
+
+
+def interpolated() -> nn.Module:
+    """A segmentation network's shape: a dict of outputs, up-sampled."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        small = F.relu(net.b(F.relu(net.a(x))))
+        large = F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return {"out": net.out(large).mean([2, 3]), "aux": small}
+
+    return Form(forward, a=nn.Conv2d(3, 4, 3, 2), b=nn.Conv2d(4, 4, 1), out=nn.Conv2d(4, 3, 1))
+
+
+def token_transformer() -> nn.Module:
+    """A vision transformer with attention ReLU(q) (ReLU(k)ᵀ v) / tokens and a spiking MLP."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        tokens = net.patch(x).flatten(2).transpose(1, 2)
+        batch = tokens.shape[0]
+        tokens = torch.cat([net.token.expand(batch, -1, -1), tokens], dim=1) + net.position
+        y = net.norm1(tokens)
+        q, k, v = F.relu(net.q(y)), F.relu(net.k(y)), net.v(y)
+        tokens = tokens + net.mix(q @ (k.transpose(1, 2) @ v) / 17)
+        tokens = tokens + net.down(F.relu(net.up(net.norm2(tokens))))
+        return net.out(tokens[:, 0])
+
+    net = Form(
+        forward, patch=nn.Conv2d(3, 8, 2, 2), norm1=nn.LayerNorm(8), norm2=nn.LayerNorm(8),
+        q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8), mix=nn.Linear(8, 8),
+        up=nn.Linear(8, 16), down=nn.Linear(16, 8), out=nn.Linear(8, 3),
+    )  # fmt: skip
+    net.token = nn.Parameter(torch.randn(1, 1, 8))
+    net.position = nn.Parameter(torch.randn(1, 17, 8) / 4)
+    return net
+
+
+def softmax_attention() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        tokens = F.relu(net.patch(x)).flatten(2).transpose(1, 2)
+        mixed, _ = net.attention(tokens, tokens, tokens, need_weights=False)
+        return net.out(F.relu(net.up(tokens + mixed)).mean(1))
+
+    return Form(
+        forward, patch=nn.Conv2d(3, 8, 2, 2), up=nn.Linear(8, 16), out=nn.Linear(16, 3),
+        attention=nn.MultiheadAttention(8, 2, batch_first=True),
+    )  # fmt: skip
+
+
+def norm_over_tokens() -> nn.Module:
+    """BatchNorm1d behind a linear layer on (N, L, F) has L channels and cannot be folded."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        return net.out(F.relu(net.norm(net.a(x.flatten(2)))).flatten(1))
+
+    return Form(forward, a=nn.Linear(64, 3), norm=nn.BatchNorm1d(3), out=nn.Linear(9, 3))
+
+
 FORMS = (
     depthwise, norm_before_relu_and_concat, max_pool_of_a_concat, max_pool_before_relu,
     reused_module, transposed, one_dimensional, three_dimensional, attention_like,
-    static_and_temporal, constants,
+    static_and_temporal, constants, shuffled_halves, padded_and_permuted, functional_layers,
+    pools_of_what_is_no_spike, same_tensor_twice, changed_in_place_and_read_again, interpolated,
+    token_transformer, softmax_attention, norm_over_tokens,
 )  # fmt: skip
 
 
@@ -132,6 +264,7 @@ def test_converges_and_runs_alike_step_by_step(form: Callable[[], nn.Module]) ->
     found = profile(net, x)
     with torch.no_grad():
         expected = net(x)
+    expected = expected["out"] if isinstance(expected, dict) else expected
     errors = []
     for steps in (2, 64):
         config = ConversionConfig.uniform(found.layers, timesteps=steps, phi=8)
@@ -141,3 +274,98 @@ def test_converges_and_runs_alike_step_by_step(form: Callable[[], nn.Module]) ->
         torch.testing.assert_close(model.infer(x).logits, logits[-1], rtol=1e-3, atol=1e-4)
     assert errors[1] < 0.01
     assert errors[1] < errors[0]
+
+
+def test_channels_of_linear_layers_are_their_features() -> None:
+    x = torch.randn(8, 3, 8, 8)
+    found = profile(token_transformer().eval(), x)
+    assert [len(layer.mean) for layer in found.layers.values()] == [8, 8, 16]
+    assert [site.channels for site in found.network.sites.values()] == [2, 2, 2]
+
+
+def test_functional_layers_cost_what_modules_cost() -> None:
+    x = torch.randn(4, 3, 8, 8)
+    functional = functional_layers().eval()
+    modules = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, groups=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16, 3),
+    ).eval()  # fmt: skip
+    first, second = profile(functional, x), profile(modules, x)
+    assert not first.network.analog_nodes
+    for a, b in zip(first.costs.fan_out.values(), second.costs.fan_out.values(), strict=True):
+        assert torch.equal(a, b)
+    costs = ("stem_macs", "step_macs", "ann_macs")
+    assert [getattr(first.costs, c) for c in costs] == [getattr(second.costs, c) for c in costs]
+
+
+def test_moving_and_scaling_values_keeps_spikes() -> None:
+    found = profile(padded_and_permuted().eval(), torch.randn(4, 3, 8, 8))
+    assert not found.network.analog_nodes
+    assert found.costs.step_macs == 0
+    fan_out = found.costs.fan_out["relu"]
+    assert fan_out[:, 0].unique().tolist() == [0], "the first row is cut off"
+    assert fan_out[:, 1:].unique().tolist() == [3]
+
+
+def test_products_of_activations_cost_their_macs() -> None:
+    """kᵀv and q(kᵀv): 17 tokens, 8 features; the linear layer behind works on a current."""
+    found = profile(token_transformer().eval(), torch.randn(4, 3, 8, 8))
+    products = 2 * 17 * 8 * 8
+    linear = 17 * (4 * 8 * 8 + 2 * 8 * 16) + 8 * 3
+    assert found.costs.ann_macs == 16 * 8 * 12 + linear + products
+    assert found.costs.stem_macs == 16 * 8 * 12 + 3 * 17 * 8 * 8
+    # every step: both products, the mixing and the widening layer and the last one, on currents,
+    # and one operation per value of the norm and of the division
+    macs = products + 17 * 8 * 8 + 17 * 8 * 16 + 8 * 3
+    assert found.costs.step_macs == macs + 17 * 8
+
+
+def test_attention_costs_its_macs() -> None:
+    found = profile(softmax_attention().eval(), torch.randn(4, 3, 8, 8))
+    attention = 16 * 8 * 24 + 2 * 16 * 16 * 8 + 16 * 8 * 8
+    assert found.costs.ann_macs == 16 * 8 * 12 + attention + 16 * 8 * 16 + 16 * 3
+
+
+def test_leaving_the_batch_keeps_constants_whole() -> None:
+    """A constant whose first dimension happens to be the size of the batch is no sample."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        return net.out(F.relu(net.a(x)) * net.scale.exp())
+
+    net = Form(forward, a=nn.Linear(6, 4), out=nn.Linear(4, 3))
+    net.scale = nn.Parameter(torch.randn(4))
+    x = torch.randn(4, 6)
+    found = profile(net.eval(), x)
+    model = convert(found, ConversionConfig.uniform(found.layers, timesteps=8, phi=2))
+    steps = model.simulate(x).logits
+    scores = confidence(steps, "top1")[0]
+    limit = float(scores.sort().values[1:3].mean())  # two leave at the first step, two stay
+    model.exit = ExitRule(score="top1", thresholds=(limit, *[1.0] * 7))
+    answer = model.infer(x)
+    assert sorted(answer.timesteps.tolist()) == [1, 1, 8, 8]
+    expected = steps[answer.timesteps - 1, torch.arange(4)]
+    torch.testing.assert_close(answer.logits, expected)
+
+
+def test_half_precision_counts_do_not_overflow() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 99, 3)).half()
+    x = torch.randn(2, 3, 32, 32).half()
+    found = profile(net.eval(), x)
+    model = convert(found, ConversionConfig.uniform(found.layers, timesteps=1, phi=8))
+    assert 1e6 < float(model.simulate(x).synops.sum()) < 1e9
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "convnext_tiny"])
+def test_networks_without_a_spike_convert_and_say_so(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"image_size": 32} if name == "vit_b_16" else {}
+    net = torchvision.models.get_model(name, num_classes=4, **options).eval()
+    x = torch.randn(2, 3, 32, 32)
+    found = profile(net, x)
+    assert "nothing in it will spike" in caplog.text
+    assert found.network.analog_nodes
+    model = convert(found, ConversionConfig(timesteps=2, layers={}))
+    with torch.no_grad():
+        torch.testing.assert_close(model.simulate(x).logits[-1], net(x), rtol=1e-4, atol=1e-5)
+    assert found.costs.stem_macs == found.costs.ann_macs > 1e6

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion import ConversionError, model_fingerprint, trace
+from conversion import ConversionError, trace
 from conversion._graph import Role, Timing
 from tests.conftest import settle
 
@@ -106,27 +106,37 @@ def test_a_static_stem_is_told_from_what_changes(
     assert network.roles["pool"] is Role.GATE
 
 
-def test_the_fingerprint_is_of_the_weights(small_net: nn.Module) -> None:
-    before = model_fingerprint(small_net)
-    assert model_fingerprint(copy.deepcopy(small_net)) == before
+def test_the_fingerprint_is_of_weights_and_operations(
+    small_net: nn.Module, small_inputs: Tensor
+) -> None:
+    before = trace(small_net, small_inputs).fingerprint
+    assert trace(copy.deepcopy(small_net), small_inputs).fingerprint == before
     with torch.no_grad():
         small_net.fc.bias[0] += 1e-6
-    assert model_fingerprint(small_net) != before
+    assert trace(small_net, small_inputs).fingerprint != before
+    relu, relu6 = (nn.Sequential(nn.Flatten(), act) for act in (nn.ReLU(), nn.ReLU6()))
+    x = torch.rand(2, 3)
+    assert trace(relu, x).fingerprint != trace(relu6, x).fingerprint
+    two, three = (Lambda(lambda _, v, k=k: F.relu(v * k)) for k in (2, 3))
+    assert trace(two, x).fingerprint != trace(three, x).fingerprint
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
         (lambda m, v: m.conv(v) if v.sum() > 0 else v, "torch.fx cannot trace"),
-        (lambda m, v: torch.tanh(m.conv(v)), "no ReLU-like activation"),
-        (lambda m, v: {"out": F.relu(m.conv(v))}, "must return one tensor"),
+        (lambda m, v: torch.roll(F.relu(m.conv(v)), 1, 0), "moves values from sample to sample"),
+        (lambda m, v: {"a": F.relu(m.conv(v))}, "must return one tensor"),
         (lambda m, v: F.relu(m.conv(v)).reshape(-1), "reshapes across the batch"),
         (lambda m, v: F.relu(m.conv(v[:, :1])), "does not run on a sample"),
+        (lambda m, v: F.relu(m.conv(v)).chunk(2)[0] + 1, "splits the batch"),
+        (lambda m, v: m.norm(F.relu(m.conv(v))), "by the statistics of each batch"),
         (lambda m, v: F.relu(m.conv(v)) + torch.rand(1).item(), "differs from the model"),
     ],
 )
 def test_errors_name_what_is_wrong(function, message: str) -> None:
-    model = Lambda(function, conv=nn.Conv2d(2, 2, 3))
+    norm = nn.BatchNorm2d(2, track_running_stats=False)
+    model = Lambda(function, conv=nn.Conv2d(2, 2, 3), norm=norm)
     with pytest.raises(ConversionError, match=message):
         trace(model, torch.randn(2, 2, 5, 5))
 

@@ -152,6 +152,15 @@ def test_measurements_round_trip(small_task: Task) -> None:
     assert Measurement.from_dict(found.to_dict()) == found
 
 
+def test_exits_of_every_step_are_told(small_task: Task) -> None:
+    evaluator = Evaluator(small_task)
+    conversion = ConversionConfig.uniform(evaluator.layers, timesteps=6, phi=2)
+    found = evaluator.measure(Choice(conversion=conversion, exit=ExitPolicy()))
+    assert {row[0] for row in found.exit_curve} == {1, 2, 4, 6}
+    never = next(row for row in found.exit_curve if row[:2] == (6, 1.0))
+    assert never[2:] == (found.accuracy.value, found.energy_ratio, found.kl.value)
+
+
 def test_any_score_within_0_and_1_serves_as_metric(small_task: Task) -> None:
     def confidence_in_target(logits, targets):
         return logits.softmax(-1)[torch.arange(len(targets)), targets]

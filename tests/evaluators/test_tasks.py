@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,13 @@ def test_splits_of_any_dataset_keep_their_order() -> None:
     assert x[:, 0].tolist() == y.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(TaskError, match="a split is empty"):
         Split.of(torch.zeros(0, 2), torch.zeros(0))
+
+
+def test_splits_with_other_classes_are_refused(image_folder: Path, weights: Path) -> None:
+    shutil.rmtree(next((image_folder / "val").iterdir()))
+    spec = TaskSpec(task="cifar10", data=str(image_folder), weights=str(weights))
+    with pytest.raises(TaskError, match="do not have the same classes: only one has"):
+        load_task(spec)
 
 
 def test_errors_say_what_to_give(image_folder: Path, weights: Path, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from torch import Tensor
 
 from conversion import ConfigError, ConversionError
-from evaluators import Evaluator, Measurement, Task, TaskSpec
+from evaluators import Evaluator, Measurement, Split, Task, TaskSpec
 from search import (
     SAMPLER_NAMES,
     StudyError,
@@ -146,6 +148,17 @@ def test_a_failing_trial_keeps_its_reason_and_the_study_goes_on(bench: Bench, mo
     assert states(study)["COMPLETE"] == 4
 
 
+@pytest.mark.parametrize("score", [float("nan"), 7.0])
+def test_a_metric_out_of_range_fails_and_says_so(bench: Bench, score: float) -> None:
+    def metric(logits: Tensor, targets: Tensor) -> Tensor:
+        return torch.full((len(logits),), score)
+
+    bench.evaluator = Evaluator(replace(bench.evaluator.task, metric=metric))
+    with pytest.raises(StudyError, match=r"5 trials in a row failed.* one score within"):
+        bench.run(bench.study(), 10)
+    assert states(bench.study())["FAIL"] == 5
+
+
 def test_failure_after_failure_ends_the_search(bench: Bench, monkeypatch) -> None:
     def always(choice, split="search") -> Measurement:
         raise ConversionError("no layer converges")
@@ -271,6 +284,7 @@ def test_a_study_is_checked_on_return(bench: Bench) -> None:
         ({"space": other}, r"another search space \(phi_max\): 8 there, 4 here"),
         ({"model_fingerprint": "f00"}, "another model: .* there, 'f00' here"),
         ({"data_fingerprint": "f00"}, "another calibration data"),
+        ({"search_fingerprint": "f00"}, "another search split"),
         ({"energy_model": "horowitz45-int8"}, "another energy model"),
         ({"seed": 3}, "another seed: 0 there, 3 here"),
         ({"task": TaskSpec()}, r"another task \(task\)"),
@@ -283,6 +297,9 @@ def test_a_study_is_checked_on_return(bench: Bench) -> None:
     check_settings(storage, "none such", energy_model="horowitz45", task=task, phi_max=4)
     with pytest.raises(StudyError, match=r"another search space \(phi_max\): 8 there, 4 here"):
         check_settings(storage, "s", energy_model="horowitz45", task=task, phi_max=4)
+    flipped = Split.of(*(t.flip(0) for t in bench.evaluator.task.search.dataset.tensors))
+    with pytest.raises(StudyError, match="another search split"):
+        check_evaluator(bench.study(), Evaluator(replace(bench.evaluator.task, search=flipped)))
     with pytest.raises(StudyError, match="another energy model"):
         check_evaluator(bench.study(), Evaluator(bench.evaluator.task, energy="horowitz45-int8"))
 

@@ -68,7 +68,7 @@ def test_spaces_round_trip(space: LayerSpace) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": ()}, "needs at least one layer"),
+        ({"layers": ()}, "needs at least one spiking layer"),
         ({"phi_max": 0}, "phi_max must be a whole number >= 1, got 0"),
         ({"rho_max": 0.5}, "rho_max must be >= 1"),
         ({"rho_step": 0}, "rho_step > 0"),
@@ -90,3 +90,6 @@ def test_parameters_are_checked(space: LayerSpace) -> None:
         space.choice({k: v for k, v in params.items() if k != "phi/b"})
     with pytest.raises(ConfigError, match="unknown parameter 'phi/c'"):
         space.choice({**params, "phi/c": 1})
+    for name, value in (("phi/b", 99), ("timesteps", 77), ("rho/b", 1.1), ("iat/alpha", 2.0)):
+        with pytest.raises(ConfigError, match=f"{name} = {value} is outside"):
+            space.choice({**params, name: value})
