@@ -75,9 +75,11 @@ def run_study(
         StudyError: Another process holds the folder, or trial after trial fails.
         KeyboardInterrupt: It was stopped.
     """
-    with hold(folder), _sigterm_as_interrupt():
-        coordinator = _Coordinator(study, space, f"{platform.node()}:{folder.resolve()}", on_trial)
-        coordinator.take_back_orphans()
+    interrupts = _Interrupts()
+    owner = f"{platform.node()}:{folder.resolve()}"
+    with hold(folder), interrupts.caught():
+        coordinator = _Coordinator(study, space, owner, on_trial, interrupts)
+        coordinator.take_back("its process was killed")
         coordinator.enqueue_baselines()
         if workers == 1:
             coordinator.run_here(make_evaluator(), trials)
@@ -89,24 +91,32 @@ class _Coordinator:
     """Asks and tells; the only one in a process that touches the study."""
 
     def __init__(
-        self, study: optuna.Study, space: LayerSpace, owner: str, on_trial: OnTrial | None
+        self,
+        study: optuna.Study,
+        space: LayerSpace,
+        owner: str,
+        on_trial: OnTrial | None,
+        interrupts: _Interrupts,
     ) -> None:
         self._study = study
         self._space = space
         self._owner = owner
         self._on_trial = on_trial
+        self._interrupts = interrupts
         self._running: dict[int, optuna.Trial] = {}
         self._failures = 0
         self._lock = threading.Lock()  # joblib asks from a thread of its own
 
-    def take_back_orphans(self) -> None:
-        """Run again what a killed process left in the state RUNNING."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        orphans = [t for t in running if t.user_attrs.get(_OWNER) == self._owner]
-        for trial in orphans:
-            self._give_back(trial, "its process was killed")
-        if orphans:
-            _LOG.info("%d trials of a killed process will run again", len(orphans))
+    def take_back(self, reason: str) -> None:
+        """Fail what is running, and put it into the queue again."""
+        with self._lock, self._interrupts.shield():
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            mine = [t for t in running if t.user_attrs.get(_OWNER) == self._owner]
+            for trial in mine:
+                self._give_back(trial, reason)
+            self._running.clear()
+        if mine:
+            _LOG.info("%d trials will run again: %s", len(mine), reason)
 
     def enqueue_baselines(self) -> None:
         """Put the uniform settings that the study does not know yet into its queue."""
@@ -124,7 +134,7 @@ class _Coordinator:
                 number, params = self._ask()
                 self._tell(_measure(evaluator, self._space, number, params))
         finally:
-            self._give_back_running("it was interrupted")
+            self.take_back("it was interrupted")
 
     def run_in_processes(self, make: MakeEvaluator, trials: int, workers: int) -> None:
         """Ask and tell here, measure in worker processes."""
@@ -144,17 +154,17 @@ class _Coordinator:
                         self._tell(outcome)
                 except TerminatedWorkerError as error:
                     deaths += 1
-                    self._give_back_running("its worker died")
+                    self.take_back("its worker died")
                     if deaths == 3:
                         raise StudyError(
                             "worker processes died three times; the usual cause is memory: use"
                             " fewer --workers or a smaller --batch-size"
                         ) from error
         finally:
-            self._give_back_running("it was interrupted")
+            self.take_back("it was interrupted")
 
     def _ask(self) -> tuple[int, dict[str, Any]]:
-        with self._lock:
+        with self._lock, self._interrupts.shield():
             # A trial waits with its owner's name before it runs: were the name written after,
             # a kill between the two would leave a trial that runs for ever and is nobody's.
             if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -167,7 +177,7 @@ class _Coordinator:
             return trial.number, dict(trial.params)
 
     def _tell(self, outcome: _Outcome) -> None:
-        with self._lock:
+        with self._lock, self._interrupts.shield():
             trial = self._running.pop(outcome.number)
             if outcome.measurement is None:
                 fail(self._study, trial, outcome.reason or "unknown")
@@ -186,30 +196,23 @@ class _Coordinator:
                 f"{self._failures} trials in a row failed, the last one because: {outcome.reason}"
             )
 
-    def _give_back_running(self, reason: str) -> None:
-        with self._lock:
-            for trial in self._running.values():
-                self._give_back(trial, reason)
-            self._running.clear()
-
-    def _give_back(self, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
+    def _give_back(self, trial: FrozenTrial, reason: str) -> None:
         """Put a trial's parameters in the queue again, and fail it.
 
         In this order: a kill between the two must not lose them.
         """
-        found = self._study._storage.get_trial(trial._trial_id)
-        params = _fixed(found) or found.params
+        params = _fixed(trial) or trial.params
         complete = set(params) == set(self._space.distributions())  # not killed while being asked
-        if complete and found.number not in self._retried():
-            kept = {k: v for k, v in found.user_attrs.items() if k not in (_OWNER, "reason")}
-            system = {k: v for k, v in found.system_attrs.items() if k.endswith(":generation")}
+        if complete and trial.number not in self._retried():
+            kept = {k: v for k, v in trial.user_attrs.items() if k not in (_OWNER, "reason")}
+            system = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
             enqueue(
                 self._study,
                 params,
-                user_attrs={**kept, _RETRY_OF: found.number, _OWNER: self._owner},
+                user_attrs={**kept, _RETRY_OF: trial.number, _OWNER: self._owner},
                 system_attrs=system,
             )
-        fail(self._study, found, reason)
+        fail(self._study, trial, reason)
 
     def _retried(self) -> set[int]:
         trials = self._study.get_trials(deepcopy=False)
@@ -249,18 +252,43 @@ def _measure_in_worker(
     return _measure(_EVALUATORS[token], space, number, params)
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM stop a search as Ctrl-C does, so that running trials are given back."""
+class _Interrupts:
+    """Lets Ctrl-C and SIGTERM stop a search between two changes of its study, never within one."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self._shielded = False
+        self._pending = False
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Handle both signals alike; in another than the main thread there are none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self._interrupt) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Put an interrupt off until the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._shielded:
+            raise KeyboardInterrupt
+        self._pending = True
