@@ -458,10 +458,10 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["light", "none"]),
+    type=click.Choice(["light", "advanced", "none"]),
     default="light",
     show_default=True,
-    help="light corrects each layer's bias.",
+    help="light corrects biases, advanced the initial potentials.",
 )
 @click.option(
     "--alpha",

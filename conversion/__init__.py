@@ -1,8 +1,15 @@
 """ANN to calibrated spiking network: the engine. Needs neither Optuna nor matplotlib."""
 
-from conversion._config import Choice, ConversionConfig, LayerConfig
+from conversion._config import (
+    Calibration,
+    Choice,
+    ConversionConfig,
+    LayerConfig,
+    NeuronKind,
+)
 from conversion._convert import Inference, Simulation, SpikingModel, convert
 from conversion._deploy import DeployConfig, load, save
+from conversion._dual_threshold import DualThreshold
 from conversion._energy import ENERGY_MODELS, Costs, EnergyModel, costs, energy_model
 from conversion._errors import ConfigError, ConversionError, DeployError, SpikefrontError
 from conversion._files import FileError, read_file, sha256, write_file
@@ -26,6 +33,7 @@ __all__ = [
     "GRID",
     "SCORES",
     "AdaFire",
+    "Calibration",
     "Choice",
     "ConfigError",
     "ConversionConfig",
@@ -33,6 +41,7 @@ __all__ = [
     "Costs",
     "DeployConfig",
     "DeployError",
+    "DualThreshold",
     "EnergyModel",
     "ExitPolicy",
     "ExitRule",
@@ -42,6 +51,7 @@ __all__ = [
     "LayerConfig",
     "LayerProfile",
     "Network",
+    "NeuronKind",
     "NeuronState",
     "Profile",
     "Role",

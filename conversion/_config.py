@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from conversion._errors import ConfigError
 from conversion._iat import ExitPolicy
 
-Calibration = Literal["none", "light"]
+NeuronKind = Literal["adafire", "dual-threshold"]
+Calibration = Literal["none", "light", "advanced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +21,21 @@ class LayerConfig:
     Attributes:
         phi: Most spikes per neuron and step, ≥ 1.
         rho: Factor on the calibrated threshold, ≥ 1.
+        neuron: ``"adafire"`` or ``"dual-threshold"``.
     """
 
     phi: int = 1
     rho: float = 1.0
+    neuron: NeuronKind = "adafire"
 
     def __post_init__(self) -> None:
         if not (isinstance(self.phi, int) and self.phi >= 1):
             raise ConfigError(f"phi must be a whole number >= 1, got {self.phi!r}")
         if not (isinstance(self.rho, (int, float)) and 1 <= self.rho < float("inf")):
             raise ConfigError(f"rho must be a finite number >= 1, got {self.rho!r}")
+        if self.neuron not in get_args(NeuronKind):
+            known = ", ".join(get_args(NeuronKind))
+            raise ConfigError(f"neuron must be one of {known}, got {self.neuron!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,8 @@ class ConversionConfig:
     Attributes:
         timesteps: T, the most steps a sample may run, ≥ 1.
         layers: One :class:`LayerConfig` per spiking layer.
-        calibration: ``"light"`` (bias) or ``"none"``.
+        calibration: ``"light"`` (bias per channel), ``"advanced"`` (initial potential per neuron)
+            or ``"none"``.
         calibration_timesteps: T in the threshold formula and in the calibration pass; None takes
             ``timesteps``. With early exit most samples never see the last step, so a smaller
             value fits better.
@@ -58,7 +65,8 @@ class ConversionConfig:
             if not (value is None or (isinstance(value, int) and value >= 1)):
                 raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
         if self.calibration not in get_args(Calibration):
-            raise ConfigError(f"calibration must be 'light' or 'none', got {self.calibration!r}")
+            known = ", ".join(get_args(Calibration))
+            raise ConfigError(f"calibration must be one of {known}, got {self.calibration!r}")
         if not 0 <= self.v_init <= 1:
             raise ConfigError(f"v_init must be within 0..1 thresholds, got {self.v_init!r}")
 
@@ -70,10 +78,11 @@ class ConversionConfig:
         timesteps: int,
         phi: int = 1,
         rho: float = 1.0,
+        neuron: NeuronKind = "adafire",
         **options: Any,
     ) -> ConversionConfig:
-        """The same φ and ρ for every layer."""
-        layer = LayerConfig(phi=phi, rho=rho)
+        """The same φ, ρ and neuron for every layer."""
+        layer = LayerConfig(phi=phi, rho=rho, neuron=neuron)
         return cls(timesteps=timesteps, layers=dict.fromkeys(layers, layer), **options)
 
     def check_layers(self, names: Iterable[str]) -> None:

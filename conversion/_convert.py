@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion._config import ConversionConfig
+from conversion._config import Calibration, ConversionConfig
+from conversion._dual_threshold import DualThreshold
 from conversion._energy import Burst, Costs
 from conversion._errors import ConfigError, ConversionError
 from conversion._graph import Network, Role
@@ -17,6 +18,8 @@ from conversion._iat import ExitRule, confidence
 from conversion._neurons import AdaFire
 from conversion._passes import SpikingPass
 from conversion._profile import Profile
+
+NEURONS: dict[str, type[AdaFire]] = {"adafire": AdaFire, "dual-threshold": DualThreshold}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class SpikingModel(nn.Module):
         *,
         thetas: Mapping[str, Tensor],
         biases: Mapping[str, Tensor],
+        v_inits: Mapping[str, Tensor],
         exit: ExitRule | None = None,
     ) -> None:
         super().__init__()
@@ -82,8 +86,9 @@ class SpikingModel(nn.Module):
         self.exit = exit
         self.thetas = {name: theta.clone() for name, theta in thetas.items()}
         self.biases = dict(biases)
+        self.v_inits = {name: v_init.clone() for name, v_init in v_inits.items()}
         self._neurons = {
-            name: _neuron(network, config, name, thetas[name], biases[name])
+            name: _neuron(network, config, name, thetas[name], biases[name], v_inits[name])
             for name in network.sites
         }
         self._quanta = _gate_quanta(network, costs, self._neurons)
@@ -99,7 +104,8 @@ class SpikingModel(nn.Module):
             burst: Whether n spikes of a burst are n events at a synapse, or one.
         """
         steps = self.config.timesteps
-        counter = _SpikeCounter(self.costs, burst)
+        signed = any(neuron.signed for neuron in self._neurons.values())
+        counter = _SpikeCounter(self.costs, burst, signed=signed)
         run = SpikingPass(self.network, self._neurons, on_spikes=counter.count, quanta=self._quanta)
         outputs = run.advance(run.start(_contiguous(x)), steps)
         spikes, synops = counter.stacked(list(self._sources))
@@ -156,6 +162,8 @@ def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
     Thresholds are the MMSE ones for each layer's φ. Light calibration (Li et al., ICML 2021,
     Sec. 4.2) then shifts each layer's bias by the per-channel mean of (ANN output − SNN mean
     output), earlier layers already corrected, all in one spiking pass over the calibration data.
+    Advanced calibration (ibid., Sec. 4.3) shifts each neuron's initial potential instead, by T
+    times its mean difference.
 
     Args:
         profile: From :func:`conversion.profile`.
@@ -174,13 +182,15 @@ def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
         for name, layer in config.layers.items()
     }
     biases = {name: torch.zeros_like(theta) for name, theta in thetas.items()}
+    v_init = torch.tensor(config.v_init, device=profile.device)
     neurons = {
-        name: _neuron(profile.network, config, name, thetas[name], biases[name])
+        name: _neuron(profile.network, config, name, thetas[name], biases[name], v_init)
         for name in profile.layers
     }
-    if config.calibration == "light":
+    if config.calibration != "none":
+        tune = _Calibration(profile, neurons, config.calibration)
         with torch.inference_mode():
-            run = SpikingPass(profile.network, neurons, tune=_LightCalibration(profile, neurons))
+            run = SpikingPass(profile.network, neurons, tune=tune)
             try:
                 run.advance(run.start(profile.inputs), calibration_steps)
             except torch.OutOfMemoryError as error:
@@ -194,28 +204,40 @@ def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
         config,
         thetas=thetas,
         biases={name: neuron.bias for name, neuron in neurons.items()},
+        v_inits={name: neuron.v_init for name, neuron in neurons.items()},
     )
 
 
-class _LightCalibration:
-    def __init__(self, profile: Profile, neurons: dict[str, AdaFire]) -> None:
+class _Calibration:
+    """Matches the mean output of each layer with the ANN's as the calibration batch passes by.
+
+    Per channel by the bias (light), or per neuron by the initial potential (advanced): what a
+    neuron fell short of on average over T steps it holds when it starts.
+    """
+
+    def __init__(self, profile: Profile, neurons: dict[str, AdaFire], kind: Calibration) -> None:
         self._profile = profile
         self._neurons = neurons
+        self._kind = kind
 
     def __call__(self, name: str, current: Tensor, steps: int) -> None:
-        neuron = self._neurons[name]
+        neuron, layer = self._neurons[name], self._profile.layers[name]
         counts = neuron.fire(current, neuron.start(current[: len(self._profile.inputs)]), steps)
-        found = counts.mean([0, *range(2, counts.dim())]) * neuron.threshold
-        if not bool(torch.isfinite(found).all()):
+        size = neuron.threshold.view(-1, *[1] * (counts.dim() - 2))
+        missing = layer.neuron_mean.to(counts) - counts.mean(0) * size
+        if not bool(torch.isfinite(missing).all()):
             raise ConversionError(f"layer {name!r} diverges: its spiking output is not finite")
-        target = self._profile.layers[name].mean.to(found)
-        neuron.bias = neuron.bias + (target - found)
+        if self._kind == "light":
+            neuron.bias = neuron.bias + missing.reshape(len(missing), -1).mean(1)
+        else:
+            neuron.v_init = neuron.v_init + steps * missing / size
 
 
 class _SpikeCounter:
     """Sums spikes and accumulates per source, step and sample as the pass goes by."""
 
-    def __init__(self, costs: Costs, burst: Burst) -> None:
+    def __init__(self, costs: Costs, burst: Burst, *, signed: bool) -> None:
+        self._signed = signed
         self._fan_out = costs.fan_out
         self._burst = burst
         self._spikes: dict[str, Tensor] = {}
@@ -226,6 +248,8 @@ class _SpikeCounter:
             return
         fan_out = self._fan_out[node].to(counts.device, torch.float32)
         counts = counts.float()  # half precision could not hold the sums
+        if self._signed:
+            counts = counts.abs()  # a negative spike is an event too
         events = counts if self._burst == "count" else (counts > 0.5).to(counts)
         order = (0, *range(2, counts.dim()), 1) if counts.dim() == 4 else tuple(range(counts.dim()))
         weights = fan_out.permute([axis - 1 for axis in order[1:]]).reshape(-1)
@@ -248,14 +272,19 @@ class _SpikeCounter:
 
 
 def _neuron(
-    network: Network, config: ConversionConfig, name: str, theta: Tensor, bias: Tensor
+    network: Network,
+    config: ConversionConfig,
+    name: str,
+    theta: Tensor,
+    bias: Tensor,
+    v_init: Tensor,
 ) -> AdaFire:
     layer = config.layers[name]
-    return AdaFire(
+    return NEURONS[layer.neuron](
         threshold=theta * layer.rho,
         phi=layer.phi,
         bias=bias,
-        v_init=config.v_init,
+        v_init=v_init,
         ceiling=network.sites[name].ceiling,
     )
 

@@ -120,6 +120,7 @@ def save(
     path = Path(path)
     tensors = {f"theta/{name}": theta for name, theta in model.thetas.items()}
     tensors |= {f"bias/{name}": bias for name, bias in model.biases.items()}
+    tensors |= {f"v_init/{name}": v_init for name, v_init in model.v_inits.items()}
     data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     digest = sha256(data)
     config = DeployConfig(
@@ -162,6 +163,7 @@ def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cp
         config.conversion,
         thetas=_per_layer(tensors, "theta", network.sites, device),
         biases=_per_layer(tensors, "bias", network.sites, device),
+        v_inits=_per_layer(tensors, "v_init", network.sites, device),
         exit=config.exit,
     )
 

@@ -14,7 +14,7 @@ class NeuronState:
 
     Attributes:
         membrane: Potential in units of the threshold, ``(N, C, ...)``.
-        emitted: Spikes fired so far, only kept by layers with a ceiling.
+        emitted: Net spikes fired so far, only kept by neurons that need them.
         step: Steps done.
     """
 
@@ -40,9 +40,15 @@ class AdaFire:
         threshold: V per channel, ``(C,)``, in units of the activation, > 0.
         phi: Most spikes per neuron and step.
         bias: Added to the current at every step, ``(C,)``, in units of the activation.
-        v_init: Potential before the first step, as a fraction of V.
+        v_init: Potential before the first step, as a fraction of V: one for all, ``()``, or one
+            per neuron, ``(C, ...)``.
         ceiling: Upper clip of the ANN's activation, or None.
+
+    Attributes:
+        signed: Whether a spike may be negative.
     """
+
+    signed = False
 
     def __init__(
         self,
@@ -50,7 +56,7 @@ class AdaFire:
         threshold: Tensor,
         phi: int,
         bias: Tensor,
-        v_init: float,
+        v_init: Tensor,
         ceiling: float | None = None,
     ) -> None:
         self.threshold = threshold
@@ -61,7 +67,7 @@ class AdaFire:
 
     def start(self, current: Tensor) -> NeuronState:
         """The state before the first step, for currents like ``current``, ``(N, C, ...)``."""
-        state = NeuronState(torch.full_like(current, self.v_init))
+        state = NeuronState(torch.zeros_like(current).add_(self.v_init))
         if self.ceiling is not None:
             state.emitted = torch.zeros_like(current)
         return state
@@ -93,9 +99,10 @@ class AdaFire:
         state.step += 1
         torch.clamp(state.membrane, 0, self.phi, out=fired)
         fired.floor_()
-        if state.emitted is not None and self.ceiling is not None:
-            room = (state.step * self.ceiling) / _per_channel(self.threshold, fired) + 0.5
-            torch.minimum(fired, room.floor() - state.emitted, out=fired)
+        if state.emitted is not None:
+            if self.ceiling is not None:
+                room = (state.step * self.ceiling) / _per_channel(self.threshold, fired) + 0.5
+                torch.minimum(fired, room.floor() - state.emitted, out=fired)
             state.emitted.add_(fired)
         state.membrane.sub_(fired)
 

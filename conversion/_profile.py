@@ -27,6 +27,7 @@ class LayerProfile:
         name: Layer name.
         shape: Shape of one sample's activation, ``(C, ...)``.
         mean: Mean activation per channel, ``(C,)``.
+        neuron_mean: Mean activation per neuron, ``(C, ...)``.
         largest: Largest activation per channel, ``(C,)``.
         active: Fraction of activations above zero.
         fan_out: Mean accumulates that one spike of each channel causes, ``(C,)``.
@@ -37,6 +38,7 @@ class LayerProfile:
     name: str
     shape: tuple[int, ...]
     mean: Tensor
+    neuron_mean: Tensor
     largest: Tensor
     active: float
     fan_out: Tensor
@@ -145,6 +147,7 @@ def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -
         name=name,
         shape=site.shape,
         mean=found.mean(),
+        neuron_mean=found.sum_over_samples / max(1, found.samples),
         largest=found.largest,
         active=float(counts.sum()) / max(1, found.samples_per_channel * found.channels),
         fan_out=fan_out.reshape(found.channels, -1).mean(1),

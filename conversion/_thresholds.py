@@ -31,6 +31,8 @@ class Histogram:
         self.largest = torch.zeros(channels, dtype=torch.float64)
         self.total = torch.zeros(channels, dtype=torch.float64)
         self.samples_per_channel = 0
+        self.samples = 0
+        self.sum_over_samples = torch.zeros(())
         self._range = torch.zeros(channels, dtype=torch.float64)
         self._counts = torch.zeros(channels, _FINE_BINS, dtype=torch.float64)
         self._sums = torch.zeros(channels, _FINE_BINS, dtype=torch.float64)
@@ -39,6 +41,8 @@ class Histogram:
         """Count a batch of activations, ``(N, C, ...)``."""
         rows = activations.detach().movedim(1, 0).reshape(self.channels, -1)
         self.samples_per_channel += rows.shape[1]
+        self.samples += len(activations)
+        self.sum_over_samples = self.sum_over_samples + activations.detach().sum(0).cpu()
         self.total += rows.sum(1, dtype=torch.float64).cpu()
         self.largest = torch.maximum(self.largest, rows.amax(1).double().cpu())
         self._widen()

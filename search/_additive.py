@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ _REFINEMENTS = 0.5
 
 _STEPS_AHEAD = 2.5
 """A proposal is measured at the first T that is this many times its parent's mean steps."""
+
+_INHERITED = 0.5
+"""Share of the proposals with the neuron and the calibration of their parent."""
+
+_KINDS = ("neuron", "calibration", "calibration/timesteps")
 
 _LEAST_GAIN = 5e-3
 """Relative hypervolume gain for which an exit threshold is worth a trial of its own."""
@@ -205,10 +211,16 @@ class AdditiveSampler(BaseSampler):
             parent, found = self._parent(front)
             energy, alpha = self._energy(parent), parent["iat/alpha"]
             enough = _STEPS_AHEAD * found.timesteps.value
+            inherited = [tuple(parent[name] for name in _KINDS)]
         else:
             table = self._tables[timesteps[0]].energy
             energy, alpha, enough = float(table.max((1, 2)).sum()) / 4, 0.6, math.inf
-        calibration = int(self._random.choice(timesteps))
+            inherited = []
+        space = self._space
+        every = list(itertools.product(space.neurons, space.calibrations, timesteps))
+        choices = inherited if inherited and self._random.random() < _INHERITED else every
+        kinds = choices[self._random.integers(len(choices))]
+        calibration = int(kinds[2])
         drawn = weights * np.exp(self._random.normal(0, 0.3, len(weights)))
         target = energy * math.exp(self._random.normal(0, 0.25))
         cells = _cheapest(self._tables[calibration], drawn, target)
@@ -224,7 +236,7 @@ class AdditiveSampler(BaseSampler):
                 (steps for steps in self._space.timesteps if steps >= enough),
                 default=max(self._space.timesteps),
             ),
-            "calibration/timesteps": calibration,
+            **dict(zip(_KINDS, kinds, strict=True)),
             "iat/alpha": alpha,
             "iat/beta": 0.0,
         }

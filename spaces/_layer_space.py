@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 from optuna.distributions import (
@@ -14,15 +14,24 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from conversion import Choice, ConfigError, ConversionConfig, ExitPolicy, LayerConfig, Score
+from conversion import (
+    Calibration,
+    Choice,
+    ConfigError,
+    ConversionConfig,
+    ExitPolicy,
+    LayerConfig,
+    NeuronKind,
+    Score,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpace:
     """The choices that a study makes, under static parameter names.
 
-    ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``calibration/timesteps``,
-    ``iat/alpha`` and ``iat/beta``.
+    ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``neuron``,
+    ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``.
 
     Attributes:
         layers: Names of the spiking layers.
@@ -30,6 +39,8 @@ class LayerSpace:
         rho_max: Largest ρ.
         rho_step: Grid of ρ.
         timesteps: The values of T to choose from; one value fixes it.
+        neurons: The neurons to choose from, one kind for all layers.
+        calibrations: The ways to calibrate.
         calibration_timesteps: The values of T to calibrate at.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
         score: Confidence of the exit policy.
@@ -40,6 +51,8 @@ class LayerSpace:
     rho_max: float = 3.0
     rho_step: float = 0.25
     timesteps: tuple[int, ...] = (1, 2, 4, 8)
+    neurons: tuple[NeuronKind, ...] = ("adafire", "dual-threshold")
+    calibrations: tuple[Calibration, ...] = ("light", "advanced")
     calibration_timesteps: tuple[int, ...] = (1, 2, 4)
     beta_max: float = 0.4
     score: Score = "entropy"
@@ -57,6 +70,10 @@ class LayerSpace:
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be different whole numbers >= 1, got {values!r}")
+        for name, kind in (("neurons", NeuronKind), ("calibrations", Calibration)):
+            values, known = getattr(self, name), get_args(kind)
+            if not values or set(values) - set(known) or len(set(values)) != len(values):
+                raise ConfigError(f"{name} must be out of {', '.join(known)}, got {values!r}")
         if not 0 <= self.beta_max <= 1:
             raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
         ExitPolicy(score=self.score)
@@ -69,6 +86,8 @@ class LayerSpace:
             **{f"phi/{layer}": phi for layer in self.layers},
             **{f"rho/{layer}": rho for layer in self.layers},
             "timesteps": CategoricalDistribution(self.timesteps),
+            "neuron": CategoricalDistribution(self.neurons),
+            "calibration": CategoricalDistribution(self.calibrations),
             "calibration/timesteps": CategoricalDistribution(self.calibration_timesteps),
             "iat/alpha": FloatDistribution(0.0, 1.0, step=0.01),
             "iat/beta": FloatDistribution(0.0, self.beta_max, step=0.05),
@@ -86,13 +105,18 @@ class LayerSpace:
         """
         self._check(params)
         layers = {
-            layer: LayerConfig(phi=int(params[f"phi/{layer}"]), rho=float(params[f"rho/{layer}"]))
+            layer: LayerConfig(
+                phi=int(params[f"phi/{layer}"]),
+                rho=float(params[f"rho/{layer}"]),
+                neuron=params["neuron"],
+            )
             for layer in self.layers
         }
         return Choice(
             conversion=ConversionConfig(
                 timesteps=int(params["timesteps"]),
                 layers=layers,
+                calibration=params["calibration"],
                 calibration_timesteps=int(params["calibration/timesteps"]),
             ),
             exit=ExitPolicy(
@@ -105,12 +129,14 @@ class LayerSpace:
     def uniform(self, *, phi: int, rho: float, alpha: float, beta: float = 0.0) -> dict[str, Any]:
         """Parameters of a uniform setting: the same φ and ρ for every layer, the largest T.
 
-        It is calibrated at the second smallest T that the space offers, if it offers two.
+        Neuron and calibration are the first ones offered, the latter's T the second smallest.
         """
         return {
             **{f"phi/{layer}": phi for layer in self.layers},
             **{f"rho/{layer}": float(rho) for layer in self.layers},
             "timesteps": max(self.timesteps),
+            "neuron": self.neurons[0],
+            "calibration": self.calibrations[0],
             "calibration/timesteps": sorted(self.calibration_timesteps)[:2][-1],
             "iat/alpha": alpha,
             "iat/beta": beta,

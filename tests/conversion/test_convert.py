@@ -19,7 +19,7 @@ from conversion import (
     convert,
     profile,
 )
-from conversion._passes import SpikingPass
+from conversion._passes import AnalogPass, SpikingPass
 
 
 def uniform(found: Profile, **options: object) -> ConversionConfig:
@@ -167,6 +167,53 @@ def test_calibration_is_one_streaming_pass_with_earlier_layers_corrected(
             spiking = outputs[0].mean((0, 2, 3)) * neuron.threshold
             neuron.bias = neuron.bias + small_profile.layers[name].mean.float() - spiking
         torch.testing.assert_close(streamed.biases[name], neuron.bias, rtol=1e-4, atol=1e-6)
+
+
+def test_advanced_calibration_is_one_pass_that_gives_each_neuron_what_it_lacked(
+    small_net: nn.Module, small_profile: Profile, small_inputs: Tensor
+) -> None:
+    """Literal version: one full simulation per layer, shifting that layer's potentials."""
+    options = {"timesteps": 3, "phi": 2, "rho": 1.5}
+    streamed = convert(small_profile, uniform(small_profile, **options, calibration="advanced"))
+    literal = convert(small_profile, uniform(small_profile, **options, calibration="none"))
+    outputs: dict[str, Tensor] = {}
+
+    def keep(node: str, counts: Tensor, steps: int) -> None:
+        outputs[node] = counts.clone()
+
+    activations: dict[str, Tensor] = {}
+    AnalogPass(small_profile.network, activations.__setitem__).run(small_inputs)
+    for name, site in small_profile.network.sites.items():
+        with torch.inference_mode():
+            run = SpikingPass(small_profile.network, literal._neurons, on_spikes=keep)
+            run.advance(run.start(small_profile.inputs), 3)
+        neuron = literal._neurons[name]
+        rate = outputs[site.node].mean(0) * neuron.threshold.view(-1, 1, 1)
+        lacked = activations[name].mean(0) - rate
+        neuron.v_init = neuron.v_init + 3 * lacked / neuron.threshold.view(-1, 1, 1)
+        torch.testing.assert_close(streamed.v_inits[name], neuron.v_init, rtol=1e-3, atol=1e-4)
+        assert not streamed.biases[name].any()
+
+
+@pytest.mark.parametrize("neuron", ["adafire", "dual-threshold"])
+def test_negative_spikes_cost_what_positive_ones_do(
+    small_profile: Profile, small_inputs: Tensor, neuron: str
+) -> None:
+    model = convert(small_profile, uniform(small_profile, timesteps=6, phi=2, neuron=neuron))
+    seen: dict[str, Tensor] = {}
+
+    def keep(node: str, counts: Tensor, steps: int) -> None:
+        seen[node] = counts.clone()
+
+    with torch.inference_mode():
+        run = SpikingPass(model.network, model._neurons, on_spikes=keep)
+        run.advance(run.start(small_inputs), 6)
+    found = model.simulate(small_inputs)
+    for row, name in enumerate(found.sources):
+        if name in model.network.sites:
+            counts = seen[model.network.sites[name].node]
+            assert float(found.spikes[row].sum()) == float(counts.abs().sum())
+            assert (float(counts.min()) < 0) <= (neuron == "dual-threshold")
 
 
 @pytest.mark.parametrize("score", ["entropy", "top1", "margin"])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversion import AdaFire
+from conversion import AdaFire, DualThreshold
 
 
 def neuron(phi: int, threshold: float = 1.0, **options: object) -> AdaFire:
@@ -112,3 +112,50 @@ def test_keep_forgets_the_other_samples() -> None:
     assert state.membrane.flatten().tolist() == pytest.approx([0.8])
     assert state.emitted is not None
     assert state.emitted.shape == (1, 1)
+
+
+def literal_dual(currents: list[float], *, V: float, phi: int, v_init: float) -> list[int]:
+    v, net = v_init * V, 0
+    counts = []
+    for x in currents:
+        v += x
+        n = min(max(math.floor(v / V), 0), phi)
+        if v <= -V / 4 and net > 0:
+            n = -1
+        v -= n * V
+        net += n
+        counts.append(n)
+    return counts
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    currents=st.lists(sixteenths, min_size=1, max_size=12),
+    log_v=st.integers(-2, 2),
+    phi=st.integers(1, 4),
+    v_init=st.sampled_from([0.0, 0.5]),
+)
+def test_the_dual_threshold_neuron_takes_back_as_the_literal_loop(
+    currents: list[float], log_v: int, phi: int, v_init: float
+) -> None:
+    V = 2.0**log_v
+    layer = DualThreshold(
+        threshold=torch.tensor([V]), phi=phi, bias=torch.zeros(1), v_init=torch.tensor(v_init)
+    )
+    x = torch.tensor(currents).view(-1, 1)
+    state = layer.start(x[:1])
+    counts = layer.fire(x, state, len(currents))
+    assert counts.flatten().tolist() == literal_dual(currents, V=V, phi=phi, v_init=v_init)
+    assert float(counts.cumsum(0).min()) >= 0, "a rate never goes below zero"
+    charge = v_init * V + float(x.sum()) - float(counts.sum()) * V
+    assert float(state.membrane) * V == pytest.approx(charge)
+
+
+def test_the_dual_threshold_neuron_corrects_an_early_spike() -> None:
+    """Strong first, then nothing and inhibition: the mean input is 0, the plain neuron says ½."""
+    x = torch.tensor([1.0, -1.0, 0.0, 0.0]).view(-1, 1)
+    options = {"threshold": torch.ones(1), "phi": 1, "bias": torch.zeros(1)}
+    plain = AdaFire(**options, v_init=torch.tensor(0.5))
+    dual = DualThreshold(**options, v_init=torch.tensor(0.5))
+    assert plain.fire(x, plain.start(x[:1]), 4).flatten().tolist() == [1, 0, 0, 0]
+    assert dual.fire(x, dual.start(x[:1]), 4).flatten().tolist() == [1, -1, 0, 0]

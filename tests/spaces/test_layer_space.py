@@ -19,6 +19,8 @@ def test_names_are_static(space: LayerSpace) -> None:
         "rho/a",
         "rho/b",
         "timesteps",
+        "neuron",
+        "calibration",
         "calibration/timesteps",
         "iat/alpha",
         "iat/beta",

@@ -1,0 +1,38 @@
+"""A neuron that takes back what it fired too much: the dual-threshold neuron."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from conversion._neurons import AdaFire, NeuronState
+
+_NEGATIVE_THRESHOLD = 0.25
+
+
+class DualThreshold(AdaFire):
+    """:class:`AdaFire` that also fires −1 when it has fired too much.
+
+    ``if v <= -V_neg and the net number of spikes so far > 0:  n_t = -1`` (so ``v <- v + V``); a
+    neuron's rate never goes below zero. The family of error compensation (Liu et al., ICML 2025,
+    arXiv 2506.01968) and of earlier signed neurons; the full text of the former was not available
+    to us. ``V_neg`` is a quarter of V: a neuron that starts at V/2 then corrects itself once it
+    is three quarters of a spike ahead of its input.
+    """
+
+    signed = True
+
+    def start(self, current: Tensor) -> NeuronState:
+        """The state before the first step."""
+        state = super().start(current)
+        state.emitted = torch.zeros_like(current)
+        return state
+
+    def _step(self, state: NeuronState, fired: Tensor) -> None:
+        assert state.emitted is not None
+        takes_back = (state.membrane <= -_NEGATIVE_THRESHOLD) & (state.emitted > 0.5)
+        super()._step(state, fired)
+        back = takes_back.to(fired.dtype)
+        fired.sub_(back)
+        state.membrane.add_(back)
+        state.emitted.sub_(back)
