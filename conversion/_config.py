@@ -12,6 +12,8 @@ from conversion._iat import ExitPolicy
 
 NeuronKind = Literal["adafire", "dual-threshold"]
 Calibration = Literal["none", "light", "advanced"]
+ThresholdRule = Literal["mmse", "max", "percentile"]
+Granularity = Literal["channel", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class ConversionConfig:
     Attributes:
         timesteps: T, the most steps a sample may run, ≥ 1.
         layers: One :class:`LayerConfig` per spiking layer.
+        thresholds: ``"mmse"``, least squared error of ClipFloor; ``"max"``, φ spikes a step give
+            the largest activation; ``"percentile"``, the 99.9th percentile.
+        granularity: One threshold per ``"channel"`` or per ``"layer"``.
         calibration: ``"light"`` (bias per channel), ``"advanced"`` (initial potential per neuron)
             or ``"none"``.
         calibration_timesteps: T in the threshold formula and in the calibration pass; None takes
@@ -55,6 +60,8 @@ class ConversionConfig:
 
     timesteps: int
     layers: Mapping[str, LayerConfig]
+    thresholds: ThresholdRule = "mmse"
+    granularity: Granularity = "channel"
     calibration: Calibration = "light"
     calibration_timesteps: int | None = None
     v_init: float = 0.5
@@ -64,9 +71,13 @@ class ConversionConfig:
             value = getattr(self, name)
             if not (value is None or (isinstance(value, int) and value >= 1)):
                 raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
-        if self.calibration not in get_args(Calibration):
-            known = ", ".join(get_args(Calibration))
-            raise ConfigError(f"calibration must be one of {known}, got {self.calibration!r}")
+        kinds = {
+            "calibration": Calibration, "thresholds": ThresholdRule, "granularity": Granularity
+        }  # fmt: skip
+        for name, kind in kinds.items():
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if not 0 <= self.v_init <= 1:
             raise ConfigError(f"v_init must be within 0..1 thresholds, got {self.v_init!r}")
 

@@ -159,11 +159,11 @@ class SpikingModel(nn.Module):
 def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
     """Make the spiking model of a profiled network; the caller's model is not touched.
 
-    Thresholds are the MMSE ones for each layer's φ. Light calibration (Li et al., ICML 2021,
-    Sec. 4.2) then shifts each layer's bias by the per-channel mean of (ANN output − SNN mean
-    output), earlier layers already corrected, all in one spiking pass over the calibration data.
-    Advanced calibration (ibid., Sec. 4.3) shifts each neuron's initial potential instead, by T
-    times its mean difference.
+    Thresholds are those of the config's rule for each layer's φ. Light calibration (Li et al.,
+    ICML 2021, Sec. 4.2) then shifts each layer's bias by the per-channel mean of (ANN output − SNN
+    mean output), earlier layers already corrected, all in one spiking pass over the calibration
+    data. Advanced calibration (ibid., Sec. 4.3) shifts each neuron's initial potential instead, by
+    T times its mean difference.
 
     Args:
         profile: From :func:`conversion.profile`.
@@ -177,7 +177,12 @@ def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
     calibration_steps = config.calibration_timesteps or config.timesteps
     thetas = {
         name: profile.threshold(
-            name, phi=layer.phi, timesteps=calibration_steps, shift=config.v_init
+            name,
+            phi=layer.phi,
+            timesteps=calibration_steps,
+            shift=config.v_init,
+            rule=config.thresholds,
+            granularity=config.granularity,
         )
         for name, layer in config.layers.items()
     }

@@ -6,15 +6,23 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from conversion._config import Granularity, ThresholdRule
 from conversion._energy import Costs, costs
 from conversion._errors import ConfigError, ConversionError
 from conversion._graph import Network, trace
 from conversion._passes import AnalogPass
-from conversion._thresholds import Histogram, mmse_fractions
+from conversion._thresholds import (
+    PERCENTILE,
+    Histogram,
+    merge_channels,
+    mmse_fractions,
+    quantile,
+)
 
 _LOG = logging.getLogger("spikefront")
 
@@ -33,6 +41,7 @@ class LayerProfile:
         fan_out: Mean accumulates that one spike of each channel causes, ``(C,)``.
         counts: Histogram counts ``(C, bins)``, bins relative to ``largest``.
         sums: Histogram sums ``(C, bins)`` in units of ``largest``.
+        silent: Activations that were zero, ``(C,)``.
     """
 
     name: str
@@ -44,6 +53,7 @@ class LayerProfile:
     fan_out: Tensor
     counts: Tensor
     sums: Tensor
+    silent: Tensor
 
     @property
     def neurons(self) -> int:
@@ -70,26 +80,62 @@ class Profile:
     inputs: Tensor
     logits: Tensor
     data_fingerprint: str
-    _thresholds: dict[tuple[str, int, int, float], Tensor] = field(default_factory=dict, repr=False)
+    _thresholds: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
         """Where the network and the calibration inputs are."""
         return self.inputs.device
 
-    def threshold(self, layer: str, *, phi: int, timesteps: int, shift: float) -> Tensor:
-        """θ per channel, ``(C,)``, that minimises the squared error of ClipFloor."""
-        key = (layer, phi, timesteps, shift)
+    def threshold(
+        self,
+        layer: str,
+        *,
+        phi: int,
+        timesteps: int,
+        shift: float,
+        rule: ThresholdRule = "mmse",
+        granularity: Granularity = "channel",
+    ) -> Tensor:
+        """θ per channel, ``(C,)``, in units of the activation.
+
+        Args:
+            layer: Layer name.
+            phi: Most spikes per step.
+            timesteps: T of the MMSE formula.
+            shift: Rounding shift of the MMSE formula.
+            rule: ``"mmse"``, ``"max"`` or ``"percentile"``; see :class:`ConversionConfig`.
+            granularity: One threshold per channel, or the same for all of them.
+        """
+        key = (layer, phi, timesteps, shift, rule, granularity)
         if key not in self._thresholds:
-            found = self.layers[layer]
-            fraction = mmse_fractions(
-                found.counts, found.sums, phi=phi, timesteps=timesteps, shift=shift
-            )
-            theta = fraction * found.largest
+            theta = self._theta(layer, phi, timesteps, shift, rule, granularity)
             # A channel that never fired has no scale of its own: it takes the layer's.
             spare = theta.max() if theta.max() > 0 else torch.ones((), dtype=theta.dtype)
             self._thresholds[key] = torch.where(theta > 0, theta, spare).float().to(self.device)
         return self._thresholds[key]
+
+    def _theta(
+        self,
+        layer: str,
+        phi: int,
+        timesteps: int,
+        shift: float,
+        rule: ThresholdRule,
+        granularity: Granularity,
+    ) -> Tensor:
+        found = self.layers[layer]
+        counts, sums, largest = found.counts, found.sums, found.largest
+        if granularity == "layer":
+            counts, sums, largest = merge_channels(counts, sums, largest)
+        if rule == "mmse":
+            fraction = mmse_fractions(counts, sums, phi=phi, timesteps=timesteps, shift=shift)
+            theta = fraction * largest
+        else:
+            silent = found.silent.sum(0, keepdim=True) if granularity == "layer" else found.silent
+            part = 1.0 if rule == "max" else PERCENTILE
+            theta = quantile(counts, silent, part) * largest / phi
+        return theta.expand(len(found.largest))
 
 
 def profile(
@@ -153,6 +199,7 @@ def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -
         fan_out=fan_out.reshape(found.channels, -1).mean(1),
         counts=counts,
         sums=sums,
+        silent=found.samples_per_channel - counts.sum(1),
     )
 
 

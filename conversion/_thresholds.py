@@ -119,6 +119,35 @@ def mmse_fractions(
     return torch.tensor(GRID, dtype=torch.float64)[error.argmin(1)]
 
 
+PERCENTILE = 0.999
+"""Of the percentile rule, over all activations, zeros included (Rueckauer et al. 2017, 2.2)."""
+
+
+def quantile(counts: Tensor, silent: Tensor, part: float) -> Tensor:
+    """The upper edge of the bin that holds a quantile, as a fraction of the largest activation.
+
+    Args:
+        counts: ``(C, bins)`` of the positive activations.
+        silent: Activations that were zero, ``(C,)``.
+        part: Which quantile, 0 to 1.
+    """
+    reached = silent[:, None] + counts.cumsum(1)
+    below = (reached < part * reached[:, -1:]).sum(1)
+    return (below + 1).clamp_max(_BINS).double() / _BINS
+
+
+def merge_channels(counts: Tensor, sums: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The histogram of a whole layer, ``(1, bins)``, and its largest activation, ``(1,)``."""
+    top = largest.max().clamp_min(torch.finfo(largest.dtype).tiny)
+    scale = (largest / top)[:, None]
+    means = torch.where(counts > 0, sums / counts.clamp_min(1), 0.0) * scale
+    index = (means * _BINS).to(torch.int64).clamp_(0, _BINS - 1)
+    merged = torch.zeros((2, _BINS), dtype=counts.dtype)
+    merged[0].scatter_add_(0, index.flatten(), counts.flatten())
+    merged[1].scatter_add_(0, index.flatten(), (sums * scale).flatten())
+    return merged[:1], merged[1:], largest.max(keepdim=True, dim=0).values
+
+
 @lru_cache(maxsize=256)
 def _quantised(phi: int, timesteps: int, shift: float) -> Tensor:
     """``(grid, bins)``: what each candidate threshold makes of each bin's centre."""

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from conversion import GRID, Histogram, clip_floor, mmse_fractions
+from conversion import GRID, Histogram, clip_floor, mmse_fractions, profile
 
 
 def literal_errors(a: np.ndarray, phi: int, timesteps: int, shift: float) -> list[float]:
@@ -87,3 +87,42 @@ def test_clip_floor_by_hand() -> None:
     assert clip_floor(a, theta, phi=1, timesteps=4).tolist() == [0, 0, 0.25, 0.75, 1.0]
     assert clip_floor(a, theta, phi=2, timesteps=4).tolist() == [0, 0, 0.25, 0.75, 2.0]
     assert clip_floor(a, theta, phi=1, timesteps=4, shift=0.5).tolist() == [0, 0.25, 0.25, 1, 1]
+
+
+@pytest.mark.parametrize("rule", ["max", "percentile"])
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+def test_the_largest_and_the_percentile_against_sorting(rule: str, granularity: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU())
+    x = torch.randn(64, 2, 16, 16)
+    found = profile(net, x)
+    rows = net(x).detach().movedim(1, 0).reshape(3, -1)
+    rows = rows.reshape(1, -1) if granularity == "layer" else rows
+    expected = torch.quantile(rows, 1.0 if rule == "max" else 0.999, dim=1).expand(3)
+    theta = found.threshold(
+        "1",
+        phi=3,
+        timesteps=4,
+        shift=0.5,
+        rule=rule,
+        granularity=granularity,  # type: ignore[arg-type]
+    )
+    bin_width = rows.amax(1) / 512
+    assert bool(((3 * theta - expected).abs() <= 2 * bin_width).all())
+
+
+def test_one_threshold_per_layer_minimises_the_layer_s_error() -> None:
+    """Literal: every candidate of the grid on every activation of all channels."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU())
+    x = torch.randn(32, 2, 8, 8)
+    theta = profile(net, x).threshold("1", phi=2, timesteps=2, shift=0.5, granularity="layer")
+    a = net(x).detach()
+    candidates = [a.max() * fraction for fraction in GRID]
+    errors = [
+        float(((a - clip_floor(a, t, phi=2, timesteps=2, shift=0.5)) ** 2).sum())
+        for t in candidates
+    ]
+    found = float(((a - clip_floor(a, theta[0], phi=2, timesteps=2, shift=0.5)) ** 2).sum())
+    assert len(set(theta.tolist())) == 1
+    assert found <= min(errors) * 1.01
