@@ -33,6 +33,7 @@ STDERR = Console(stderr=True)
 LOG = logging.getLogger("spikefront")
 
 SAMPLERS = ("additive", "nsga2", "nsga3", "tpe", "tpe-multivariate", "gp", "random")
+NEURONS = ("adafire", "dual-threshold")
 ENERGY_MODELS = ("horowitz45", "horowitz45-int8", "horowitz45-graded")
 
 # torch, optuna and matplotlib take seconds to import: each command imports what it needs, so
@@ -93,6 +94,78 @@ def energy_option(command: Command) -> Command:
         default="horowitz45",
         show_default=True,
         help="Prices of a MAC and of a synaptic operation.",
+    )(command)
+
+
+def choice_options(command: Command) -> Command:
+    """Options that name one uniform choice."""
+    options: list[Command] = [
+        click.option(
+            "--phi", type=click.IntRange(1), default=4, show_default=True, help="φ of all layers."
+        ),
+        click.option(
+            "--rho",
+            type=click.FloatRange(1),
+            default=1.0,
+            show_default=True,
+            help="ρ of all layers.",
+        ),
+        click.option(
+            "--neuron",
+            type=click.Choice(NEURONS),
+            default="adafire",
+            show_default=True,
+            help="dual-threshold takes back what it fired too much.",
+        ),
+        click.option(
+            "--thresholds",
+            type=click.Choice(["mmse", "max", "percentile"]),
+            default="mmse",
+            show_default=True,
+            help="Rule of the thresholds.",
+        ),
+        click.option(
+            "--granularity",
+            type=click.Choice(["channel", "layer"]),
+            default="channel",
+            show_default=True,
+            help="One threshold per channel or per layer.",
+        ),
+        click.option(
+            "--timesteps", type=click.IntRange(1), default=8, show_default=True, help="T."
+        ),
+        click.option(
+            "--calibration-timesteps",
+            type=click.IntRange(1),
+            default=2,
+            show_default=True,
+            help="T of thresholds and calibration.",
+        ),
+        click.option(
+            "--calibration",
+            type=click.Choice(["light", "advanced", "none"]),
+            default="light",
+            show_default=True,
+            help="light corrects biases, advanced the initial potentials.",
+        ),
+    ]
+    return _apply(options, command)
+
+
+_CHOICE = (
+    "phi", "rho", "neuron", "timesteps", "thresholds", "granularity", "calibration",
+    "calibration_timesteps",
+)  # fmt: skip
+
+
+def split_option(command: Command) -> Command:
+    """The split to run."""
+    return click.option(
+        "--split",
+        type=click.Choice(["search", "test"]),
+        default="search",
+        show_default=True,
+        help="The split to run.",
     )(command)
 
 
@@ -168,6 +241,15 @@ def cli(verbose: bool, debug: bool) -> None:
     help="Values of T to choose from.",
 )
 @click.option(
+    "--neuron",
+    "neurons",
+    type=click.Choice(NEURONS),
+    multiple=True,
+    default=NEURONS,
+    show_default=True,
+    help="Neurons to choose from; repeat it for both. dual-threshold fires negative spikes too.",
+)
+@click.option(
     "--phi-max",
     type=click.IntRange(1),
     default=8,
@@ -192,6 +274,7 @@ def search(
     sampler: str,
     workers: int,
     timesteps: tuple[int, ...],
+    neurons: tuple[str, ...],
     phi_max: int,
     rho_max: float,
     **task: Any,
@@ -212,7 +295,12 @@ def search(
 
     spec = _spec(task)
     name = study_name or _study_name(spec)
-    limits: dict[str, Any] = {"phi_max": phi_max, "rho_max": rho_max, "timesteps": timesteps}
+    limits: dict[str, Any] = {
+        "phi_max": phi_max,
+        "rho_max": rho_max,
+        "timesteps": timesteps,
+        "neurons": neurons,
+    }
     place = storage or out / rooms.JOURNAL_NAME
     if isinstance(place, str) or place.exists():
         there = rooms.open_storage(place)
@@ -361,13 +449,7 @@ def export(
     type=click.Path(path_type=Path),
     help="Write the logits and exit steps of a split here (safetensors).",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["search", "test"]),
-    default="search",
-    show_default=True,
-    help="The split to run.",
-)
+@split_option
 def convert(
     config: Path, device: str, batch_size: int | None, logits: Path | None, split: str, **task: Any
 ) -> None:
@@ -442,27 +524,7 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
 @task_options
 @run_options
 @energy_option
-@click.option(
-    "--phi", type=click.IntRange(1), default=4, show_default=True, help="φ of all layers."
-)
-@click.option(
-    "--rho", type=click.FloatRange(1), default=1.0, show_default=True, help="ρ of all layers."
-)
-@click.option("--timesteps", type=click.IntRange(1), default=8, show_default=True, help="T.")
-@click.option(
-    "--calibration-timesteps",
-    type=click.IntRange(1),
-    default=2,
-    show_default=True,
-    help="T of thresholds and calibration.",
-)
-@click.option(
-    "--calibration",
-    type=click.Choice(["light", "advanced", "none"]),
-    default="light",
-    show_default=True,
-    help="light corrects biases, advanced the initial potentials.",
-)
+@choice_options
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 1),
@@ -477,52 +539,86 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
     show_default=True,
     help="Part of the exit threshold that follows the calibration entropy.",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["search", "test"]),
-    default="search",
-    show_default=True,
-    help="The split to run.",
-)
+@split_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     device: str,
     batch_size: int | None,
     energy_model: str,
-    phi: int,
-    rho: float,
-    timesteps: int,
-    calibration_timesteps: int,
-    calibration: str,
     alpha: float,
     beta: float,
     split: str,
     as_json: bool,
-    **task: Any,
+    **options: Any,
 ) -> None:
     """Measure one uniform choice, without a study."""
-    from conversion import Choice, ConversionConfig, ExitPolicy
+    from conversion import Choice, ExitPolicy
     from reports import measurement_table
 
+    choice, task = _parted(options)
     spec = _spec(task)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make_evaluator(spec, device, energy_model, batch_size)
-        choice = Choice(
-            conversion=ConversionConfig.uniform(
-                evaluator.layers,
-                timesteps=timesteps,
-                phi=phi,
-                rho=rho,
-                calibration=calibration,
-                calibration_timesteps=calibration_timesteps,
-            ),
-            exit=ExitPolicy(alpha=alpha, beta=beta),
-        )
-    measurement = evaluator.measure(choice, split)
+    conversion = _uniform(evaluator.layers, choice)
+    policy = ExitPolicy(alpha=alpha, beta=beta)
+    measurement = evaluator.measure(Choice(conversion=conversion, exit=policy), split)
     if as_json:
         click.echo(json.dumps({**measurement.to_dict(), "ann": asdict(evaluator.ann(split))}))
         return
     _print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
+
+
+@cli.command()
+@task_options
+@run_options
+@choice_options
+@split_option
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Look into this exported config instead of a uniform choice.",
+)
+@click.option("--samples", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def diagnose(
+    device: str,
+    batch_size: int | None,
+    split: str,
+    config: Path | None,
+    samples: int,
+    figure: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Tell which layer to mend: how much of its error is clipping, rounding, uneven input.
+
+    The figure shows the same. Inherited is what came with the input, from the layers before.
+    """
+    from conversion import DeployConfig, load
+    from conversion import convert as make_spiking
+    from conversion import diagnose as find_errors
+    from reports import diagnosis_figure, diagnosis_table, write_figure
+
+    choice, task = _parted(options)
+    deployed = DeployConfig.read(config) if config else None
+    spec = _spec_of(deployed.provenance.get("task"), task) if deployed else _spec(task)
+    with _working(f"loading {spec.task} and profiling its network"):
+        evaluator = make_evaluator(spec, device, "horowitz45", batch_size)
+    if config:
+        model = load(config, evaluator.task.model, device=device)
+    else:
+        model = make_spiking(evaluator.profile, _uniform(evaluator.layers, choice))
+    inputs, _ = next(evaluator.task.split(split).batches(samples))
+    found = find_errors(model, inputs.to(evaluator.device))
+    if figure is not None:
+        write_figure(diagnosis_figure(found), figure)
+    if as_json:
+        click.echo(
+            json.dumps({"split": split, "n": len(inputs), "layers": list(map(asdict, found))})
+        )
+        return
+    _print_table(diagnosis_table(found))
 
 
 @cli.command()
@@ -565,6 +661,18 @@ def _warn_of_a_useless_ann(evaluator: Any) -> None:
             100 * right,
             classes,
         )
+
+
+def _parted(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a uniform choice, and the others."""
+    choice = {name: options.pop(name) for name in _CHOICE}
+    return choice, options
+
+
+def _uniform(layers: Any, choice: dict[str, Any]) -> Any:
+    from conversion import ConversionConfig
+
+    return ConversionConfig.uniform(layers, **choice)
 
 
 def _spec(given: dict[str, Any]) -> Any:

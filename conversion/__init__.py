@@ -9,6 +9,7 @@ from conversion._config import (
 )
 from conversion._convert import Inference, Simulation, SpikingModel, convert
 from conversion._deploy import DeployConfig, load, save
+from conversion._diagnose import PARTS, LayerDiagnosis, diagnose
 from conversion._dual_threshold import DualThreshold
 from conversion._energy import ENERGY_MODELS, Costs, EnergyModel, costs, energy_model
 from conversion._errors import ConfigError, ConversionError, DeployError, SpikefrontError
@@ -31,6 +32,7 @@ from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
 __all__ = [
     "ENERGY_MODELS",
     "GRID",
+    "PARTS",
     "SCORES",
     "AdaFire",
     "Calibration",
@@ -49,6 +51,7 @@ __all__ = [
     "Histogram",
     "Inference",
     "LayerConfig",
+    "LayerDiagnosis",
     "LayerProfile",
     "Network",
     "NeuronKind",
@@ -64,6 +67,7 @@ __all__ = [
     "confidence",
     "convert",
     "costs",
+    "diagnose",
     "energy_model",
     "first_above",
     "load",

@@ -61,6 +61,7 @@ class SpikingModel(nn.Module):
     Attributes:
         config: The choices it was made with.
         exit: When a sample may stop early, or None to run all steps.
+        neurons: The layers of neurons by name.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class SpikingModel(nn.Module):
         self.thetas = {name: theta.clone() for name, theta in thetas.items()}
         self.biases = dict(biases)
         self.v_inits = {name: v_init.clone() for name, v_init in v_inits.items()}
-        self._neurons = {
+        self.neurons = {
             name: _neuron(network, config, name, thetas[name], biases[name], v_inits[name])
             for name in network.sites
         }
-        self._quanta = _gate_quanta(network, costs, self._neurons)
+        self._quanta = _gate_quanta(network, costs, self.neurons)
         names = {site.node: name for name, site in network.sites.items()}
         self._sources = {node: names.get(node, node) for node in costs.fan_out}
 
@@ -104,9 +105,9 @@ class SpikingModel(nn.Module):
             burst: Whether n spikes of a burst are n events at a synapse, or one.
         """
         steps = self.config.timesteps
-        signed = any(neuron.signed for neuron in self._neurons.values())
+        signed = any(neuron.signed for neuron in self.neurons.values())
         counter = _SpikeCounter(self.costs, burst, signed=signed)
-        run = SpikingPass(self.network, self._neurons, on_spikes=counter.count, quanta=self._quanta)
+        run = SpikingPass(self.network, self.neurons, on_spikes=counter.count, quanta=self._quanta)
         outputs = run.advance(run.start(_contiguous(x)), steps)
         spikes, synops = counter.stacked(list(self._sources))
         return Simulation(
@@ -119,7 +120,7 @@ class SpikingModel(nn.Module):
     @torch.inference_mode()
     def infer(self, x: Tensor) -> Inference:
         """Run step by step; samples that are confident enough leave the batch and cost no more."""
-        run = SpikingPass(self.network, self._neurons)
+        run = SpikingPass(self.network, self.neurons)
         state = run.start(_contiguous(x))
         remaining = torch.arange(len(x), device=x.device)
         logits: Tensor | None = None

@@ -246,7 +246,7 @@ def _as_channels_last(module: fx.GraphModule) -> None:
 
 def _check_same(module: fx.GraphModule, sample: Tensor, expected: Tensor) -> None:
     error = (module(sample) - expected).norm() / expected.norm().clamp_min(1e-12)
-    if not error <= 1e-4:
+    if not error <= 1e-3:  # rounding alone has been seen to give 1e-4 where variances are tiny
         raise ConversionError(
             f"the traced copy differs from the model by {error:.1e} (relative); its forward"
             " depends on something that tracing froze, such as a flag or a random number"

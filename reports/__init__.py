@@ -1,13 +1,14 @@
 """What a person sees: the front, tables, figures, one HTML page, and choosing a point."""
 
 from reports._console import (
+    diagnosis_table,
     front_table,
     layer_rows,
     measurement_table,
     model_table,
     profile_table,
 )
-from reports._figures import FIGURES
+from reports._figures import FIGURES, diagnosis_figure
 from reports._front import (
     FrontPoint,
     ParetoFront,
@@ -18,13 +19,15 @@ from reports._front import (
     pareto_front,
     select,
 )
-from reports._report import measure_front, write_report
+from reports._report import measure_front, write_figure, write_report
 from reports._tables import front_frame, front_rows, summary, trials_frame
 
 __all__ = [
     "FIGURES",
     "FrontPoint",
     "ParetoFront",
+    "diagnosis_figure",
+    "diagnosis_table",
     "front_frame",
     "front_rows",
     "front_table",
@@ -41,5 +44,6 @@ __all__ = [
     "select",
     "summary",
     "trials_frame",
+    "write_figure",
     "write_report",
 ]

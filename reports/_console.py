@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from conversion import Profile, SpikingModel
+from conversion import PARTS, LayerDiagnosis, Profile, SpikingModel
 from evaluators import AnnReference, Estimate, Measurement
 from reports._front import ParetoFront, knee
 
@@ -101,6 +102,24 @@ def profile_table(profile: Profile) -> Table:
             f"{row['fan_out']:,.1f}",
             f"{row['largest']:.3g}",
         )
+    return table
+
+
+def diagnosis_table(diagnoses: Sequence[LayerDiagnosis]) -> Table:
+    """What kind of error each layer makes; the largest of each column marked."""
+    columns = (*PARTS, "total")
+    table = Table(
+        "layer", title="error over the ANN's activations, root mean squares", box=box.SIMPLE_HEAD,
+        caption="* the largest of its column; inherited: from the layers before",
+        padding=(0, 1, 0, 0), show_edge=False,
+    )  # fmt: skip
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    worst = {column: max(getattr(d, column) for d in diagnoses) for column in columns}
+    for d in diagnoses:
+        marks = ("*" if getattr(d, column) == worst[column] > 0 else " " for column in columns)
+        cells = (f"{getattr(d, column):.1%}" for column in columns)
+        table.add_row(d.layer, *map("".join, zip(cells, marks, strict=True)))
     return table
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from conversion import PARTS, LayerDiagnosis
 from evaluators import ANN_INT8_MAC_PJ, Measurement
 from reports._front import FrontPoint, ParetoFront, hypervolume, knee
 
@@ -139,6 +140,26 @@ def timesteps_figure(front: ParetoFront) -> Figure:
     return figure
 
 
+def diagnosis_figure(diagnoses: Sequence[LayerDiagnosis]) -> Figure:
+    """What kind of error each layer makes, and how large all of it is."""
+    figure, axes = _axes(7.2, 1.4 + 0.26 * len(diagnoses))
+    places = np.arange(len(diagnoses))
+    height = 0.8 / len(PARTS)
+    for i, (part, color) in enumerate(zip(PARTS, _PARTS, strict=True)):
+        values = [getattr(d, part) for d in diagnoses]
+        axes.barh(places + i * height, values, height, label=part, color=color)
+    middle = places + 0.4 - height / 2
+    totals = [d.total for d in diagnoses]
+    axes.plot(totals, middle, color=_ANN, marker="|", markersize=9, linestyle="", label="total")
+    axes.set_yticks(middle, [d.layer for d in diagnoses], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_ylim(len(diagnoses) - 0.1, -0.3)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("error over the ANN's activations, root mean squares")
+    axes.legend(fontsize=8, framealpha=0.95)
+    return figure
+
+
 FIGURES: dict[str, tuple[str, Callable[[ParetoFront], Figure]]] = {
     "front": ("Accuracy against energy", front_figure),
     "hypervolume": ("Hypervolume over trials", hypervolume_figure),
@@ -147,6 +168,7 @@ FIGURES: dict[str, tuple[str, Callable[[ParetoFront], Figure]]] = {
     "timesteps": ("Timesteps under early exit", timesteps_figure),
 }
 
+_PARTS = ("#d1495b", "#e8a33d", "#0b5fa5", "#9aa5b1")
 _THREE = ("#7fb7de", "#0b5fa5", "#082f52")
 
 

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import optuna
 from matplotlib.figure import Figure
 
-from conversion import energy_model, write_file
+from conversion import ConfigError, energy_model, write_file
 from evaluators import AnnReference, Evaluator, Measurement
 from reports._figures import FIGURES
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
@@ -92,6 +92,19 @@ def write_report(
         figures.append({"title": title, "svg": base64.b64encode(svg).decode()})
     page = _page(front, figures, folder, provenance or {})
     return [*files, write_file(folder / "report.html", page)]
+
+
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG or SVG, by the name's ending.
+
+    Raises:
+        ConfigError: It ends otherwise.
+        FileError: It cannot be written.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in ("png", "svg"):
+        raise ConfigError(f"a figure is written as .png or .svg, got {path.name!r}")
+    return write_file(path, _render(figure, kind))
 
 
 def _render(figure: Figure, kind: str) -> bytes:

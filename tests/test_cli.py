@@ -122,10 +122,17 @@ def test_verify_fails_when_the_numbers_differ(
     assert f"does not verify: {logits} logits, accuracy 0.1230 ->" in refused.stderr
 
 
-def test_evaluate_and_profile(spikefront: CommandLine, small: str) -> None:
+def test_evaluate_profile_and_diagnose(spikefront: CommandLine, small: str, tmp_path: Path) -> None:
     result = spikefront("evaluate", "--task", small, "--phi", 4, "--rho", 2, "--json").stdout
     assert 0 <= json.loads(result)["accuracy"]["value"] <= 1
     assert "energy / int8 ANN" in spikefront("evaluate", "--task", small).stdout
+    table = spikefront("diagnose", "--task", small, "--figure", "why.png").stdout
+    assert "unevenness" in table
+    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+    spikefront("search", "--task", small, "--trials", 1, "--timesteps", 2)
+    spikefront("export", "--task", small, "--to", "a.json")
+    exported = spikefront("diagnose", "--task", small, "--config", "a.json", "--json").stdout
+    assert [layer["layer"] for layer in json.loads(exported)["layers"]] == ["1", "3"]
     found = json.loads(spikefront("profile", "--task", small, "--json").stdout)
     assert [layer["layer"] for layer in found["layers"]] == ["1", "3"]
     assert found["stem_macs"] == 6 * 36 * 9
@@ -173,6 +180,7 @@ def test_names_offered_are_those_there_are() -> None:
         (["evaluate", "--task", "small.py:make_task", "--split", "train"], "'train' is not one of"),
         (["evaluate", "--task", "small.py:make_task", "--alpha", "7"], "7.0 is not in the range"),
         (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
+        (["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"], "as .png or .svg"),
         (["explode"], "No such command 'explode'"),
     ],
 )

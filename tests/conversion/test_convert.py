@@ -161,9 +161,9 @@ def test_calibration_is_one_streaming_pass_with_earlier_layers_corrected(
                 out.append(counts.clone())
 
         with torch.inference_mode():
-            run = SpikingPass(small_profile.network, literal._neurons, on_spikes=keep)
+            run = SpikingPass(small_profile.network, literal.neurons, on_spikes=keep)
             run.advance(run.start(small_profile.inputs), 3)
-            neuron = literal._neurons[name]
+            neuron = literal.neurons[name]
             spiking = outputs[0].mean((0, 2, 3)) * neuron.threshold
             neuron.bias = neuron.bias + small_profile.layers[name].mean.float() - spiking
         torch.testing.assert_close(streamed.biases[name], neuron.bias, rtol=1e-4, atol=1e-6)
@@ -185,9 +185,9 @@ def test_advanced_calibration_is_one_pass_that_gives_each_neuron_what_it_lacked(
     AnalogPass(small_profile.network, activations.__setitem__).run(small_inputs)
     for name, site in small_profile.network.sites.items():
         with torch.inference_mode():
-            run = SpikingPass(small_profile.network, literal._neurons, on_spikes=keep)
+            run = SpikingPass(small_profile.network, literal.neurons, on_spikes=keep)
             run.advance(run.start(small_profile.inputs), 3)
-        neuron = literal._neurons[name]
+        neuron = literal.neurons[name]
         rate = outputs[site.node].mean(0) * neuron.threshold.view(-1, 1, 1)
         lacked = activations[name].mean(0) - rate
         neuron.v_init = neuron.v_init + 3 * lacked / neuron.threshold.view(-1, 1, 1)
@@ -206,7 +206,7 @@ def test_negative_spikes_cost_what_positive_ones_do(
         seen[node] = counts.clone()
 
     with torch.inference_mode():
-        run = SpikingPass(model.network, model._neurons, on_spikes=keep)
+        run = SpikingPass(model.network, model.neurons, on_spikes=keep)
         run.advance(run.start(small_inputs), 6)
     found = model.simulate(small_inputs)
     for row, name in enumerate(found.sources):

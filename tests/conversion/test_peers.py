@@ -36,7 +36,7 @@ def spikes(model: SpikingModel, images: Tensor) -> dict[str, Tensor]:
         trains[node] = counts.clone().unflatten(0, (steps, -1))
 
     with torch.inference_mode():
-        run = SpikingPass(model.network, model._neurons, on_spikes=keep)
+        run = SpikingPass(model.network, model.neurons, on_spikes=keep)
         run.advance(run.start(images), STEPS)
     return trains
 

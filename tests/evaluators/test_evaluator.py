@@ -141,7 +141,7 @@ def test_other_errors_are_not_mistaken_for_memory(small_task: Task, monkeypatch)
 def test_nan_is_an_error(small_task: Task) -> None:
     evaluator = Evaluator(small_task)
     model = evaluator.convert(choice(evaluator))
-    model._neurons["relu"].threshold[0] = float("nan")
+    model.neurons["relu"].threshold[0] = float("nan")
     with pytest.raises(ConversionError, match="NaN or infinity"):
         evaluator.record(model, "search")
 

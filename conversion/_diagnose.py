@@ -1,0 +1,101 @@
+"""Which layer errs, and how: clipping, quantisation, unevenness, or what it was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conversion._convert import SpikingModel
+from conversion._passes import AnalogPass, SpikingPass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDiagnosis:
+    """Errors of one spiking layer: root mean squares over that of the ANN's activations.
+
+    With x̄ the mean input over T steps and V = ρθ, the mean output s differs from the ANN's
+    activation a by ``s − a = (s − q) + (q − c) + (c − r) + (r − a)``, where ``r = ReLU(x̄)``,
+    ``c = min(r, φV)`` and ``q = ClipFloor(x̄)``, what the neuron gives for an even input (Wang et
+    al., arXiv 2412.16219, Sec. 3.1; Bu et al., ICLR 2022, Sec. 3).
+
+    Attributes:
+        layer: Its name.
+        unevenness: s − q: spikes that came because the input came unevenly over time.
+        quantisation: q − c: rounding to whole spikes.
+        clipping: c − r: no more than φ spikes a step.
+        inherited: r − a: the error of the mean input, from earlier layers and calibration.
+        total: s − a.
+    """
+
+    layer: str
+    unevenness: float
+    quantisation: float
+    clipping: float
+    inherited: float
+    total: float
+
+
+PARTS = ("clipping", "quantisation", "unevenness", "inherited")
+
+
+def diagnose(model: SpikingModel, inputs: Tensor) -> list[LayerDiagnosis]:
+    """Run all steps of ``inputs``, ``(N, ...)``, beside the ANN and compare layer by layer.
+
+    Every activation of the ANN is kept for the comparison: a few dozen samples are enough.
+    """
+    activations: dict[str, Tensor] = {}
+    found = []
+    with torch.inference_mode():
+        AnalogPass(model.network, activations.__setitem__).run(inputs)
+        observer = _Observer(model, activations)
+        run = SpikingPass(
+            model.network, model.neurons, tune=observer.see_input, on_spikes=observer.see_spikes
+        )
+        run.advance(run.start(inputs), model.config.timesteps)
+        found = observer.found
+    return found
+
+
+class _Observer:
+    def __init__(self, model: SpikingModel, activations: dict[str, Tensor]) -> None:
+        self._model = model
+        self._activations = activations
+        self._layers = {site.node: site for site in model.network.sites.values()}
+        self._mean_input = torch.zeros(())
+        self.found: list[LayerDiagnosis] = []
+
+    def see_input(self, name: str, current: Tensor, steps: int) -> None:
+        samples = len(self._activations[name])
+        self._mean_input = current.unflatten(0, (-1, samples)).mean(0)
+
+    def see_spikes(self, node: str, counts: Tensor, steps: int) -> None:
+        if (site := self._layers.get(node)) is None:
+            return  # a max-pool
+        neuron = self._model.neurons[site.name]
+        counts = counts.movedim(site.channels, 1)
+        shape = (-1, *[1] * (counts.dim() - 2))
+        size, bias = neuron.threshold.view(shape), neuron.bias.view(shape)
+        a = self._activations[site.name]
+        s = counts.unflatten(0, (steps, -1)).mean(0) * size
+        x = self._mean_input + bias
+        r = x.clamp(0, neuron.ceiling)
+        c = torch.minimum(r, neuron.phi * size)
+        whole = torch.floor(x * steps / size + neuron.v_init).clamp(0, steps * neuron.phi)
+        q = torch.minimum(whole * size / steps, c.new_tensor(neuron.ceiling or torch.inf))
+        power = float(a.square().mean().sqrt()) or 1.0
+
+        def size_of(error: Tensor) -> float:
+            return float(error.square().mean().sqrt()) / power
+
+        self.found.append(
+            LayerDiagnosis(
+                layer=site.name,
+                unevenness=size_of(s - q),
+                quantisation=size_of(q - c),
+                clipping=size_of(c - r),
+                inherited=size_of(r - a),
+                total=size_of(s - a),
+            )
+        )
