@@ -90,8 +90,9 @@ def profile_table(profile: Profile) -> Table:
     analog = ", ".join(profile.network.analog_nodes) or "none"
     table = Table(
         "layer", "shape", "neurons", "active", "mean fan-out", "largest activation",
-        caption=f"MACs: ANN {costs.ann_macs:,}; analog stem {costs.stem_macs:,}, once; analog"
-        f" nodes {costs.step_macs:,}, every step ({analog})",
+        caption=f"MACs: ANN {costs.ann_macs:,} ({costs.ann_macs + costs.padding_macs:,} with those"
+        f" on padding zeros); analog stem {costs.stem_macs:,}, once; analog nodes"
+        f" {costs.step_macs:,}, every step ({analog})",
     )  # fmt: skip
     for row in layer_rows(profile):
         table.add_row(

@@ -21,7 +21,7 @@ from evaluators import ExitPoint, Measurement
 from search._study import finished, measurement_of
 from spaces import LayerSpace
 
-_INTERESTING_DROP = 0.10
+_INTERESTING_DROP = 0.06
 """Points this much less accurate than the best found are not what anybody looks for."""
 
 _LEAST_LOSS = 1e-3
@@ -314,12 +314,15 @@ def _best_exit(
     front = [(m.energy_ratio, loss.of_measurement(m)) for _, m in found]
     worst = (_INTERESTING_ENERGY * front[-1][0], 2 * front[0][1])
     area = _area(front, worst)
+    least = max(m.accuracy.value for _, m in done) - _INTERESTING_DROP
     best: tuple[float, dict[str, Any]] | None = None
     for params, measurement in done:
         for row in measurement.exit_curve:
-            steps, alpha, _, ratio, _ = row
+            steps, alpha, accuracy, ratio, _ = row
             value = loss.of_exit(row)
-            if steps not in space.timesteps or any(r <= ratio and v <= value for r, v in front):
+            if steps not in space.timesteps or accuracy < least:
+                continue
+            if any(r <= ratio and v <= value for r, v in front):
                 continue
             gain = _area([*front, (ratio, value)], worst) - area
             if gain > _LEAST_GAIN * area and (best is None or gain > best[0]):
