@@ -25,6 +25,7 @@ from conversion._iat import (
     mean_entropy,
     normalised_entropy,
 )
+from conversion._learn import learn_thresholds
 from conversion._neurons import AdaFire, NeuronState
 from conversion._profile import LayerProfile, Profile, profile
 from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
@@ -70,6 +71,7 @@ __all__ = [
     "diagnose",
     "energy_model",
     "first_above",
+    "learn_thresholds",
     "load",
     "mean_entropy",
     "mmse_fractions",

@@ -50,8 +50,8 @@ class ConversionConfig:
         thresholds: ``"mmse"``, least squared error of ClipFloor; ``"max"``, φ spikes a step give
             the largest activation; ``"percentile"``, the 99.9th percentile.
         granularity: One threshold per ``"channel"`` or per ``"layer"``.
-        calibration: ``"light"`` (bias per channel), ``"advanced"`` (initial potential per neuron)
-            or ``"none"``.
+        calibration: ``"light"`` (bias per channel), ``"advanced"`` (the same, then the initial
+            potential per neuron) or ``"none"``.
         calibration_timesteps: T in the threshold formula and in the calibration pass; None takes
             ``timesteps``. With early exit most samples never see the last step, so a smaller
             value fits better.

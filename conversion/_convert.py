@@ -157,36 +157,48 @@ class SpikingModel(nn.Module):
         return confidence(logits, self.exit.score) > self.exit.thresholds[step - 1]
 
 
-def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
-    """Make the spiking model of a profiled network; the caller's model is not touched.
-
-    Thresholds are those of the config's rule for each layer's φ. Light calibration (Li et al.,
-    ICML 2021, Sec. 4.2) then shifts each layer's bias by the per-channel mean of (ANN output − SNN
-    mean output), earlier layers already corrected, all in one spiking pass over the calibration
-    data. Advanced calibration (ibid., Sec. 4.3) shifts each neuron's initial potential instead, by
-    T times its mean difference.
-
-    Args:
-        profile: From :func:`conversion.profile`.
-        config: The choices.
-
-    Raises:
-        ConfigError: The config names other layers than the network has.
-        ConversionError: A layer's output is NaN or infinite.
-    """
-    config.check_layers(profile.layers)
-    calibration_steps = config.calibration_timesteps or config.timesteps
-    thetas = {
+def thresholds(profile: Profile, config: ConversionConfig) -> dict[str, Tensor]:
+    """θ per layer and channel, ``(C,)``, by the config's rule."""
+    steps = config.calibration_timesteps or config.timesteps
+    return {
         name: profile.threshold(
             name,
             phi=layer.phi,
-            timesteps=calibration_steps,
+            timesteps=steps,
             shift=config.v_init,
             rule=config.thresholds,
             granularity=config.granularity,
         )
         for name, layer in config.layers.items()
     }
+
+
+def convert(
+    profile: Profile, config: ConversionConfig, *, thetas: Mapping[str, Tensor] | None = None
+) -> SpikingModel:
+    """Make the spiking model of a profiled network; the caller's model is not touched.
+
+    Thresholds are those of the config's rule for each layer's φ. Light calibration (Li et al.,
+    ICML 2021, Sec. 4.2) then shifts each layer's bias by the per-channel mean of (ANN output − SNN
+    mean output), earlier layers already corrected, all in one spiking pass over the calibration
+    data. Advanced calibration (ibid., Sec. 4.3) then shifts each neuron's initial potential by T
+    times the mean difference that is left.
+
+    Args:
+        profile: From :func:`conversion.profile`.
+        config: The choices.
+        thetas: Thresholds ``(C,)`` by layer instead of those of the config's rule, for instance
+            from :func:`conversion.learn_thresholds`.
+
+    Raises:
+        ConfigError: The config, or ``thetas``, names other layers than the network has.
+        ConversionError: A layer's output is NaN or infinite.
+    """
+    config.check_layers(profile.layers)
+    calibration_steps = config.calibration_timesteps or config.timesteps
+    thetas = thresholds(profile, config) if thetas is None else thetas
+    if set(thetas) != set(profile.layers):
+        raise ConfigError(f"thetas must name the layers {', '.join(profile.layers)}")
     biases = {name: torch.zeros_like(theta) for name, theta in thetas.items()}
     v_init = torch.tensor(config.v_init, device=profile.device)
     neurons = {
@@ -217,8 +229,8 @@ def convert(profile: Profile, config: ConversionConfig) -> SpikingModel:
 class _Calibration:
     """Matches the mean output of each layer with the ANN's as the calibration batch passes by.
 
-    Per channel by the bias (light), or per neuron by the initial potential (advanced): what a
-    neuron fell short of on average over T steps it holds when it starts.
+    Per channel by the bias (light); then, if advanced, per neuron by the initial potential: what a
+    neuron still falls short of on average over T steps it holds when it starts.
     """
 
     def __init__(self, profile: Profile, neurons: dict[str, AdaFire], kind: Calibration) -> None:
@@ -227,16 +239,21 @@ class _Calibration:
         self._kind = kind
 
     def __call__(self, name: str, current: Tensor, steps: int) -> None:
+        neuron = self._neurons[name]
+        missing = self._missing(name, current, steps)
+        neuron.bias = neuron.bias + missing.reshape(len(missing), -1).mean(1)
+        if self._kind == "advanced":
+            size = neuron.threshold.view(-1, *[1] * (missing.dim() - 1))
+            neuron.v_init = neuron.v_init + steps * self._missing(name, current, steps) / size
+
+    def _missing(self, name: str, current: Tensor, steps: int) -> Tensor:
+        """Mean output of the ANN less that of the spiking layer, per neuron, ``(C, ...)``."""
         neuron, layer = self._neurons[name], self._profile.layers[name]
         counts = neuron.fire(current, neuron.start(current[: len(self._profile.inputs)]), steps)
-        size = neuron.threshold.view(-1, *[1] * (counts.dim() - 2))
-        missing = layer.neuron_mean.to(counts) - counts.mean(0) * size
-        if not bool(torch.isfinite(missing).all()):
+        mean = neuron.values_(counts).mean(0)
+        if not bool(torch.isfinite(mean).all()):
             raise ConversionError(f"layer {name!r} diverges: its spiking output is not finite")
-        if self._kind == "light":
-            neuron.bias = neuron.bias + missing.reshape(len(missing), -1).mean(1)
-        else:
-            neuron.v_init = neuron.v_init + steps * missing / size
+        return layer.neuron_mean.to(mean) - mean
 
 
 class _SpikeCounter:
