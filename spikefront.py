@@ -864,6 +864,8 @@ def _print_table(table: Table) -> None:
 def main() -> None:
     """Run the command line: one clear line for what went wrong, never a traceback."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # worker processes too
+    # Threads that wait sleep: spinning ones slow a shared machine down five times and more.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     try:
         cli(standalone_mode=False)

@@ -52,7 +52,7 @@ class LayerSpace:
     rho_step: float = 0.25
     timesteps: tuple[int, ...] = (1, 2, 4, 8)
     neurons: tuple[NeuronKind, ...] = ("adafire", "dual-threshold")
-    calibrations: tuple[Calibration, ...] = ("light", "advanced")
+    calibrations: tuple[Calibration, ...] = ("light", "advanced", "none")
     calibration_timesteps: tuple[int, ...] = (1, 2, 4)
     beta_max: float = 0.4
     score: Score = "entropy"
