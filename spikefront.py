@@ -190,14 +190,14 @@ def study_options(command: Command) -> Command:
 @click.option("-v", "--verbose", is_flag=True, help="Say more of what happens.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(verbose: bool, debug: bool) -> None:
-    r"""Search how a trained ANN should spike: the Pareto front of accuracy against energy.
+    """Search how a trained ANN should spike: the Pareto front of accuracy against energy.
 
     \b
     spikefront search                  search on the embedded task, resume with the same command
     spikefront report                  tables, figures and one HTML page, measured on the test split
     spikefront export --max-energy 0.08    write one point of the front as a config that deploys
     spikefront verify CONFIG.json      measure an exported config again, in a fresh process
-    """
+    """  # noqa: D301 - click wants the control character
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     if STDERR.is_terminal and not verbose:
         level = min(level, logging.INFO)
@@ -601,6 +601,8 @@ def diagnose(
     from reports import diagnosis_figure, diagnosis_table, write_figure
 
     choice, task = _parted(options)
+    if config is not None and (given := _given(*_CHOICE)):
+        raise click.UsageError(f"give either --config or --{given[0].replace('_', '-')}, not both")
     deployed = DeployConfig.read(config) if config else None
     spec = _spec_of(deployed.provenance.get("task"), task) if deployed else _spec(task)
     with _working(f"loading {spec.task} and profiling its network"):
@@ -667,6 +669,12 @@ def _parted(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of a uniform choice, and the others."""
     choice = {name: options.pop(name) for name in _CHOICE}
     return choice, options
+
+
+def _given(*names: str) -> list[str]:
+    """Those of a command's options that were named on the command line."""
+    source = click.get_current_context().get_parameter_source
+    return [name for name in names if source(name) is click.core.ParameterSource.COMMANDLINE]
 
 
 def _uniform(layers: Any, choice: dict[str, Any]) -> Any:
@@ -864,8 +872,9 @@ def _print_table(table: Table) -> None:
 def main() -> None:
     """Run the command line: one clear line for what went wrong, never a traceback."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # worker processes too
-    # Threads that wait sleep: spinning ones slow a shared machine down five times and more.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait spin briefly, then sleep: on a shared machine spinning costs five times and
+    # more, and sleeping at once costs half again on small networks (measured on digits).
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     debug = "--debug" in sys.argv
     try:
         cli(standalone_mode=False)

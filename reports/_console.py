@@ -89,11 +89,14 @@ def profile_table(profile: Profile) -> Table:
     costs = profile.costs
     analog = ", ".join(profile.network.analog_nodes) or "none"
     table = Table(
-        "layer", "shape", "neurons", "active", "mean fan-out", "largest activation",
+        "layer", title=f"{len(profile.layers)} spiking layers", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), show_edge=False,
         caption=f"MACs: ANN {costs.ann_macs:,} ({costs.ann_macs + costs.padding_macs:,} with those"
         f" on padding zeros); analog stem {costs.stem_macs:,}, once; analog nodes"
         f" {costs.step_macs:,}, every step ({analog})",
     )  # fmt: skip
+    for column in ("shape", "neurons", "active", "mean fan-out", "largest activation"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in layer_rows(profile):
         table.add_row(
             row["layer"],

@@ -169,7 +169,7 @@ def _by_number(front: ParetoFront, trial: int) -> FrontPoint:
 
 
 def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) -> str:
-    limits = [f"an energy <= {energy:.1%} of the ANN's"] if energy is not None else []
+    limits = [f"an energy <= {100 * energy:g}% of the ANN's"] if energy is not None else []
     limits += [f"an accuracy drop <= {100 * drop:g} points"] if drop is not None else []
     best, cheapest = front.points[-1], front.points[0]
     gained = 100 * (_accuracy(best) - front.ann["search"].accuracy.value)

@@ -80,6 +80,7 @@ def test_the_road_from_study_to_a_verified_config(
     again = spikefront("search", "--task", searched, "--trials", 24, "--timesteps", "1,4")
     assert "24 trials on the front" in again.stdout
     assert "24 finished trials already: nothing to run" in again.stderr
+    assert ",test," in (out / "front.csv").read_text(), "what a report measured stays in the files"
     changed = spikefront("search", "--task", searched, "--phi-max", 3, check=False)
     assert changed.returncode == 1
     assert "another search space (phi_max): 8 there, 3 here" in changed.stderr
@@ -155,6 +156,12 @@ def test_an_ann_no_better_than_chance_is_remarked(
     assert "chance" not in spikefront("evaluate", "--task", small).stderr
 
 
+def test_help_keeps_its_lines(spikefront: CommandLine) -> None:
+    lines = spikefront("--help").stdout.splitlines()
+    assert any(line.strip().startswith("spikefront report") for line in lines)
+    assert "\\b" not in "".join(lines)
+
+
 def test_names_offered_are_those_there_are() -> None:
     import spikefront
     from conversion import ENERGY_MODELS
@@ -181,6 +188,7 @@ def test_names_offered_are_those_there_are() -> None:
         (["evaluate", "--task", "small.py:make_task", "--alpha", "7"], "7.0 is not in the range"),
         (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
         (["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"], "as .png or .svg"),
+        (["diagnose", "--config", "a.json", "--phi", "3"], "either --config or --phi"),
         (["explode"], "No such command 'explode'"),
     ],
 )
