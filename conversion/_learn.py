@@ -65,7 +65,7 @@ def learn_thresholds(
         optimizer.step()
         schedule.step()
         if on_batch is not None:
-            on_batch(done + 1, float(loss))
+            on_batch(done + 1, float(loss.detach()))
     return {name: (theta * factors[name].exp()).detach() for name, theta in start.items()}
 
 
