@@ -34,6 +34,9 @@ LOG = logging.getLogger("spikefront")
 
 SAMPLERS = ("additive", "nsga2", "nsga3", "tpe", "tpe-multivariate", "gp", "random")
 NEURONS = ("adafire", "dual-threshold")
+THRESHOLDS = ("mmse", "max", "percentile")
+GRANULARITIES = ("channel", "layer")
+CALIBRATIONS = ("light", "advanced", "none")
 ENERGY_MODELS = ("horowitz45", "horowitz45-int8", "horowitz45-graded")
 
 # torch, optuna and matplotlib take seconds to import: each command imports what it needs, so
@@ -88,65 +91,36 @@ def run_options(command: Command) -> Command:
 
 def energy_option(command: Command) -> Command:
     """The energy model."""
+    meaning = "Prices of a MAC and of a synaptic operation."
+    return _apply([_one_of("--energy-model", ENERGY_MODELS, meaning)], command)
+
+
+def _one_of(name: str, known: tuple[str, ...], meaning: str) -> Command:
+    """An option with a few known values, the first of them by default."""
     return click.option(
-        "--energy-model",
-        type=click.Choice(ENERGY_MODELS),
-        default="horowitz45",
-        show_default=True,
-        help="Prices of a MAC and of a synaptic operation.",
-    )(command)
+        name, type=click.Choice(known), default=known[0], show_default=True, help=meaning
+    )
+
+
+def _at_least_one(name: str, default: float, meaning: str) -> Command:
+    kind = click.IntRange(1) if isinstance(default, int) else click.FloatRange(1)
+    return click.option(name, type=kind, default=default, show_default=True, help=meaning)
 
 
 def choice_options(command: Command) -> Command:
     """Options that name one uniform choice."""
     options: list[Command] = [
-        click.option(
-            "--phi", type=click.IntRange(1), default=4, show_default=True, help="φ of all layers."
-        ),
-        click.option(
-            "--rho",
-            type=click.FloatRange(1),
-            default=1.0,
-            show_default=True,
-            help="ρ of all layers.",
-        ),
-        click.option(
-            "--neuron",
-            type=click.Choice(NEURONS),
-            default="adafire",
-            show_default=True,
-            help="dual-threshold takes back what it fired too much.",
-        ),
-        click.option(
-            "--thresholds",
-            type=click.Choice(["mmse", "max", "percentile"]),
-            default="mmse",
-            show_default=True,
-            help="Rule of the thresholds.",
-        ),
-        click.option(
-            "--granularity",
-            type=click.Choice(["channel", "layer"]),
-            default="channel",
-            show_default=True,
-            help="One threshold per channel or per layer.",
-        ),
-        click.option(
-            "--timesteps", type=click.IntRange(1), default=8, show_default=True, help="T."
-        ),
-        click.option(
-            "--calibration-timesteps",
-            type=click.IntRange(1),
-            default=2,
-            show_default=True,
-            help="T of thresholds and calibration.",
-        ),
-        click.option(
+        _at_least_one("--phi", 4, "φ of all layers."),
+        _at_least_one("--rho", 1.0, "ρ of all layers."),
+        _one_of("--neuron", NEURONS, "dual-threshold takes back what it fired too much."),
+        _one_of("--thresholds", THRESHOLDS, "Rule of the thresholds."),
+        _one_of("--granularity", GRANULARITIES, "One threshold per channel or per layer."),
+        _at_least_one("--timesteps", 8, "T."),
+        _at_least_one("--calibration-timesteps", 2, "T of thresholds and calibration."),
+        _one_of(
             "--calibration",
-            type=click.Choice(["light", "advanced", "none"]),
-            default="light",
-            show_default=True,
-            help="light corrects biases, advanced the initial potentials.",
+            CALIBRATIONS,
+            "light corrects biases, advanced also the initial potentials.",
         ),
     ]
     return _apply(options, command)
@@ -160,13 +134,7 @@ _CHOICE = (
 
 def split_option(command: Command) -> Command:
     """The split to run."""
-    return click.option(
-        "--split",
-        type=click.Choice(["search", "test"]),
-        default="search",
-        show_default=True,
-        help="The split to run.",
-    )(command)
+    return _apply([_one_of("--split", ("search", "test"), "The split to run.")], command)
 
 
 def study_options(command: Command) -> Command:
@@ -302,6 +270,8 @@ def search(
         "neurons": neurons,
     }
     place = storage or out / rooms.JOURNAL_NAME
+    if out.exists():
+        rooms.hold(out).release()  # another search there is told of before anything is loaded
     if isinstance(place, str) or place.exists():
         there = rooms.open_storage(place)
         rooms.check_settings(there, name, energy_model=energy_model, task=spec, **limits)

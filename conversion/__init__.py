@@ -4,8 +4,10 @@ from conversion._config import (
     Calibration,
     Choice,
     ConversionConfig,
+    Granularity,
     LayerConfig,
     NeuronKind,
+    ThresholdRule,
 )
 from conversion._convert import Inference, Simulation, SpikingModel, convert
 from conversion._deploy import DeployConfig, load, save
@@ -49,6 +51,7 @@ __all__ = [
     "ExitPolicy",
     "ExitRule",
     "FileError",
+    "Granularity",
     "Histogram",
     "Inference",
     "LayerConfig",
@@ -64,6 +67,7 @@ __all__ = [
     "SpikefrontError",
     "SpikingModel",
     "SpikingSite",
+    "ThresholdRule",
     "clip_floor",
     "confidence",
     "convert",

@@ -46,7 +46,6 @@ def diagnose(model: SpikingModel, inputs: Tensor) -> list[LayerDiagnosis]:
     Every activation of the ANN is kept for the comparison: a few dozen samples are enough.
     """
     activations: dict[str, Tensor] = {}
-    found = []
     with torch.inference_mode():
         AnalogPass(model.network, activations.__setitem__).run(inputs)
         observer = _Observer(model, activations)
@@ -54,8 +53,7 @@ def diagnose(model: SpikingModel, inputs: Tensor) -> list[LayerDiagnosis]:
             model.network, model.neurons, tune=observer.see_input, on_spikes=observer.see_spikes
         )
         run.advance(run.start(inputs), model.config.timesteps)
-        found = observer.found
-    return found
+    return observer.found
 
 
 class _Observer:

@@ -40,6 +40,19 @@ class SmallNet(nn.Module):
         return self.fc(y)
 
 
+class Form(nn.Module):
+    """A network written as one function of itself and its input."""
+
+    def __init__(self, function: Callable[..., Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
 def settle(model: nn.Module, x: Tensor) -> nn.Module:
     """Give every BatchNorm statistics and affine parameters that do something."""
     for module in model.modules():

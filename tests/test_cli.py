@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import safetensors.torch
@@ -164,11 +165,21 @@ def test_help_keeps_its_lines(spikefront: CommandLine) -> None:
 
 def test_names_offered_are_those_there_are() -> None:
     import spikefront
-    from conversion import ENERGY_MODELS
+    from conversion import (
+        ENERGY_MODELS,
+        Calibration,
+        Granularity,
+        NeuronKind,
+        ThresholdRule,
+    )
     from search import SAMPLER_NAMES
 
     assert spikefront.SAMPLERS == SAMPLER_NAMES
     assert tuple(ENERGY_MODELS) == spikefront.ENERGY_MODELS
+    assert get_args(NeuronKind) == spikefront.NEURONS
+    assert get_args(ThresholdRule) == spikefront.THRESHOLDS
+    assert get_args(Granularity) == spikefront.GRANULARITIES
+    assert set(get_args(Calibration)) == set(spikefront.CALIBRATIONS)
 
 
 @pytest.mark.parametrize(

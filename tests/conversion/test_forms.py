@@ -11,18 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from conversion import ConversionConfig, ExitRule, confidence, convert, profile
-from tests.conftest import settle
-
-
-class Form(nn.Module):
-    def __init__(self, function: Callable[..., Tensor], **modules: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
+from tests.conftest import Form, settle
 
 
 def depthwise() -> nn.Module:

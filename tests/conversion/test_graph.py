@@ -9,18 +9,7 @@ from torch import Tensor, nn
 
 from conversion import ConversionError, trace
 from conversion._graph import Role, Timing
-from tests.conftest import settle
-
-
-class Lambda(nn.Module):
-    def __init__(self, function, **modules: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
+from tests.conftest import Form, settle
 
 
 def test_names_and_shapes_of_spiking_layers(small_net: nn.Module, small_inputs: Tensor) -> None:
@@ -68,7 +57,7 @@ def test_batch_norm_before_relu_stays() -> None:
 
 def test_a_convolution_with_two_users_keeps_its_norm() -> None:
     x = torch.randn(8, 3, 6, 6)
-    model = Lambda(
+    model = Form(
         lambda m, v: F.relu(m.norm(m.conv(v))) + m.conv(v),
         conv=nn.Conv2d(3, 3, 1),
         norm=nn.BatchNorm2d(3),
@@ -90,7 +79,7 @@ def test_a_convolution_with_two_users_keeps_its_norm() -> None:
 )
 def test_functional_activations_spike(function, ceiling: float | None) -> None:
     network = trace(
-        Lambda(lambda m, v: function(m, m.conv(v)), conv=nn.Conv2d(1, 2, 3)),
+        Form(lambda m, v: function(m, m.conv(v)), conv=nn.Conv2d(1, 2, 3)),
         torch.randn(2, 1, 5, 5),
     )
     (site,) = network.sites.values()
@@ -117,7 +106,7 @@ def test_the_fingerprint_is_of_weights_and_operations(
     relu, relu6 = (nn.Sequential(nn.Flatten(), act) for act in (nn.ReLU(), nn.ReLU6()))
     x = torch.rand(2, 3)
     assert trace(relu, x).fingerprint != trace(relu6, x).fingerprint
-    two, three = (Lambda(lambda _, v, k=k: F.relu(v * k)) for k in (2, 3))
+    two, three = (Form(lambda _, v, k=k: F.relu(v * k)) for k in (2, 3))
     assert trace(two, x).fingerprint != trace(three, x).fingerprint
 
 
@@ -136,7 +125,7 @@ def test_the_fingerprint_is_of_weights_and_operations(
 )
 def test_errors_name_what_is_wrong(function, message: str) -> None:
     norm = nn.BatchNorm2d(2, track_running_stats=False)
-    model = Lambda(function, conv=nn.Conv2d(2, 2, 3), norm=norm)
+    model = Form(function, conv=nn.Conv2d(2, 2, 3), norm=norm)
     with pytest.raises(ConversionError, match=message):
         trace(model, torch.randn(2, 2, 5, 5))
 
