@@ -36,7 +36,7 @@ SAMPLERS = ("additive", "nsga2", "nsga3", "tpe", "tpe-multivariate", "gp", "rand
 NEURONS = ("adafire", "dual-threshold")
 THRESHOLDS = ("mmse", "max", "percentile")
 GRANULARITIES = ("channel", "layer")
-CALIBRATIONS = ("light", "advanced", "none")
+CALIBRATIONS = ("light", "advanced", "none", "tuned", "learned")
 ENERGY_MODELS = ("horowitz45", "horowitz45-int8", "horowitz45-graded")
 
 # torch, optuna and matplotlib take seconds to import: each command imports what it needs, so
@@ -120,15 +120,17 @@ def choice_options(command: Command) -> Command:
         _one_of(
             "--calibration",
             CALIBRATIONS,
-            "light corrects biases, advanced also the initial potentials.",
+            "light corrects biases, advanced also the initial potentials, tuned also the weights;"
+            " learned learns thresholds and biases by gradient.",
         ),
+        _at_least_one("--iterations", 100, "Gradient steps of tuned and learned."),
     ]
     return _apply(options, command)
 
 
 _CHOICE = (
     "phi", "rho", "neuron", "timesteps", "thresholds", "granularity", "calibration",
-    "calibration_timesteps",
+    "calibration_timesteps", "iterations",
 )  # fmt: skip
 
 
@@ -218,6 +220,15 @@ def cli(verbose: bool, debug: bool) -> None:
     help="Neurons to choose from; repeat it for both. dual-threshold fires negative spikes too.",
 )
 @click.option(
+    "--calibration",
+    "calibrations",
+    type=click.Choice(CALIBRATIONS),
+    multiple=True,
+    default=CALIBRATIONS[:3],
+    show_default=True,
+    help="Calibrations to choose from; tuned and learned take many times longer per trial.",
+)
+@click.option(
     "--phi-max",
     type=click.IntRange(1),
     default=8,
@@ -243,6 +254,7 @@ def search(
     workers: int,
     timesteps: tuple[int, ...],
     neurons: tuple[str, ...],
+    calibrations: tuple[str, ...],
     phi_max: int,
     rho_max: float,
     **task: Any,
@@ -268,6 +280,7 @@ def search(
         "rho_max": rho_max,
         "timesteps": timesteps,
         "neurons": neurons,
+        "calibrations": calibrations,
     }
     place = storage or out / rooms.JOURNAL_NAME
     if out.exists():
@@ -300,7 +313,8 @@ def search(
             on_trial=on_trial,
         )
     front = measure_front(study, evaluator, test=False)
-    write_report(front, out, provenance=_provenance(study, evaluator, spec))
+    costs = evaluator.profile.costs
+    write_report(front, out, costs=costs, provenance=_provenance(study, evaluator, spec))
     _print_table(front_table(front))
     click.echo(f"\nReport: {out / 'report.html'}")
     again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
@@ -333,7 +347,7 @@ def report(
 
     study, spec = _open_existing(out, storage, study_name, task)
     evaluator = _evaluator_of(study, spec, device, batch_size)
-    with _progress("measuring the front") as progress:
+    with _progress() as progress:
         bar = progress.add_task("measuring the front on the test split", total=None, front="")
         front = measure_front(
             study,
@@ -341,7 +355,8 @@ def report(
             test=not no_test,
             on_point=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    files = write_report(front, out, provenance=_provenance(study, evaluator, spec))
+    costs = evaluator.profile.costs
+    files = write_report(front, out, costs=costs, provenance=_provenance(study, evaluator, spec))
     if as_json:
         click.echo(json.dumps(summary(front), allow_nan=False))
         return
@@ -531,7 +546,10 @@ def evaluate(
         evaluator = make_evaluator(spec, device, energy_model, batch_size)
     conversion = _uniform(evaluator.layers, choice)
     policy = ExitPolicy(alpha=alpha, beta=beta)
-    measurement = evaluator.measure(Choice(conversion=conversion, exit=policy), split)
+    with _learning(conversion) as on_iteration:
+        given = Choice(conversion=conversion, exit=policy)
+        model = evaluator.convert(given, on_iteration=on_iteration)
+    measurement = evaluator.record(model, split).measure(model.exit)
     if as_json:
         click.echo(json.dumps({**measurement.to_dict(), "ann": asdict(evaluator.ann(split))}))
         return
@@ -580,7 +598,9 @@ def diagnose(
     if config:
         model = load(config, evaluator.task.model, device=device)
     else:
-        model = make_spiking(evaluator.profile, _uniform(evaluator.layers, choice))
+        conversion = _uniform(evaluator.layers, choice)
+        with _learning(conversion) as on_iteration:
+            model = make_spiking(evaluator.profile, conversion, on_iteration=on_iteration)
     inputs, _ = next(evaluator.task.split(split).batches(samples))
     found = find_errors(model, inputs.to(evaluator.device))
     if figure is not None:
@@ -607,8 +627,7 @@ def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> 
     found = evaluator.profile
     if as_json:
         costs = {name: value for name, value in vars(found.costs).items() if name != "fan_out"}
-        nodes = {"analog_nodes": found.network.analog_nodes}
-        click.echo(json.dumps({"layers": layer_rows(found), **costs, **nodes}))
+        click.echo(json.dumps({"layers": layer_rows(found), **costs}))
         return
     _print_table(profile_table(found))
 
@@ -795,7 +814,7 @@ def _working(what: str) -> Iterator[None]:
         yield
 
 
-def _progress(what: str) -> Progress:
+def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -811,11 +830,22 @@ def _progress(what: str) -> Progress:
 
 
 @contextmanager
+def _learning(conversion: Any) -> Iterator[Any]:
+    """A bar over the gradient steps of a conversion that learns."""
+    if conversion.calibration not in ("tuned", "learned"):
+        yield None
+        return
+    with _progress() as progress:
+        bar = progress.add_task("learning", total=conversion.iterations, front="")
+        yield lambda done, loss: progress.update(bar, completed=done, front=f"loss {loss:.3g}")
+
+
+@contextmanager
 def _trial_progress(evaluator: Any, trials: int, resumed: int) -> Iterator[Any]:
     from reports import non_dominated_trials
 
     ann = evaluator.ann("search").accuracy.value
-    with _progress("searching") as progress:
+    with _progress() as progress:
         bar = progress.add_task("trials", total=trials, completed=resumed, front="")
 
         def on_trial(study: Any, count: int, reason: str | None) -> None:

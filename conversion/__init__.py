@@ -6,7 +6,6 @@ from conversion._config import (
     ConversionConfig,
     Granularity,
     LayerConfig,
-    NeuronKind,
     ThresholdRule,
 )
 from conversion._convert import Inference, Simulation, SpikingModel, convert
@@ -27,17 +26,19 @@ from conversion._iat import (
     mean_entropy,
     normalised_entropy,
 )
-from conversion._learn import learn_thresholds
-from conversion._neurons import AdaFire, NeuronState
+from conversion._learn import Batches, OnIteration
+from conversion._neurons import NEURONS, AdaFire, NeuronState
 from conversion._profile import LayerProfile, Profile, profile
 from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
 
 __all__ = [
     "ENERGY_MODELS",
     "GRID",
+    "NEURONS",
     "PARTS",
     "SCORES",
     "AdaFire",
+    "Batches",
     "Calibration",
     "Choice",
     "ConfigError",
@@ -58,8 +59,8 @@ __all__ = [
     "LayerDiagnosis",
     "LayerProfile",
     "Network",
-    "NeuronKind",
     "NeuronState",
+    "OnIteration",
     "Profile",
     "Role",
     "Score",
@@ -75,7 +76,6 @@ __all__ = [
     "diagnose",
     "energy_model",
     "first_above",
-    "learn_thresholds",
     "load",
     "mean_entropy",
     "mmse_fractions",

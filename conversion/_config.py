@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 from conversion._errors import ConfigError
 from conversion._iat import ExitPolicy
+from conversion._neurons import NEURONS
 
-NeuronKind = Literal["adafire", "dual-threshold"]
-Calibration = Literal["none", "light", "advanced"]
+Calibration = Literal["none", "light", "advanced", "tuned", "learned"]
 ThresholdRule = Literal["mmse", "max", "percentile"]
 Granularity = Literal["channel", "layer"]
 
@@ -23,20 +23,20 @@ class LayerConfig:
     Attributes:
         phi: Most spikes per neuron and step, ≥ 1.
         rho: Factor on the calibrated threshold, ≥ 1.
-        neuron: ``"adafire"`` or ``"dual-threshold"``.
+        neuron: ``"adafire"``, ``"dual-threshold"``, or another name in ``NEURONS``.
     """
 
     phi: int = 1
     rho: float = 1.0
-    neuron: NeuronKind = "adafire"
+    neuron: str = "adafire"
 
     def __post_init__(self) -> None:
         if not (isinstance(self.phi, int) and self.phi >= 1):
             raise ConfigError(f"phi must be a whole number >= 1, got {self.phi!r}")
         if not (isinstance(self.rho, (int, float)) and 1 <= self.rho < float("inf")):
             raise ConfigError(f"rho must be a finite number >= 1, got {self.rho!r}")
-        if self.neuron not in get_args(NeuronKind):
-            known = ", ".join(get_args(NeuronKind))
+        if self.neuron not in NEURONS:
+            known = ", ".join(NEURONS)
             raise ConfigError(f"neuron must be one of {known}, got {self.neuron!r}")
 
 
@@ -51,10 +51,12 @@ class ConversionConfig:
             the largest activation; ``"percentile"``, the 99.9th percentile.
         granularity: One threshold per ``"channel"`` or per ``"layer"``.
         calibration: ``"light"`` (bias per channel), ``"advanced"`` (the same, then the initial
-            potential per neuron) or ``"none"``.
+            potential per neuron), ``"tuned"`` (the weights, then advanced), ``"learned"``
+            (thresholds and biases by gradient through the spiking network) or ``"none"``.
         calibration_timesteps: T in the threshold formula and in the calibration pass; None takes
             ``timesteps``. With early exit most samples never see the last step, so a smaller
             value fits better.
+        iterations: Gradient steps of ``"tuned"`` and ``"learned"``.
         v_init: Membrane potential before the first step, as a fraction of the threshold.
     """
 
@@ -64,12 +66,13 @@ class ConversionConfig:
     granularity: Granularity = "channel"
     calibration: Calibration = "light"
     calibration_timesteps: int | None = None
+    iterations: int = 100
     v_init: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("timesteps", "calibration_timesteps"):
-            value = getattr(self, name)
-            if not (value is None or (isinstance(value, int) and value >= 1)):
+        for name in ("timesteps", "calibration_timesteps", "iterations"):
+            value, optional = getattr(self, name), name == "calibration_timesteps"
+            if not ((optional and value is None) or (isinstance(value, int) and value >= 1)):
                 raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
         kinds = {
             "calibration": Calibration, "thresholds": ThresholdRule, "granularity": Granularity
@@ -81,6 +84,11 @@ class ConversionConfig:
         if not 0 <= self.v_init <= 1:
             raise ConfigError(f"v_init must be within 0..1 thresholds, got {self.v_init!r}")
 
+    @property
+    def steps_of_calibration(self) -> int:
+        """T of thresholds and calibration."""
+        return self.calibration_timesteps or self.timesteps
+
     @classmethod
     def uniform(
         cls,
@@ -89,7 +97,7 @@ class ConversionConfig:
         timesteps: int,
         phi: int = 1,
         rho: float = 1.0,
-        neuron: NeuronKind = "adafire",
+        neuron: str = "adafire",
         **options: Any,
     ) -> ConversionConfig:
         """The same φ, ρ and neuron for every layer."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from conversion._config import Calibration, ConversionConfig
-from conversion._dual_threshold import DualThreshold
+from conversion._config import ConversionConfig
 from conversion._energy import Burst, Costs
 from conversion._errors import ConfigError, ConversionError
 from conversion._graph import Network, Role
 from conversion._iat import ExitRule, confidence
-from conversion._neurons import AdaFire
-from conversion._passes import SpikingPass
+from conversion._learn import Batches, OnIteration, endless, learn_firing, tune_weights
+from conversion._neurons import NEURONS, AdaFire
+from conversion._passes import SpikingPass, laid_out
 from conversion._profile import Profile
-
-NEURONS: dict[str, type[AdaFire]] = {"adafire": AdaFire, "dual-threshold": DualThreshold}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +58,11 @@ class SpikingModel(nn.Module):
     Calling it gives the logits at which each sample left, ``(N, classes)``, like the ANN.
 
     Attributes:
+        network: The traced ANN.
         config: The choices it was made with.
         exit: When a sample may stop early, or None to run all steps.
         neurons: The layers of neurons by name.
+        synapses: What the spikes run through: the ANN's network, or a copy with tuned weights.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class SpikingModel(nn.Module):
         thetas: Mapping[str, Tensor],
         biases: Mapping[str, Tensor],
         v_inits: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor] | None = None,
         exit: ExitRule | None = None,
     ) -> None:
         super().__init__()
@@ -82,6 +84,8 @@ class SpikingModel(nn.Module):
                 f"an exit rule needs {config.timesteps} thresholds, got {len(exit.thresholds)}"
             )
         self.network = network
+        self.weights = dict(weights or {})
+        self.synapses = network.with_weights(self.weights) if self.weights else network
         self.costs = costs
         self.config = config
         self.exit = exit
@@ -111,8 +115,8 @@ class SpikingModel(nn.Module):
         signed = any(neuron.signed for neuron in self.neurons.values())
         self._check_shape(x)
         counter = _SpikeCounter(self.costs, burst, signed=signed)
-        run = SpikingPass(self.network, self.neurons, on_spikes=counter.count, quanta=self._quanta)
-        outputs = run.advance(run.start(_contiguous(x)), steps)
+        run = SpikingPass(self.synapses, self.neurons, on_spikes=counter.count, quanta=self._quanta)
+        outputs = run.advance(run.start(laid_out(x)), steps)
         spikes, synops = counter.stacked(list(self._sources))
         return Simulation(
             logits=_running_mean(outputs, steps),
@@ -125,8 +129,8 @@ class SpikingModel(nn.Module):
     def infer(self, x: Tensor) -> Inference:
         """Run step by step; samples that are confident enough leave the batch and cost no more."""
         self._check_shape(x)
-        run = SpikingPass(self.network, self.neurons)
-        state = run.start(_contiguous(x))
+        run = SpikingPass(self.synapses, self.neurons)
+        state = run.start(laid_out(x))
         remaining = torch.arange(len(x), device=x.device)
         logits: Tensor | None = None
         timesteps = torch.full((len(x),), self.config.timesteps, device=x.device)
@@ -171,12 +175,11 @@ class SpikingModel(nn.Module):
 
 def thresholds(profile: Profile, config: ConversionConfig) -> dict[str, Tensor]:
     """θ per layer and channel, ``(C,)``, by the config's rule."""
-    steps = config.calibration_timesteps or config.timesteps
     return {
         name: profile.threshold(
             name,
             phi=layer.phi,
-            timesteps=steps,
+            timesteps=config.steps_of_calibration,
             shift=config.v_init,
             rule=config.thresholds,
             granularity=config.granularity,
@@ -186,48 +189,63 @@ def thresholds(profile: Profile, config: ConversionConfig) -> dict[str, Tensor]:
 
 
 def convert(
-    profile: Profile, config: ConversionConfig, *, thetas: Mapping[str, Tensor] | None = None
+    profile: Profile,
+    config: ConversionConfig,
+    *,
+    data: Batches | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> SpikingModel:
     """Make the spiking model of a profiled network; the caller's model is not touched.
 
-    Thresholds are those of the config's rule for each layer's φ. Light calibration (Li et al.,
-    ICML 2021, Sec. 4.2) then shifts each layer's bias by the per-channel mean of (ANN output − SNN
-    mean output), earlier layers already corrected, all in one spiking pass over the calibration
-    data. Advanced calibration (ibid., Sec. 4.3) then shifts each neuron's initial potential by T
-    times the mean difference that is left.
+    Thresholds are those of the config's rule for each layer's φ. Then the config's calibration,
+    each building on the one before, or on light:
+
+    - ``"light"`` (Li et al., ICML 2021, Sec. 4.2) shifts each layer's bias by the per-channel
+      mean of (ANN output − SNN mean output), earlier layers already corrected, all in one
+      spiking pass over the calibration data;
+    - ``"advanced"`` (ibid., Sec. 4.3) then shifts each neuron's initial potential by T times the
+      mean difference that is left;
+    - ``"tuned"`` (ibid.) tunes the weights of each layer towards the ANN's activations between
+      the two;
+    - ``"learned"`` starts from light and learns a factor on every threshold and every bias by
+      straight-through gradients of the outputs' divergence from the ANN's. With dual-threshold
+      neurons this is of the family of *Error Compensation Learning* (Liu et al., ICML 2025, arXiv
+      2506.01968), whose full text was not available to us; no labels are needed.
 
     Args:
         profile: From :func:`conversion.profile`.
         config: The choices.
-        thetas: Thresholds ``(C,)`` by layer instead of those of the config's rule, for instance
-            from :func:`conversion.learn_thresholds`.
+        data: For ``"tuned"`` and ``"learned"``: batches of inputs, or of ``(inputs, labels)``,
+            such as a training loader; gone through as often as ``config.iterations`` asks. None
+            takes the profile's calibration inputs.
+        on_iteration: Told (iterations done, loss).
 
     Raises:
-        ConfigError: The config, or ``thetas``, names other layers than the network has.
-        ConversionError: A layer's output is NaN or infinite.
+        ConfigError: The config names other layers than the network has, or ``data`` is empty.
+        ConversionError: A layer's output, or the loss, is NaN or infinite; or memory does not
+            suffice.
     """
     config.check_layers(profile.layers)
-    calibration_steps = config.calibration_timesteps or config.timesteps
-    thetas = thresholds(profile, config) if thetas is None else thetas
-    if set(thetas) != set(profile.layers):
-        raise ConfigError(f"thetas must name the layers {', '.join(profile.layers)}")
-    biases = {name: torch.zeros_like(theta) for name, theta in thetas.items()}
-    v_init = torch.tensor(config.v_init, device=profile.device)
-    neurons = {
-        name: _neuron(profile.network, config, name, thetas[name], biases[name], v_init)
-        for name in profile.layers
-    }
-    if config.calibration != "none":
-        tune = _Calibration(profile, neurons, config.calibration)
-        with torch.inference_mode():
-            run = SpikingPass(profile.network, neurons, tune=tune)
-            try:
-                run.advance(run.start(profile.inputs), calibration_steps)
-            except torch.OutOfMemoryError as error:
-                raise ConversionError(
-                    f"calibrating with {len(profile.inputs)} samples × {calibration_steps} steps"
-                    " needs more memory than there is; use fewer calibration samples"
-                ) from error
+    kind, network = config.calibration, profile.network
+    batches = endless(data, profile.inputs)
+    weights: Mapping[str, Tensor] = {}
+    with _enough_memory(profile, config), torch.inference_mode(False), torch.enable_grad():
+        thetas: Mapping[str, Tensor] = thresholds(profile, config)
+        v_init = torch.tensor(config.v_init, device=profile.device)
+        neurons = {
+            name: _neuron(network, config, name, theta, torch.zeros_like(theta), v_init)
+            for name, theta in thetas.items()
+        }
+        if kind in ("light", "learned", "tuned"):
+            _correct(profile, network, config, neurons)
+        if kind == "learned":
+            factors = learn_firing(network, neurons, batches, config, on_iteration)
+            thetas = {name: theta * factors[name] for name, theta in thetas.items()}
+        if kind == "tuned":
+            weights = tune_weights(network, neurons, batches, config, on_iteration)
+            network = network.with_weights(weights)
+        if kind in ("advanced", "tuned"):
+            _correct(profile, network, config, neurons, potentials=True)
     return SpikingModel(
         profile.network,
         profile.costs,
@@ -235,26 +253,53 @@ def convert(
         thetas=thetas,
         biases={name: neuron.bias for name, neuron in neurons.items()},
         v_inits={name: neuron.v_init for name, neuron in neurons.items()},
+        weights=weights,
     )
 
 
-class _Calibration:
+@contextmanager
+def _enough_memory(profile: Profile, config: ConversionConfig) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConversionError(
+            f"calibrating with {len(profile.inputs)} samples × {config.steps_of_calibration} steps"
+            " needs more memory than there is; use fewer calibration samples"
+        ) from error
+
+
+def _correct(
+    profile: Profile,
+    network: Network,
+    config: ConversionConfig,
+    neurons: dict[str, AdaFire],
+    *,
+    potentials: bool = False,
+) -> None:
+    """Shift biases, and potentials if asked, in one spiking pass over the calibration data."""
+    tune = _Correction(profile, neurons, potentials=potentials)
+    with torch.no_grad():
+        run = SpikingPass(network, neurons, tune=tune)
+        run.advance(run.start(profile.inputs), config.steps_of_calibration)
+
+
+class _Correction:
     """Matches the mean output of each layer with the ANN's as the calibration batch passes by.
 
-    Per channel by the bias (light); then, if advanced, per neuron by the initial potential: what a
-    neuron still falls short of on average over T steps it holds when it starts.
+    Per channel by the bias; then, if asked, per neuron by the initial potential: what a neuron
+    still falls short of on average over T steps it holds when it starts.
     """
 
-    def __init__(self, profile: Profile, neurons: dict[str, AdaFire], kind: Calibration) -> None:
+    def __init__(self, profile: Profile, neurons: dict[str, AdaFire], *, potentials: bool) -> None:
         self._profile = profile
         self._neurons = neurons
-        self._kind = kind
+        self._potentials = potentials
 
     def __call__(self, name: str, current: Tensor, steps: int) -> None:
         neuron = self._neurons[name]
         missing = self._missing(name, current, steps)
         neuron.bias = neuron.bias + missing.reshape(len(missing), -1).mean(1)
-        if self._kind == "advanced":
+        if self._potentials:
             size = neuron.threshold.view(-1, *[1] * (missing.dim() - 1))
             neuron.v_init = neuron.v_init + steps * self._missing(name, current, steps) / size
 
@@ -339,7 +384,3 @@ def _running_mean(outputs: Tensor, steps: int) -> Tensor:
     per_step = outputs.view(steps, -1, *outputs.shape[1:])
     count = torch.arange(1, steps + 1, device=outputs.device, dtype=outputs.dtype)
     return per_step.cumsum(0) / count.view(-1, *[1] * (per_step.dim() - 1))
-
-
-def _contiguous(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -121,6 +121,7 @@ def save(
     tensors = {f"theta/{name}": theta for name, theta in model.thetas.items()}
     tensors |= {f"bias/{name}": bias for name, bias in model.biases.items()}
     tensors |= {f"v_init/{name}": v_init for name, v_init in model.v_inits.items()}
+    tensors |= {f"weight/{name}": weight for name, weight in model.weights.items()}
     data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     digest = sha256(data)
     config = DeployConfig(
@@ -164,6 +165,7 @@ def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cp
         thetas=_per_layer(tensors, "theta", network.sites, device),
         biases=_per_layer(tensors, "bias", network.sites, device),
         v_inits=_per_layer(tensors, "v_init", network.sites, device),
+        weights=_under(tensors, "weight/"),
         exit=config.exit,
     )
 
@@ -202,6 +204,10 @@ def _per_layer(
     if missing:
         raise DeployError(f"the tensors' file has no {kind}/{missing[0]}")
     return {name: tensors[f"{kind}/{name}"].to(device) for name in layers}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def diagnose(model: SpikingModel, inputs: Tensor) -> list[LayerDiagnosis]:
         AnalogPass(model.network, activations.__setitem__).run(inputs)
         observer = _Observer(model, activations)
         run = SpikingPass(
-            model.network, model.neurons, tune=observer.see_input, on_spikes=observer.see_spikes
+            model.synapses, model.neurons, tune=observer.see_input, on_spikes=observer.see_spikes
         )
         run.advance(run.start(inputs), model.config.timesteps)
     return observer.found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from conversion._neurons import AdaFire, NeuronState
+from conversion._neurons import NEURONS, AdaFire, NeuronState
 
 _NEGATIVE_THRESHOLD = 0.25
 
@@ -36,3 +36,6 @@ class DualThreshold(AdaFire):
         fired.sub_(back)
         state.membrane.add_(back)
         state.emitted.sub_(back)
+
+
+NEURONS["dual-threshold"] = DualThreshold

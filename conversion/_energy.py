@@ -107,7 +107,8 @@ class Costs:
             has the shape of one sample of that node's output. Sources are the spiking layers and
             the max-pools between spikes.
         stem_macs: MACs on analog input, once per inference.
-        step_macs: MACs of nodes that stay analog, at every step.
+        analog_macs: MACs at every step, by node: those that are neither linear nor ReLU-like, and
+            those linear ones that get a current instead of spikes.
         ann_macs: MACs of the ANN. Products with zeros of a padding are none: no spike would ever
             cross such a synapse either.
         padding_macs: Those products; with them it is the number that MAC counters usually give.
@@ -115,9 +116,14 @@ class Costs:
 
     fan_out: dict[str, Tensor]
     stem_macs: int
-    step_macs: int
+    analog_macs: dict[str, int]
     ann_macs: int
     padding_macs: int
+
+    @property
+    def step_macs(self) -> int:
+        """MACs of all nodes that stay analog, at every step."""
+        return sum(self.analog_macs.values())
 
 
 @dataclass
@@ -155,7 +161,7 @@ def costs(network: Network) -> Costs:
         name: gradient[0].detach() for name, gradient in zip(sources, gradients, strict=True)
     }
     return Costs(
-        fan_out, counter.stem_macs, counter.step_macs, counter.ann_macs, counter.padding_macs
+        fan_out, counter.stem_macs, counter.analog_macs, counter.ann_macs, counter.padding_macs
     )
 
 
@@ -167,8 +173,9 @@ class _EventPass(fx.Interpreter):
         self._device = device
         self.accumulates = torch.zeros((), dtype=torch.float64, device=device, requires_grad=True)
         self.sources: dict[str, Tensor] = {}
-        self.stem_macs = self.step_macs = self.ann_macs = self.padding_macs = 0
-        self._analog_macs = _analog_macs(network)
+        self.stem_macs = self.ann_macs = self.padding_macs = 0
+        self.analog_macs: dict[str, int] = {}
+        self._inner_macs = _macs_inside_analog_nodes(network)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "output":
@@ -177,7 +184,7 @@ class _EventPass(fx.Interpreter):
         role = self._network.roles[n.name]
         if n.op == "get_attr" or "tensor_meta" not in n.meta:
             return _Signal(None, False)
-        macs = self._analog_macs.get(n.name, 0)
+        macs = self._inner_macs.get(n.name, 0)
         if role is Role.SYNAPSE:
             macs = self._macs(n)
             self.padding_macs += self._dense_macs(n) - macs
@@ -195,7 +202,7 @@ class _EventPass(fx.Interpreter):
             return self._wire(n, inputs)
         if role is Role.GATE and inputs[0].events is not None and not inputs[0].current:
             return self._gate(n, inputs[0])
-        self.step_macs += max(macs, _elements(n))
+        self.analog_macs[n.name] = max(macs, _elements(n))
         return _Signal(None, True)
 
     def _source(self, n: fx.Node) -> _Signal:
@@ -212,7 +219,7 @@ class _EventPass(fx.Interpreter):
 
     def _synapse(self, n: fx.Node, signal: _Signal, macs: int) -> _Signal:
         if signal.current or signal.events is None:
-            self.step_macs += macs
+            self.analog_macs[n.name] = macs
         else:
             reached = _with_unit_weights(self.module.get_submodule(str(n.target)), signal.events)
             self.accumulates = self.accumulates + reached.sum()
@@ -229,7 +236,8 @@ class _EventPass(fx.Interpreter):
             return _Signal(None, current)
         if _blends(self.module, n):  # each value is a weighted sum: no longer whole spikes
             self._arrive(inputs)
-            self.step_macs += _elements(n) * 2 ** (len(n.meta["tensor_meta"].shape) - 2)
+            taps = 2 ** (len(n.meta["tensor_meta"].shape) - 2)
+            self.analog_macs[n.name] = _elements(n) * taps
             return _Signal(None, True)
         if len(inputs) == 1:
             return _Signal(self._events_through(n, inputs[0].events), current)
@@ -307,7 +315,7 @@ class _AnalogMacs(fx.Interpreter):
         return result
 
 
-def _analog_macs(network: Network) -> dict[str, int]:
+def _macs_inside_analog_nodes(network: Network) -> dict[str, int]:
     """MACs of products inside each analog node (attention, matrix products), by node."""
     if not network.analog_nodes:
         return {}

@@ -6,7 +6,7 @@ import copy
 import enum
 import hashlib
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from conversion._errors import ConversionError
+from conversion._errors import ConfigError, ConversionError
 from conversion._rewrite import (
     NORMS,
     SYNAPSE_MODULES,
@@ -142,6 +142,21 @@ class Network:
         moved = copy.copy(self)
         moved.module = copy.deepcopy(self.module).to(device)
         return moved
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Network:
+        """A copy with other values of some parameters, by name.
+
+        Raises:
+            ConfigError: It has no such parameter, or one of another shape.
+        """
+        changed = copy.copy(self)
+        changed.module = copy.deepcopy(self.module)
+        parameters = dict(changed.module.named_parameters())
+        for name, value in weights.items():
+            if name not in parameters or parameters[name].shape != value.shape:
+                raise ConfigError(f"the network has no parameter {name!r} of {tuple(value.shape)}")
+            parameters[name].data.copy_(value)
+        return changed
 
 
 def _fingerprint(module: fx.GraphModule, model: nn.Module) -> str:

@@ -1,8 +1,8 @@
-"""Thresholds learned by gradient: the clip learning of error compensation."""
+"""Calibration by gradient: real spikes forward, the slopes of unrounded spikes backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,96 +10,198 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from conversion._config import ConversionConfig
-from conversion._convert import thresholds
+from conversion._errors import ConfigError, ConversionError
 from conversion._graph import Network
-from conversion._profile import Profile
+from conversion._neurons import AdaFire
+from conversion._passes import AnalogPass, SpikingPass, laid_out
+from conversion._rewrite import SYNAPSE_MODULES
+
+Batches = Iterable[Any]
+"""Of inputs ``(N, ...)``, or of ``(inputs, labels)``; labels are not looked at."""
+
+OnIteration = Callable[[int, float], None]
+"""Told (iterations done, loss)."""
+
+_BATCH = 32
+_FIRING_RATE = 0.01
+_WEIGHT_RATE = 0.003
 
 
-def learn_thresholds(
-    profile: Profile,
+def learn_firing(
+    network: Network,
+    neurons: Mapping[str, AdaFire],
+    batches: Iterator[Tensor],
     config: ConversionConfig,
-    data: Iterable[Any],
-    *,
-    epochs: int = 3,
-    rate: float = 0.02,
-    on_batch: Callable[[int, float], None] | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> dict[str, Tensor]:
-    """Thresholds of least divergence between the ANN and its quantised self, weights untouched.
+    """Thresholds and biases of least divergence from the ANN; weights stay as they are.
 
-    Every activation a is replaced by ``(θ/T) clip(round(T a / θ), 0, Tφ)``, what a neuron that
-    starts at θ/2 gives for an even input, rounding passed by the gradient straight through; one
-    factor per layer on the config's thresholds is learned by Adam with a cosine rate. Of the
-    family of Bu et al., ICLR 2022 (QCFS), and of *Error Compensation Learning* (Liu et al., ICML
-    2025, arXiv 2506.01968), whose full text was not available to us; labels are not needed.
-
-    Args:
-        profile: From :func:`conversion.profile`.
-        config: Its φ, ρ, T and threshold rule are where learning starts.
-        data: Batches of inputs or of ``(inputs, labels)``, gone through once per epoch.
-        epochs: Rounds through the data.
-        rate: Of Adam, on the logarithm of the factors.
-        on_batch: Told (batches done, divergence).
+    Adam on a factor on each channel's threshold and on its bias, in units of the threshold, with
+    a cosine rate; the loss is the Kullback-Leibler divergence of the outputs after T steps. The
+    neurons are left as learned.
 
     Returns:
-        θ per layer and channel, ``(C,)``, for :func:`conversion.convert`.
+        The factors by layer, ``(C,)``.
+    """
+    thresholds = {name: neuron.threshold.clone() for name, neuron in neurons.items()}
+    biases = {name: neuron.bias.clone() for name, neuron in neurons.items()}
+    growth = {name: torch.zeros_like(v, requires_grad=True) for name, v in thresholds.items()}
+    shifts = {name: torch.zeros_like(v, requires_grad=True) for name, v in thresholds.items()}
+    run = _LearningPass(network, dict(neurons))
+
+    def place() -> None:
+        for name, neuron in neurons.items():
+            neuron.threshold = thresholds[name] * growth[name].exp()
+            neuron.bias = biases[name] + shifts[name] * thresholds[name]
+
+    def loss(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            expected = network.module(x).softmax(1)
+        place()
+        found = run.mean_output(x, config.steps_of_calibration)
+        return F.kl_div(found.log_softmax(1), expected, reduction="sum") / len(x)
+
+    groups = [{"params": [*growth.values(), *shifts.values()], "lr": _FIRING_RATE}]
+    _descend(groups, loss, batches, config.iterations, on_iteration)
+    with torch.no_grad():
+        place()
+    return {name: value.detach().exp() for name, value in growth.items()}
+
+
+def tune_weights(
+    network: Network,
+    neurons: Mapping[str, AdaFire],
+    batches: Iterator[Tensor],
+    config: ConversionConfig,
+    on_iteration: OnIteration | None = None,
+) -> dict[str, Tensor]:
+    """Weights with which each layer's mean output is nearest to the ANN's activation.
+
+    The weight calibration of Li et al. (ICML 2021, Sec. 4.3): each layer is tuned by itself, on
+    the spikes that it really gets, towards the ANN's activation, through a straight-through clip.
+    They tune layer after layer on cached inputs; here all layers learn at the same time, each
+    from the spikes of its step, and no gradient leaves a layer.
+
+    Returns:
+        The weights that were tuned, by parameter name.
+    """
+    tuned = network.with_weights({})
+    weights = _synapse_weights(tuned)
+    run = _LearningPass(tuned, dict(neurons), apart=True)
+
+    def loss(x: Tensor) -> Tensor:
+        activations: dict[str, Tensor] = {}
+        with torch.no_grad():
+            expected = AnalogPass(network, activations.__setitem__).run(x)
+        run.errors = {}
+        found = run.mean_output(x, config.steps_of_calibration, activations)
+        return sum(run.errors.values(), _relative_error(found, expected))
+
+    groups = [
+        {"params": [w.requires_grad_()], "lr": _WEIGHT_RATE * float(w.detach().std(correction=0))}
+        for w in weights.values()
+    ]
+    _descend(groups, loss, batches, config.iterations, on_iteration)
+    return {name: weight.detach() for name, weight in weights.items()}
+
+
+def endless(data: Batches | None, calibration: Tensor) -> Iterator[Tensor]:
+    """Batches without end: of ``data`` again and again, or drawn from the calibration inputs.
 
     Raises:
-        ConfigError: The config names other layers than the network has.
+        ConfigError: ``data`` is empty.
     """
-    config.check_layers(profile.layers)
-    start = thresholds(profile, config)
-    factors = {name: torch.zeros((), device=profile.device) for name in start}
-    for factor in factors.values():
-        factor.requires_grad_()
-    optimizer = torch.optim.Adam(factors.values(), lr=rate)
-    batches = [_inputs(batch).to(profile.device) for batch in data]
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
-    run = _QuantisedPass(profile.network, config, start, factors)
-    for done in range(epochs * len(batches)):
-        x = batches[done % len(batches)]
-        with torch.no_grad():
-            expected = profile.network.module(x).softmax(-1)
-        loss = F.kl_div(run.run(x).log_softmax(-1), expected, reduction="batchmean")
+    if data is None:
+        yield from _shuffled(calibration)
+    while data is not None:
+        batch = None
+        for batch in data:
+            inputs: Tensor = batch if isinstance(batch, Tensor) else batch[0]
+            yield inputs.to(calibration.device)
+        if batch is None:
+            raise ConfigError("there is no data to learn from, or it can be gone through but once")
+
+
+def _shuffled(x: Tensor) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        order = torch.randperm(len(x), generator=generator).to(x.device)
+        for indices in order.split(_BATCH):
+            if len(indices) == min(_BATCH, len(x)):
+                yield x[indices]
+
+
+def _descend(
+    groups: list[dict[str, Any]],
+    loss_of: Callable[[Tensor], Tensor],
+    batches: Iterator[Tensor],
+    iterations: int,
+    on_iteration: OnIteration | None,
+) -> None:
+    optimizer = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    for done in range(1, iterations + 1):
+        loss = loss_of(laid_out(next(batches)))
+        if not bool(torch.isfinite(loss)):
+            raise ConversionError(f"learning diverges: the loss of iteration {done} is not finite")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if on_batch is not None:
-            on_batch(done + 1, float(loss.detach()))
-    return {name: (theta * factors[name].exp()).detach() for name, theta in start.items()}
+        if on_iteration is not None:
+            on_iteration(done, float(loss.detach()))
 
 
-def _inputs(batch: Any) -> Tensor:
-    found: Tensor = batch if isinstance(batch, Tensor) else batch[0]
-    return found
+def _synapse_weights(network: Network) -> dict[str, Tensor]:
+    return {
+        f"{name}.weight": module.weight
+        for name, module in network.module.named_modules()
+        if isinstance(module, SYNAPSE_MODULES)
+    }
 
 
-class _QuantisedPass(fx.Interpreter):
-    """The ANN with every ReLU-like activation rounded to what spikes can say."""
+class _LearningPass(SpikingPass):
+    """A spiking pass that gradients can go back through.
+
+    Args:
+        network: The traced network.
+        neurons: Neuron layers by spiking layer name.
+        apart: Whether each layer keeps its gradients to itself.
+    """
 
     def __init__(
-        self,
-        network: Network,
-        config: ConversionConfig,
-        start: dict[str, Tensor],
-        factors: dict[str, Tensor],
+        self, network: Network, neurons: dict[str, AdaFire], *, apart: bool = False
     ) -> None:
-        super().__init__(network.module)
-        self._sites = {site.node: site for site in network.sites.values()}
-        self._config = config
-        self._start = start
-        self._factors = factors
+        super().__init__(network, neurons)
+        self._apart = apart
+        self._activations: Mapping[str, Tensor] = {}
+        self.errors: dict[str, Tensor] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Execute one node (the hook of ``fx.Interpreter``)."""
-        value = super().run_node(n)
-        if (site := self._sites.get(n.name)) is None:
-            return value
-        layer = self._config.layers[site.name]
-        size = self._start[site.name] * self._factors[site.name].exp() * layer.rho
-        shape = [1] * value.dim()
-        shape[site.channels] = -1
-        steps = self._config.calibration_timesteps or self._config.timesteps
-        spikes = value * steps / size.view(shape)
-        rounded = spikes + (torch.floor(spikes + self._config.v_init) - spikes).detach()
-        return rounded.clamp(0, steps * layer.phi) * size.view(shape) / steps
+    def mean_output(
+        self, x: Tensor, steps: int, activations: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Mean output of all steps, ``(N, classes)``; ``activations`` of the ANN, to compare."""
+        self._activations = activations or {}
+        outputs = self.advance(self.start(x), steps)
+        mean: Tensor = outputs.unflatten(0, (steps, -1)).mean(0)
+        return mean
+
+    def _spike(self, node: fx.Node) -> Tensor:
+        site = self._sites[node.name]
+        current: Tensor = self.env[node.all_input_nodes[0]].movedim(site.channels, 1)
+        neuron, samples = self._neurons[site.name], self._state.samples
+        with torch.no_grad():
+            counts = neuron.fire(current, neuron.start(current[:samples]), self._steps)
+        smooth = neuron.unrounded(current, samples, self._steps)
+        spikes = neuron.values(counts + (smooth - smooth.detach()))
+        if self._activations:
+            mean = spikes.unflatten(0, (self._steps, -1)).mean(0)
+            self.errors[site.name] = _relative_error(mean, self._activations[site.name])
+        if self._apart:
+            spikes = spikes.detach()
+        return spikes.movedim(1, site.channels)
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> Tensor:
+    tiny = torch.finfo(expected.dtype).tiny
+    return (found - expected).square().sum() / expected.square().sum().clamp_min(tiny)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NEURONS: dict[str, type[AdaFire]] = {}
+"""Neurons by the name that a config gives them; a new one is a subclass of AdaFire put here."""
+
 
 @dataclass
 class NeuronState:
@@ -106,9 +109,45 @@ class AdaFire:
             state.emitted.add_(fired)
         state.membrane.sub_(fired)
 
+    def values(self, counts: Tensor) -> Tensor:
+        """What the synapses see of spike counts: ``n V``, same shape."""
+        return counts * _per_channel(self.threshold, counts)
+
     def values_(self, counts: Tensor) -> Tensor:
-        """Turn spike counts, in place, into what the synapses see: ``n V``, same shape."""
+        """:meth:`values`, in place."""
         return counts.mul_(_per_channel(self.threshold, counts))
+
+    def unrounded(self, currents: Tensor, samples: int, steps: int) -> Tensor:
+        """Spikes of each step if they had not to be whole: what gradients see of :meth:`fire`.
+
+        Up to step t ``clip(Σ x / V, 0, tφ)``, so that a spike has the slope 1/V in its current
+        and the slope of straight-through rounding in V (Bu et al., ICLR 2022).
+
+        Args:
+            currents: As in :meth:`fire`.
+            samples: N.
+            steps: Number of steps, from the first on.
+
+        Returns:
+            ``(steps·N, C, ...)``.
+        """
+        each = currents.unflatten(0, (-1, samples)) + _per_channel(self.bias, currents)
+        total = each.expand(steps, *each.shape[1:]).cumsum(0) / _per_channel(
+            self.threshold, currents
+        )
+        step = torch.arange(1, steps + 1, device=total.device).view(-1, *[1] * (total.dim() - 1))
+        fired = torch.minimum(total.clamp_min(0), self._most(step, currents))
+        return torch.cat([fired[:1], fired.diff(dim=0)]).flatten(0, 1)
+
+    def _most(self, step: Tensor, like: Tensor) -> Tensor:
+        """Most spikes up to a step, by φ and by the ceiling."""
+        most = (step * self.phi).to(like.dtype)
+        if self.ceiling is None:
+            return most
+        return torch.minimum(most, step * self.ceiling / _per_channel(self.threshold, like))
+
+
+NEURONS["adafire"] = AdaFire
 
 
 def _like(x: Tensor, samples: int) -> Tensor:

@@ -15,7 +15,7 @@ from conversion._config import Granularity, ThresholdRule
 from conversion._energy import Costs, costs
 from conversion._errors import ConfigError, ConversionError
 from conversion._graph import Network, trace
-from conversion._passes import AnalogPass
+from conversion._passes import AnalogPass, laid_out
 from conversion._thresholds import (
     PERCENTILE,
     Histogram,
@@ -164,7 +164,7 @@ def profile(
             "the network has no ReLU-like activation (ReLU, ReLU6, Hardtanh): nothing in it will"
             " spike, and its spiking version costs what it costs"
         )
-    inputs = _contiguous(inputs.to(device))
+    inputs = laid_out(inputs.to(device))
     histograms = {
         name: Histogram(site.shape[site.channels - 1]) for name, site in network.sites.items()
     }
@@ -213,12 +213,6 @@ def _gather(data: Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]])
 def _inputs_of(data: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> Iterator[Tensor]:
     for batch in data:
         yield batch if isinstance(batch, Tensor) else batch[0]
-
-
-def _contiguous(inputs: Tensor) -> Tensor:
-    if inputs.dim() == 4:
-        return inputs.contiguous(memory_format=torch.channels_last)
-    return inputs.contiguous()
 
 
 def _fingerprint(inputs: Tensor) -> str:

@@ -20,6 +20,7 @@ from conversion import (
     EnergyModel,
     ExitPolicy,
     ExitRule,
+    OnIteration,
     Profile,
     Simulation,
     SpikingModel,
@@ -127,9 +128,14 @@ class Evaluator:
                 digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def convert(self, choice: Choice) -> SpikingModel:
-        """The calibrated spiking model of a choice, with its exit rule."""
-        model = convert(self.profile, choice.conversion)
+    def convert(self, choice: Choice, *, on_iteration: OnIteration | None = None) -> SpikingModel:
+        """The calibrated spiking model of a choice, with its exit rule.
+
+        Args:
+            choice: What to convert.
+            on_iteration: Told (iterations done, loss) where the calibration learns.
+        """
+        model = convert(self.profile, choice.conversion, on_iteration=on_iteration)
         model.exit = self._rule(model, choice.exit)
         return model
 

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import optuna
 from matplotlib.figure import Figure
 
-from conversion import ConfigError, energy_model, write_file
+from conversion import ConfigError, Costs, energy_model, write_file
 from evaluators import AnnReference, Evaluator, Measurement
 from reports._figures import FIGURES
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
@@ -74,9 +74,19 @@ def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Me
 
 
 def write_report(
-    front: ParetoFront, folder: Path, *, provenance: Mapping[str, Any] | None = None
+    front: ParetoFront,
+    folder: Path,
+    *,
+    costs: Costs | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write ``front.csv``, ``trials.csv``, ``figures/*.png|svg`` and ``report.html``.
+
+    Args:
+        front: What to report.
+        folder: Where.
+        costs: Of the network: what stays analog is then listed with its MACs.
+        provenance: What the page says last, by name.
 
     Raises:
         FileError: The folder cannot be written; every file is either whole or absent.
@@ -92,7 +102,7 @@ def write_report(
         files.append(write_file(folder / "figures" / f"{name}.svg", svg))
         files.append(write_file(folder / "figures" / f"{name}.png", _render(figure, "png")))
         figures.append({"title": title, "svg": base64.b64encode(svg).decode()})
-    page = _page(front, figures, folder, provenance or {})
+    page = _page(front, figures, folder, costs, provenance or {})
     return [*files, write_file(folder / "report.html", page)]
 
 
@@ -122,6 +132,7 @@ def _page(
     front: ParetoFront,
     figures: list[dict[str, str]],
     folder: Path,
+    costs: Costs | None,
     provenance: Mapping[str, Any],
 ) -> str:
     source = resources.files("reports").joinpath("report.html.j2").read_text("utf-8")
@@ -133,5 +144,6 @@ def _page(
         splits=list(front.ann),
         model=energy_model(front.points[0].search.energy_model),
         out=folder,
+        costs=costs,
         provenance=provenance,
     )

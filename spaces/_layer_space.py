@@ -15,13 +15,13 @@ from optuna.distributions import (
 )
 
 from conversion import (
+    NEURONS,
     Calibration,
     Choice,
     ConfigError,
     ConversionConfig,
     ExitPolicy,
     LayerConfig,
-    NeuronKind,
     Score,
 )
 
@@ -51,7 +51,7 @@ class LayerSpace:
     rho_max: float = 3.0
     rho_step: float = 0.25
     timesteps: tuple[int, ...] = (1, 2, 4, 8)
-    neurons: tuple[NeuronKind, ...] = ("adafire", "dual-threshold")
+    neurons: tuple[str, ...] = ("adafire", "dual-threshold")
     calibrations: tuple[Calibration, ...] = ("light", "advanced", "none")
     calibration_timesteps: tuple[int, ...] = (1, 2, 4)
     beta_max: float = 0.4
@@ -70,8 +70,8 @@ class LayerSpace:
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be different whole numbers >= 1, got {values!r}")
-        for name, kind in (("neurons", NeuronKind), ("calibrations", Calibration)):
-            values, known = getattr(self, name), get_args(kind)
+        for name, known in (("neurons", NEURONS), ("calibrations", get_args(Calibration))):
+            values = getattr(self, name)
             if not values or set(values) - set(known) or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be out of {', '.join(known)}, got {values!r}")
         if not 0 <= self.beta_max <= 1:

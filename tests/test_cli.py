@@ -167,16 +167,16 @@ def test_names_offered_are_those_there_are() -> None:
     import spikefront
     from conversion import (
         ENERGY_MODELS,
+        NEURONS,
         Calibration,
         Granularity,
-        NeuronKind,
         ThresholdRule,
     )
     from search import SAMPLER_NAMES
 
     assert spikefront.SAMPLERS == SAMPLER_NAMES
     assert tuple(ENERGY_MODELS) == spikefront.ENERGY_MODELS
-    assert get_args(NeuronKind) == spikefront.NEURONS
+    assert tuple(NEURONS) == spikefront.NEURONS
     assert get_args(ThresholdRule) == spikefront.THRESHOLDS
     assert get_args(Granularity) == spikefront.GRANULARITIES
     assert set(get_args(Calibration)) == set(spikefront.CALIBRATIONS)

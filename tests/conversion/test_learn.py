@@ -1,19 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conversion import (
+    AdaFire,
     ConfigError,
     ConversionConfig,
+    ConversionError,
     Profile,
-    clip_floor,
+    SpikingModel,
     convert,
-    learn_thresholds,
+    diagnose,
+    load,
     profile,
+    save,
 )
+
+STEPS = 2
 
 
 @pytest.fixture(scope="module")
@@ -35,54 +46,212 @@ def found(net: nn.Module, images: Tensor) -> Profile:
     return profile(net, images[:48])
 
 
-def config_of(found: Profile, **options: object) -> ConversionConfig:
-    return ConversionConfig.uniform(
-        found.layers, **{"timesteps": 2, "phi": 1, "calibration": "none", **options}
-    )
+def config_of(found: Profile, calibration: str, **options: object) -> ConversionConfig:
+    defaults = {"timesteps": STEPS, "phi": 1, "rho": 1.5, "calibration": calibration}
+    return ConversionConfig.uniform(found.layers, **{**defaults, **options})
 
 
-def divergence(net: nn.Sequential, thetas: dict[str, Tensor], x: Tensor) -> float:
-    """Literal: the quantised network written out, rounding as a neuron that starts at half."""
+def divergence(net: nn.Module, model: SpikingModel, x: Tensor) -> float:
     with torch.no_grad():
-        y = x
-        for name, layer in net.named_children():
-            y = layer(y)
-            if name in thetas:
-                y = clip_floor(y, thetas[name].view(1, -1, 1, 1), phi=1, timesteps=2, shift=0.5)
         p = net(x).softmax(-1)
-        return float(F.kl_div(y.log_softmax(-1), p, reduction="batchmean"))
+    out = model.simulate(x).logits[-1]
+    return float(F.kl_div(out.log_softmax(-1), p, reduction="batchmean"))
 
 
-def test_learned_thresholds_diverge_less_on_other_data(
+@given(
+    currents=st.lists(st.floats(0, 1.5), min_size=3, max_size=3),
+    phi=st.integers(1, 3),
+    steps=st.integers(1, 6),
+)
+@settings(deadline=None)
+def test_unrounded_spikes_are_within_half_a_spike_of_real_ones(
+    currents: list[float], phi: int, steps: int
+) -> None:
+    """Of an even current that the neuron can follow, summed up to any step."""
+    neuron = AdaFire(
+        threshold=torch.tensor([0.5]),
+        phi=phi,
+        bias=torch.zeros(1),
+        v_init=torch.tensor(0.5),
+    )
+    x = torch.tensor(currents).clamp(max=0.5 * phi).view(3, 1)
+    fired = neuron.fire(x, neuron.start(x), steps).view(steps, 3).cumsum(0)
+    smooth = neuron.unrounded(x, 3, steps).view(steps, 3).cumsum(0)
+    step = torch.arange(1, steps + 1)[:, None]
+    assert torch.allclose(smooth, step * x.T / 0.5)
+    assert ((fired - smooth).abs() <= 0.5 + 1e-5).all()
+
+
+def test_unrounded_spikes_by_hand() -> None:
+    """Sums -1, 1, 4 of V, at most φ a step; then at most the ceiling."""
+    x = torch.tensor([-1.0, 2.0, 3.0]).view(3, 1)
+    plain = {"threshold": torch.ones(1), "bias": torch.zeros(1), "v_init": torch.tensor(0.5)}
+    assert AdaFire(**plain, phi=1).unrounded(x, 1, 3).flatten().tolist() == [0, 1, 2]
+    capped = AdaFire(**plain, phi=1, ceiling=0.75).unrounded(x, 1, 3)
+    assert capped.flatten().tolist() == [0, 1, 1.25]
+
+
+def literal_spikes(x: Tensor, threshold: Tensor, bias: Tensor) -> Tensor:
+    """Two steps of φ = 1, written out, on ``(2, N, C, ...)``; slopes by a detached difference."""
+    shape = (-1, *[1] * (x.dim() - 3))
+    size, bias = threshold.view(shape), bias.view(shape)
+    v = torch.full_like(x[0], 0.5)
+    total: Tensor | float = 0.0
+    before: Tensor | float = 0.0
+    out = []
+    for t in (1, 2):
+        v = v + ((x[t - 1] + bias) / size).detach()
+        n = (v >= 1).float()
+        v = v - n
+        total = total + (x[t - 1] + bias) / size
+        smooth = total.clamp(0, t)
+        step = smooth - before
+        before = smooth
+        out.append((n + step - step.detach()) * size)
+    return torch.stack(out)
+
+
+def test_the_first_step_of_learning_by_hand(
     net: nn.Sequential, found: Profile, images: Tensor
 ) -> None:
-    config = config_of(found, thresholds="max")
-    rule = {"phi": 1, "timesteps": 2, "shift": 0.5, "rule": "max"}
-    start = {name: found.threshold(name, **rule) for name in found.layers}
+    """Adam's first step has the length of the rate and the sign of the gradient."""
+    light = convert(found, config_of(found, "light"))
+    parameters = {}
+    for name in found.layers:
+        parameters[name] = torch.zeros(6, requires_grad=True), torch.zeros(6, requires_grad=True)
+    x = images[:32]
+    y = x.expand(2, *x.shape)
+    for name, layer in net.named_children():
+        if isinstance(layer, nn.ReLU):
+            V = light.thetas[name] * 1.5
+            growth, shift = parameters[name]
+            y = literal_spikes(y, V * growth.exp(), light.biases[name] + V * shift)
+        else:
+            y = layer(y.flatten(0, 1)).unflatten(0, (2, -1))
+    loss = F.kl_div(y.mean(0).log_softmax(-1), net(x).softmax(-1), reduction="batchmean")
+    loss.backward()
     told: list[float] = []
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    learned = learn_thresholds(
-        found, config, images[:48].split(16), epochs=10, on_batch=lambda _, loss: told.append(loss)
+    learned = convert(
+        found,
+        config_of(found, "learned", iterations=1),
+        data=[x],
+        on_iteration=lambda _, value: told.append(value),
     )
-    assert len(told) == 30
-    first = divergence(net, start, images[:16])
-    assert told[0] == pytest.approx(first, rel=1e-3), "it is told what the literal says"
-    assert divergence(net, learned, images[48:]) < 0.8 * divergence(net, start, images[48:])
-    for name, theta in learned.items():
-        factors = theta / start[name]
-        assert torch.allclose(factors, factors[:1].expand_as(factors)), "one factor per layer"
-        assert not theta.requires_grad
+    assert told == [pytest.approx(float(loss.detach()), rel=1e-4)]
+    assert told[0] == pytest.approx(divergence(net, light, x), rel=1e-4)
+    for name, (growth, shift) in parameters.items():
+        factor = learned.thetas[name] / light.thetas[name]
+        assert torch.allclose(factor.log(), -0.01 * growth.grad.sign(), atol=1e-4)
+        moved = (learned.biases[name] - light.biases[name]) / (light.thetas[name] * 1.5)
+        assert torch.allclose(moved, -0.01 * shift.grad.sign(), atol=1e-4)
+
+
+def test_the_first_step_of_tuning_by_hand(
+    net: nn.Sequential, found: Profile, images: Tensor
+) -> None:
+    """Each layer by itself, on the spikes that it gets: a gradient from its own error alone."""
+    light = convert(found, config_of(found, "light"))
+    x = images[:32]
+    y, a = x.expand(2, *x.shape), x
+    gradients = {}
+    for name, layer in net.named_children():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            synapses = layer
+            y = layer(y.flatten(0, 1)).unflatten(0, (2, -1))
+        elif isinstance(layer, nn.ReLU):
+            V = light.thetas[name] * 1.5
+            y = literal_spikes(y, V, light.biases[name])
+        else:
+            y = layer(y.flatten(0, 1)).unflatten(0, (2, -1))
+        a = layer(a).detach()
+        if isinstance(layer, (nn.ReLU, nn.Linear)):
+            error = (y.mean(0) - a).square().sum() / a.square().sum()
+            (gradients[synapses],) = torch.autograd.grad(error, synapses.weight)
+            y = y.detach()
+    tuned = convert(found, config_of(found, "tuned", iterations=1), data=[(x, None)])
+    modules = dict(net.named_modules())
+    assert set(tuned.weights) == {"0.weight", "2.weight", "5.weight"}
+    for name, weight in tuned.weights.items():
+        module = modules[name.removesuffix(".weight")]
+        g = gradients[module]
+        rate = 0.003 * module.weight.std(correction=0)
+        clear = g.abs() > 1e-6
+        moved = (weight - module.weight)[clear]
+        assert torch.allclose(moved, (-rate * g.sign())[clear], rtol=0.02)
+
+
+@pytest.mark.parametrize("calibration", ["learned", "tuned"])
+def test_learning_helps_on_other_data_and_leaves_the_network_alone(
+    net: nn.Sequential, found: Profile, images: Tensor, calibration: str
+) -> None:
+    other = images[48:]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    start = "light" if calibration == "learned" else "advanced"
+    plain = convert(found, config_of(found, start))
+    with torch.inference_mode():
+        model = convert(found, config_of(found, calibration))
+    assert divergence(net, model, other) < 0.9 * divergence(net, plain, other)
     for name, value in net.state_dict().items():
-        assert torch.equal(value, before[name]), "weights are not touched"
+        assert torch.equal(value, before[name]), "the caller's weights are not touched"
+    again = convert(found, config_of(found, calibration))
+    assert torch.equal(model.simulate(other).logits, again.simulate(other).logits)
+    assert not any(v.requires_grad for v in (*model.thetas.values(), *model.biases.values()))
 
 
-def test_a_model_fires_at_the_thresholds_it_is_given(found: Profile, images: Tensor) -> None:
-    config = config_of(found, rho=1.5)
-    batches = [(x, torch.zeros(len(x))) for x in images.split(48)]
-    learned = learn_thresholds(found, config, batches, epochs=1)
-    model = convert(found, config, thetas=learned)
-    for name, theta in learned.items():
-        assert torch.equal(model.thetas[name], theta)
-        assert torch.equal(model.neurons[name].threshold, theta * 1.5)
-    with pytest.raises(ConfigError, match="thetas must name the layers 1, 3"):
-        convert(found, config, thetas={"1": learned["1"]})
+def test_diagnosis_of_tuned_weights_compares_with_the_ann(
+    net: nn.Sequential, found: Profile, images: Tensor
+) -> None:
+    model = convert(found, config_of(found, "tuned", timesteps=1, phi=8))
+    with torch.no_grad():
+        a = net[:2](images)
+        mean = model.synapses.module.get_submodule("0")(images)
+    size = (model.thetas["1"] * 1.5).view(-1, 1, 1)
+    x = mean + model.biases["1"].view(-1, 1, 1)
+    s = torch.floor(x / size + model.v_inits["1"]).clamp(0, 8) * size
+    total = float((s - a).square().mean().sqrt() / a.square().mean().sqrt())
+    assert diagnose(model, images)[0].total == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("calibration", ["learned", "tuned"])
+def test_what_was_learned_is_saved(
+    net: nn.Sequential, found: Profile, images: Tensor, calibration: str, tmp_path: Path
+) -> None:
+    model = convert(found, config_of(found, calibration, iterations=5))
+    save(model, tmp_path / "a.json")
+    again = load(tmp_path / "a.json", net)
+    assert torch.equal(again.simulate(images).logits, model.simulate(images).logits)
+    assert torch.equal(again.infer(images).logits, model.infer(images).logits)
+
+
+@pytest.mark.parametrize("calibration", ["learned", "tuned"])
+def test_the_user_s_loader_is_gone_through_again(
+    found: Profile, images: Tensor, calibration: str
+) -> None:
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, torch.zeros(96)), batch_size=48
+    )
+    told: list[int] = []
+    convert(
+        found,
+        config_of(found, calibration, iterations=5),
+        data=loader,
+        on_iteration=lambda done, _: told.append(done),
+    )
+    assert told == [1, 2, 3, 4, 5]
+
+
+def once(x: Tensor) -> Iterator[Tensor]:
+    yield x
+
+
+def test_errors(found: Profile, images: Tensor) -> None:
+    config = config_of(found, "learned", iterations=2)
+    with pytest.raises(ConfigError, match="there is no data to learn from, or it can be gone"):
+        convert(found, config, data=once(images))
+    with pytest.raises(ConversionError, match="the loss of iteration 1 is not finite"):
+        convert(found, config, data=[torch.full_like(images, torch.nan)])
+    with pytest.raises(ConfigError, match="iterations must be a whole number >= 1, got 0"):
+        config_of(found, "tuned", iterations=0)
+    network = found.network
+    with pytest.raises(ConfigError, match=r"no parameter 'x' of \(1,\)"):
+        network.with_weights({"x": torch.zeros(1)})
