@@ -78,7 +78,7 @@ def row(recording: Recording, way: str, phi: int, rho: float, steps: int) -> dic
 def drawn(rows: list[dict[str, Any]], ann: float) -> Figure:
     """Accuracy over T, a panel per φ and ρ."""
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True, sharey=True)
+    panels = figure.subplots(2, 3, sharex=True, sharey="col")
     for (phi, rho), axes in zip(SETTINGS, panels.T.flat, strict=True):
         for way in WAYS:
             line = [r for r in rows if (r["phi"], r["rho"], r["calibration"]) == (phi, rho, way)]

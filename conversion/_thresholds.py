@@ -29,7 +29,6 @@ class Histogram:
     def __init__(self, channels: int) -> None:
         self.channels = channels
         self.largest = torch.zeros(channels, dtype=torch.float64)
-        self.total = torch.zeros(channels, dtype=torch.float64)
         self.samples_per_channel = 0
         self.samples = 0
         self.sum_over_samples = torch.zeros(())
@@ -38,27 +37,26 @@ class Histogram:
         self._sums = torch.zeros(channels, _FINE_BINS, dtype=torch.float64)
 
     def add(self, activations: Tensor) -> None:
-        """Count a batch of activations, ``(N, C, ...)``."""
-        rows = activations.detach().movedim(1, 0).reshape(self.channels, -1)
-        self.samples_per_channel += rows.shape[1]
+        """Count a batch of activations, ``(N, C, ...)``, none below zero."""
+        rows = activations.detach().movedim(1, -1).reshape(-1, self.channels).contiguous()
+        self.samples_per_channel += len(rows)
         self.samples += len(activations)
         self.sum_over_samples = self.sum_over_samples + activations.detach().sum(0).cpu()
-        self.total += rows.sum(1, dtype=torch.float64).cpu()
-        self.largest = torch.maximum(self.largest, rows.amax(1).double().cpu())
+        self.largest = torch.maximum(self.largest, rows.amax(0).double().cpu())
         self._widen()
         scale = torch.where(self._range > 0, _FINE_BINS / self._range, 0.0)
-        index = (rows * scale.to(rows)[:, None]).to(torch.int64).clamp_(0, _FINE_BINS - 1)
-        index += torch.arange(self.channels, device=rows.device)[:, None] * _FINE_BINS
-        positive = rows > 0
-        index, values = index[positive], rows[positive]
-        size = self.channels * _FINE_BINS
+        index = (rows * scale.to(rows)).to(torch.int64).clamp_(0, _FINE_BINS - 1)
+        index += torch.arange(self.channels, device=rows.device) * _FINE_BINS
+        # Zeros are counted along and taken off again: picking out the others takes longer.
+        index, size = index.view(-1), self.channels * _FINE_BINS
         self._counts += torch.bincount(index, minlength=size).view_as(self._counts).cpu()
-        sums = torch.bincount(index, weights=values.double(), minlength=size)
+        self._counts[:, 0] -= (rows == 0).sum(0).cpu()
+        sums = torch.bincount(index, weights=rows.view(-1).double(), minlength=size)
         self._sums += sums.view_as(self._sums).cpu()
 
     def mean(self) -> Tensor:
         """Mean activation per channel, ``(C,)``."""
-        return self.total / max(1, self.samples_per_channel)
+        return self._sums.sum(1) / max(1, self.samples_per_channel)
 
     def relative_to_largest(self) -> tuple[Tensor, Tensor]:
         """Counts and sums in bins that are fractions of each channel's largest activation.

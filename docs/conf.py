@@ -2,7 +2,16 @@
 
 project = "spikefront"
 author = "the spikefront authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "matplotlib.sphinxext.plot_directive",
+]
+plot_html_show_source_link = False
+plot_html_show_formats = False
+plot_formats = ["svg"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 html_theme = "furo"
 html_title = "spikefront"

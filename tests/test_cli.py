@@ -128,6 +128,12 @@ def test_evaluate_profile_and_diagnose(spikefront: CommandLine, small: str, tmp_
     result = spikefront("evaluate", "--task", small, "--phi", 4, "--rho", 2, "--json").stdout
     assert 0 <= json.loads(result)["accuracy"]["value"] <= 1
     assert "energy / int8 ANN" in spikefront("evaluate", "--task", small).stdout
+    few = ("--task", small, "--phi", 1, "--timesteps", 2, "--alpha", 1, "--json")
+    light, learned = (
+        json.loads(spikefront("evaluate", *few, "--calibration", kind).stdout)["kl"]["value"]
+        for kind in ("light", "learned")
+    )
+    assert learned < light
     table = spikefront("diagnose", "--task", small, "--figure", "why.png").stdout
     assert "unevenness" in table
     assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")

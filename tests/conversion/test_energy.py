@@ -144,6 +144,7 @@ def test_a_node_that_stays_analog_pays_every_step() -> None:
     found = costs(network)
     assert network.analog_nodes == ["sigmoid"]
     assert found.step_macs == 5 + 5 * 3
+    assert list(found.analog_macs.values()) == [5, 5 * 3]
 
 
 def test_energy_models_are_checked() -> None:

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from conversion import AdaFire, DualThreshold
+from conversion import (
+    NEURONS,
+    AdaFire,
+    ConfigError,
+    ConversionConfig,
+    DualThreshold,
+    NeuronState,
+    convert,
+    load,
+    profile,
+    save,
+)
 
 
 def neuron(phi: int, threshold: float = 1.0, **options: object) -> AdaFire:
@@ -159,3 +172,36 @@ def test_the_dual_threshold_neuron_corrects_an_early_spike() -> None:
     dual = DualThreshold(**options, v_init=torch.tensor(0.5))
     assert plain.fire(x, plain.start(x[:1]), 4).flatten().tolist() == [1, 0, 0, 0]
     assert dual.fire(x, dual.start(x[:1]), 4).flatten().tolist() == [1, -1, 0, 0]
+
+
+class OneSpikeAtAll(AdaFire):
+    """A neuron that fires one spike and no more."""
+
+    def start(self, current: Tensor) -> NeuronState:
+        state = super().start(current)
+        state.emitted = torch.zeros_like(current)
+        return state
+
+    def _step(self, state: NeuronState, fired: Tensor) -> None:
+        state.membrane.clamp_(max=1.0).masked_fill_(state.emitted > 0, 0.0)
+        super()._step(state, fired)
+
+
+def test_a_neuron_of_one_s_own_is_one_class_under_one_name(
+    small_net: nn.Module,
+    small_inputs: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = profile(small_net, small_inputs)
+    options = {"timesteps": 4, "phi": 3, "neuron": "one-spike"}
+    with pytest.raises(ConfigError, match="one of adafire, dual-threshold, got 'one-spike'"):
+        ConversionConfig.uniform(found.layers, **options)
+    monkeypatch.setitem(NEURONS, "one-spike", OneSpikeAtAll)
+    model = convert(found, ConversionConfig.uniform(found.layers, **options))
+    simulation = model.simulate(small_inputs)
+    neurons = sum(layer.neurons for layer in found.layers.values())
+    assert 0 < float(simulation.spikes.sum((0, 1)).max()) <= neurons
+    save(model, tmp_path / "a.json")
+    again = load(tmp_path / "a.json", small_net)
+    assert torch.equal(again.simulate(small_inputs).logits, simulation.logits)

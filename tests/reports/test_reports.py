@@ -213,6 +213,25 @@ def test_a_report_is_whole_and_self_contained(studied, tmp_path: Path) -> None:
     assert write_report(front, tmp_path, provenance={})[0].read_text() == files[0].read_text()
 
 
+@pytest.mark.parametrize(
+    ("analog", "says"),
+    [
+        ({}, "Everything behind them runs on spikes"),
+        ({"softmax": 50, "attention": 1500}, "1,550 more"),
+    ],
+)
+def test_the_page_says_what_stays_analog_and_what_it_costs(
+    studied, tmp_path: Path, analog: dict[str, int], says: str
+) -> None:
+    study, evaluator = studied
+    costs = replace(evaluator.profile.costs, ann_macs=10_000, analog_macs=analog)
+    write_report(measure_front(study, evaluator), tmp_path, costs=costs)
+    page = (tmp_path / "report.html").read_text()
+    assert says in " ".join(page.split())
+    rows = re.findall(r"<tr><td>(\w+)</td><td>([\d,]+)</td><td>([\d.]+)</td></tr>", page)
+    assert rows == ([("attention", "1,500", "15.00"), ("softmax", "50", "0.50")] if analog else [])
+
+
 def test_figures_are_the_same_bytes_every_time(studied, tmp_path: Path) -> None:
     study, evaluator = studied
     front = measure_front(study, evaluator)
