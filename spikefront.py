@@ -124,13 +124,20 @@ def choice_options(command: Command) -> Command:
             " learned learns thresholds and biases by gradient.",
         ),
         _at_least_one("--iterations", 100, "Gradient steps of tuned and learned."),
+        click.option(
+            "--energy-weight",
+            type=click.FloatRange(0),
+            default=0.0,
+            show_default=True,
+            help="What learned weighs synaptic operations with; 0.1 to 1 saves energy.",
+        ),
     ]
     return _apply(options, command)
 
 
 _CHOICE = (
     "phi", "rho", "neuron", "timesteps", "thresholds", "granularity", "calibration",
-    "calibration_timesteps", "iterations",
+    "calibration_timesteps", "iterations", "energy_weight",
 )  # fmt: skip
 
 

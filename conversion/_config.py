@@ -57,6 +57,8 @@ class ConversionConfig:
             ``timesteps``. With early exit most samples never see the last step, so a smaller
             value fits better.
         iterations: Gradient steps of ``"tuned"`` and ``"learned"``.
+        energy_weight: What ``"learned"`` weighs energy with: nats of divergence per synaptic
+            operation per MAC of the ANN, ≥ 0.
         v_init: Membrane potential before the first step, as a fraction of the threshold.
     """
 
@@ -67,6 +69,7 @@ class ConversionConfig:
     calibration: Calibration = "light"
     calibration_timesteps: int | None = None
     iterations: int = 100
+    energy_weight: float = 0.0
     v_init: float = 0.5
 
     def __post_init__(self) -> None:
@@ -81,6 +84,8 @@ class ConversionConfig:
             value, known = getattr(self, name), get_args(kind)
             if value not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if not 0 <= self.energy_weight < float("inf"):
+            raise ConfigError(f"energy_weight must be finite and >= 0, got {self.energy_weight!r}")
         if not 0 <= self.v_init <= 1:
             raise ConfigError(f"v_init must be within 0..1 thresholds, got {self.v_init!r}")
 

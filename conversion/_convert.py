@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from conversion._config import ConversionConfig
 from conversion._energy import Burst, Costs
 from conversion._errors import ConfigError, ConversionError
-from conversion._graph import Network, Role
+from conversion._graph import Network
 from conversion._iat import ExitRule, confidence
 from conversion._learn import Batches, OnIteration, endless, learn_firing, tune_weights
 from conversion._neurons import NEURONS, AdaFire
-from conversion._passes import SpikingPass, laid_out
+from conversion._passes import SpikingPass, laid_out, running_mean
 from conversion._profile import Profile
 
 
@@ -96,7 +96,6 @@ class SpikingModel(nn.Module):
             name: _neuron(network, config, name, thetas[name], biases[name], v_inits[name])
             for name in network.sites
         }
-        self._quanta = _gate_quanta(network, costs, self.neurons)
         names = {site.node: name for name, site in network.sites.items()}
         self._sources = {node: names.get(node, node) for node in costs.fan_out}
 
@@ -115,11 +114,11 @@ class SpikingModel(nn.Module):
         signed = any(neuron.signed for neuron in self.neurons.values())
         self._check_shape(x)
         counter = _SpikeCounter(self.costs, burst, signed=signed)
-        run = SpikingPass(self.synapses, self.neurons, on_spikes=counter.count, quanta=self._quanta)
+        run = SpikingPass(self.synapses, self.neurons, on_spikes=counter.count)
         outputs = run.advance(run.start(laid_out(x)), steps)
         spikes, synops = counter.stacked(list(self._sources))
         return Simulation(
-            logits=_running_mean(outputs, steps),
+            logits=running_mean(outputs, steps),
             spikes=spikes,
             synops=synops,
             sources=tuple(self._sources.values()),
@@ -208,7 +207,8 @@ def convert(
     - ``"tuned"`` (ibid.) tunes the weights of each layer towards the ANN's activations between
       the two;
     - ``"learned"`` starts from light and learns a factor on every threshold and every bias by
-      straight-through gradients of the outputs' divergence from the ANN's. With dual-threshold
+      straight-through gradients of the outputs' divergence from the ANN's, averaged over the
+      steps, and of ``config.energy_weight`` times the synaptic operations. With dual-threshold
       neurons this is of the family of *Error Compensation Learning* (Liu et al., ICML 2025, arXiv
       2506.01968), whose full text was not available to us; no labels are needed.
 
@@ -239,10 +239,10 @@ def convert(
         if kind in ("light", "learned", "tuned"):
             _correct(profile, network, config, neurons)
         if kind == "learned":
-            factors = learn_firing(network, neurons, batches, config, on_iteration)
+            factors = learn_firing(profile, neurons, batches, config, on_iteration)
             thetas = {name: theta * factors[name] for name, theta in thetas.items()}
         if kind == "tuned":
-            weights = tune_weights(network, neurons, batches, config, on_iteration)
+            weights = tune_weights(profile, neurons, batches, config, on_iteration)
             network = network.with_weights(weights)
         if kind in ("advanced", "tuned"):
             _correct(profile, network, config, neurons, potentials=True)
@@ -362,25 +362,3 @@ def _neuron(
         v_init=v_init,
         ceiling=network.sites[name].ceiling,
     )
-
-
-def _gate_quanta(network: Network, costs: Costs, neurons: dict[str, AdaFire]) -> dict[str, Tensor]:
-    """Size of one spike per channel behind each max-pool that passes spikes on."""
-    quanta = {site.node: neurons[name].threshold for name, site in network.sites.items()}
-    for node in network.module.graph.nodes:
-        if network.roles[node.name] is Role.GATE:
-            quanta[node.name] = quanta[node.all_input_nodes[0].name]
-        elif node.target is torch.cat and all(n.name in quanta for n in node.all_input_nodes):
-            quanta[node.name] = torch.cat([quanta[n.name] for n in node.args[0]])
-    return {name: value for name, value in quanta.items() if name in _gates(network)}
-
-
-def _gates(network: Network) -> Iterator[str]:
-    return (name for name, role in network.roles.items() if role is Role.GATE)
-
-
-def _running_mean(outputs: Tensor, steps: int) -> Tensor:
-    """``(T·N, classes)`` outputs to ``(T, N, classes)`` means of the steps so far."""
-    per_step = outputs.view(steps, -1, *outputs.shape[1:])
-    count = torch.arange(1, steps + 1, device=outputs.device, dtype=outputs.dtype)
-    return per_step.cumsum(0) / count.view(-1, *[1] * (per_step.dim() - 1))

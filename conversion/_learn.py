@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from conversion._config import ConversionConfig
 from conversion._errors import ConfigError, ConversionError
 from conversion._graph import Network
 from conversion._neurons import AdaFire
-from conversion._passes import AnalogPass, SpikingPass, laid_out
+from conversion._passes import AnalogPass, SpikingPass, laid_out, running_mean
+from conversion._profile import Profile
 from conversion._rewrite import SYNAPSE_MODULES
 
 Batches = Iterable[Any]
@@ -28,7 +30,7 @@ _WEIGHT_RATE = 0.003
 
 
 def learn_firing(
-    network: Network,
+    profile: Profile,
     neurons: Mapping[str, AdaFire],
     batches: Iterator[Tensor],
     config: ConversionConfig,
@@ -37,8 +39,9 @@ def learn_firing(
     """Thresholds and biases of least divergence from the ANN; weights stay as they are.
 
     Adam on a factor on each channel's threshold and on its bias, in units of the threshold, with
-    a cosine rate; the loss is the Kullback-Leibler divergence of the outputs after T steps. The
-    neurons are left as learned.
+    a cosine rate. The loss is the Kullback-Leibler divergence from the ANN of the mean output so
+    far, averaged over the steps, since early exit needs an answer at each of them; plus, if the
+    config weighs it, the synaptic operations. The neurons are left as learned.
 
     Returns:
         The factors by layer, ``(C,)``.
@@ -47,7 +50,7 @@ def learn_firing(
     biases = {name: neuron.bias.clone() for name, neuron in neurons.items()}
     growth = {name: torch.zeros_like(v, requires_grad=True) for name, v in thresholds.items()}
     shifts = {name: torch.zeros_like(v, requires_grad=True) for name, v in thresholds.items()}
-    run = _LearningPass(network, dict(neurons))
+    run = _LearningPass(profile, dict(neurons))
 
     def place() -> None:
         for name, neuron in neurons.items():
@@ -56,10 +59,12 @@ def learn_firing(
 
     def loss(x: Tensor) -> Tensor:
         with torch.no_grad():
-            expected = network.module(x).softmax(1)
+            expected = profile.network.module(x).softmax(1)
         place()
-        found = run.mean_output(x, config.steps_of_calibration)
-        return F.kl_div(found.log_softmax(1), expected, reduction="sum") / len(x)
+        outputs = run.outputs(x, config.steps_of_calibration)
+        loss = sum(F.kl_div(y.log_softmax(1), expected, reduction="sum") for y in outputs)
+        energy = run.synops / profile.costs.ann_macs
+        return (loss / len(outputs) + config.energy_weight * energy) / len(x)
 
     groups = [{"params": [*growth.values(), *shifts.values()], "lr": _FIRING_RATE}]
     _descend(groups, loss, batches, config.iterations, on_iteration)
@@ -69,7 +74,7 @@ def learn_firing(
 
 
 def tune_weights(
-    network: Network,
+    profile: Profile,
     neurons: Mapping[str, AdaFire],
     batches: Iterator[Tensor],
     config: ConversionConfig,
@@ -85,16 +90,17 @@ def tune_weights(
     Returns:
         The weights that were tuned, by parameter name.
     """
+    network = profile.network
     tuned = network.with_weights({})
     weights = _synapse_weights(tuned)
-    run = _LearningPass(tuned, dict(neurons), apart=True)
+    run = _LearningPass(replace(profile, network=tuned), dict(neurons), apart=True)
 
     def loss(x: Tensor) -> Tensor:
         activations: dict[str, Tensor] = {}
         with torch.no_grad():
             expected = AnalogPass(network, activations.__setitem__).run(x)
-        run.errors = {}
-        found = run.mean_output(x, config.steps_of_calibration, activations)
+        run.activations, run.errors = activations, {}
+        found = run.outputs(x, config.steps_of_calibration)[-1]
         return sum(run.errors.values(), _relative_error(found, expected))
 
     groups = [
@@ -164,27 +170,34 @@ class _LearningPass(SpikingPass):
     """A spiking pass that gradients can go back through.
 
     Args:
-        network: The traced network.
+        profile: Of the network.
         neurons: Neuron layers by spiking layer name.
         apart: Whether each layer keeps its gradients to itself.
+
+    Attributes:
+        synops: Synaptic operations of the last inputs, summed over samples and steps.
+        activations: Of the ANN, by layer, to compare with.
+        errors: Relative squared errors of the layers' mean outputs against them.
     """
 
     def __init__(
-        self, network: Network, neurons: dict[str, AdaFire], *, apart: bool = False
+        self, profile: Profile, neurons: dict[str, AdaFire], *, apart: bool = False
     ) -> None:
-        super().__init__(network, neurons)
+        super().__init__(profile.network, neurons, on_spikes=self._count)
+        self._fan_out = {node: f.float() for node, f in profile.costs.fan_out.items()}
         self._apart = apart
-        self._activations: Mapping[str, Tensor] = {}
+        self.synops = torch.zeros(())
+        self.activations: Mapping[str, Tensor] = {}
         self.errors: dict[str, Tensor] = {}
 
-    def mean_output(
-        self, x: Tensor, steps: int, activations: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """Mean output of all steps, ``(N, classes)``; ``activations`` of the ANN, to compare."""
-        self._activations = activations or {}
-        outputs = self.advance(self.start(x), steps)
-        mean: Tensor = outputs.unflatten(0, (steps, -1)).mean(0)
-        return mean
+    def outputs(self, x: Tensor, steps: int) -> Tensor:
+        """Mean output of the steps so far, ``(T, N, classes)``."""
+        self.synops = torch.zeros((), device=x.device)
+        return running_mean(self.advance(self.start(x), steps), steps)
+
+    def _count(self, node: str, counts: Tensor, _: int) -> None:
+        if node in self._fan_out:
+            self.synops = self.synops + (counts.abs() * self._fan_out[node]).sum()
 
     def _spike(self, node: fx.Node) -> Tensor:
         site = self._sites[node.name]
@@ -193,10 +206,12 @@ class _LearningPass(SpikingPass):
         with torch.no_grad():
             counts = neuron.fire(current, neuron.start(current[:samples]), self._steps)
         smooth = neuron.unrounded(current, samples, self._steps)
-        spikes = neuron.values(counts + (smooth - smooth.detach()))
-        if self._activations:
+        counts = counts + (smooth - smooth.detach())
+        self._count(node.name, counts.movedim(1, site.channels), self._steps)
+        spikes = neuron.values(counts)
+        if self.activations:
             mean = spikes.unflatten(0, (self._steps, -1)).mean(0)
-            self.errors[site.name] = _relative_error(mean, self._activations[site.name])
+            self.errors[site.name] = _relative_error(mean, self.activations[site.name])
         if self._apart:
             spikes = spikes.detach()
         return spikes.movedim(1, site.channels)

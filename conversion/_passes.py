@@ -21,6 +21,13 @@ def laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
 
 
+def running_mean(outputs: Tensor, steps: int) -> Tensor:
+    """``(T·N, classes)`` outputs to ``(T, N, classes)`` means of the steps so far."""
+    per_step = outputs.view(steps, -1, *outputs.shape[1:])
+    count = torch.arange(1, steps + 1, device=outputs.device, dtype=outputs.dtype)
+    return per_step.cumsum(0) / count.view(-1, *[1] * (per_step.dim() - 1))
+
+
 class AnalogPass(fx.Interpreter):
     """Runs the ANN and shows every ReLU-like activation to ``observe(layer name, activation)``.
 
@@ -90,8 +97,6 @@ class SpikingPass(fx.Interpreter):
         network: The traced network.
         neurons: Neuron layers by spiking layer name.
         on_spikes: Called with the spikes of each spiking layer and max-pool.
-        quanta: Size of one spike per channel behind each max-pool whose input is spikes, by
-            node, ``(C,)``.
         tune: Called before a layer's spikes are used, with (layer name, current, steps); it may
             change the neuron layer (calibration).
     """
@@ -102,7 +107,6 @@ class SpikingPass(fx.Interpreter):
         neurons: dict[str, AdaFire],
         *,
         on_spikes: SpikeHook | None = None,
-        quanta: dict[str, Tensor] | None = None,
         tune: Callable[[str, Tensor, int], None] | None = None,
     ) -> None:
         super().__init__(network.module)
@@ -110,7 +114,6 @@ class SpikingPass(fx.Interpreter):
         self._sites = {site.node: site for site in network.sites.values()}
         self._neurons = neurons
         self._on_spikes = on_spikes
-        self._quanta = quanta or {}
         self._tune = tune
         self._static_graph = [
             node
@@ -206,10 +209,18 @@ class SpikingPass(fx.Interpreter):
             outputs.append(total_out - state.previous if state.previous is not None else total_out)
             state.previous = total_out
         result = torch.cat(outputs)
-        if self._on_spikes is not None and node.name in self._quanta:
-            quantum = self._quanta[node.name].view(-1, *[1] * (result.dim() - 2))
-            self._on_spikes(node.name, result / quantum, self._steps)
+        if self._on_spikes is not None and self._network.roles[node.name] is Role.GATE:
+            quantum = self._quantum(node.all_input_nodes[0])
+            shape = (-1, *[1] * (result.dim() - 2))
+            self._on_spikes(node.name, result / quantum.view(shape), self._steps)
         return result
+
+    def _quantum(self, node: fx.Node) -> Tensor:
+        """Size of one spike behind a node that gives whole spikes, per channel, ``(C,)``."""
+        if site := self._sites.get(node.name):
+            return self._neurons[site.name].threshold
+        sources: Any = node.args[0] if node.target is torch.cat else node.all_input_nodes
+        return torch.cat([self._quantum(source) for source in sources])
 
     def _apply(self, node: fx.Node, values: dict[fx.Node, Any]) -> Tensor:
         def value(source: fx.Node) -> Any:

@@ -128,7 +128,11 @@ def test_the_first_step_of_learning_by_hand(
             y = literal_spikes(y, V * growth.exp(), light.biases[name] + V * shift)
         else:
             y = layer(y.flatten(0, 1)).unflatten(0, (2, -1))
-    loss = F.kl_div(y.mean(0).log_softmax(-1), net(x).softmax(-1), reduction="batchmean")
+    p = net(x).softmax(-1)
+    first, last = (
+        F.kl_div(out.log_softmax(-1), p, reduction="batchmean") for out in (y[0], y.mean(0))
+    )
+    loss = (first + last) / 2
     loss.backward()
     told: list[float] = []
     learned = convert(
@@ -138,7 +142,7 @@ def test_the_first_step_of_learning_by_hand(
         on_iteration=lambda _, value: told.append(value),
     )
     assert told == [pytest.approx(float(loss.detach()), rel=1e-4)]
-    assert told[0] == pytest.approx(divergence(net, light, x), rel=1e-4)
+    assert float(last.detach()) == pytest.approx(divergence(net, light, x), rel=1e-4)
     for name, (growth, shift) in parameters.items():
         factor = learned.thetas[name] / light.thetas[name]
         assert torch.allclose(factor.log(), -0.01 * growth.grad.sign(), atol=1e-4)
@@ -178,6 +182,33 @@ def test_the_first_step_of_tuning_by_hand(
         clear = g.abs() > 1e-6
         moved = (weight - module.weight)[clear]
         assert torch.allclose(moved, (-rate * g.sign())[clear], rtol=0.02)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_energy_is_weighed_as_it_is_measured(images: Tensor, pooled: bool) -> None:
+    """The loss grows by the weight times the real operations per MAC; and then they get fewer."""
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2) if pooled else nn.Identity(),
+        nn.Conv2d(6, 6, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4),
+    )  # fmt: skip
+    with torch.no_grad():
+        net(images)
+    found = profile(net, images)
+    options = {"phi": 2, "neuron": "dual-threshold"}
+    light = convert(found, config_of(found, "light", **options)).simulate(images)
+    losses, energies = [], []
+    for weight in (0.0, 0.5):
+        config = config_of(found, "learned", energy_weight=weight, iterations=40, **options)
+        told: list[float] = []
+        model = convert(
+            found, config, data=[images], on_iteration=lambda _, loss, to=told: to.append(loss)
+        )
+        losses.append(told[0])
+        energies.append(float(model.simulate(images).synops.sum()))
+    operations = float(light.synops.sum()) / len(images) / found.costs.ann_macs
+    assert losses[1] - losses[0] == pytest.approx(0.5 * operations, rel=1e-4)
+    assert energies[1] < 0.9 * energies[0]
 
 
 @pytest.mark.parametrize("calibration", ["learned", "tuned"])
@@ -252,6 +283,8 @@ def test_errors(found: Profile, images: Tensor) -> None:
         convert(found, config, data=[torch.full_like(images, torch.nan)])
     with pytest.raises(ConfigError, match="iterations must be a whole number >= 1, got 0"):
         config_of(found, "tuned", iterations=0)
+    with pytest.raises(ConfigError, match="energy_weight must be finite and >= 0, got -1"):
+        config_of(found, "learned", energy_weight=-1)
     network = found.network
     with pytest.raises(ConfigError, match=r"no parameter 'x' of \(1,\)"):
         network.with_weights({"x": torch.zeros(1)})

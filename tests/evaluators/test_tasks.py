@@ -184,6 +184,7 @@ def test_errors_say_what_to_give(image_folder: Path, weights: Path, tmp_path: Pa
         ({"task": f"{user}:absent"}, "has no function 'absent'"),
         ({"task": f"{user}:not_a_function"}, "has no function 'not_a_function'"),
         ({"task": "/no/such.py:f"}, "there is no file /no/such.py"),
+        ({"task": "no_such_module:f"}, "cannot import no_such_module: ModuleNotFoundError"),
     ]
     for settings, message in cases:
         with pytest.raises(TaskError, match=message):
