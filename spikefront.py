@@ -231,7 +231,7 @@ def cli(verbose: bool, debug: bool) -> None:
     "calibrations",
     type=click.Choice(CALIBRATIONS),
     multiple=True,
-    default=CALIBRATIONS[:3],
+    default=("light", "advanced", "none", "learned"),
     show_default=True,
     help="Calibrations to choose from; tuned and learned take many times longer per trial.",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -98,6 +98,18 @@ class SpikingModel(nn.Module):
         }
         names = {site.node: name for name, site in network.sites.items()}
         self._sources = {node: names.get(node, node) for node in costs.fan_out}
+
+    def running(self, timesteps: int) -> SpikingModel:
+        """The same network with another T, and without an exit rule."""
+        return SpikingModel(
+            self.network,
+            self.costs,
+            replace(self.config, timesteps=timesteps),
+            thetas=self.thetas,
+            biases=self.biases,
+            v_inits=self.v_inits,
+            weights=self.weights,
+        )
 
     @torch.inference_mode()
     def simulate(self, x: Tensor, *, burst: Burst = "count") -> Simulation:

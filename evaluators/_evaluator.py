@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from conversion import (
     Choice,
     ConfigError,
+    ConversionConfig,
     ConversionError,
     EnergyModel,
     ExitPolicy,
@@ -37,6 +38,7 @@ _LOG = logging.getLogger("spikefront")
 _Result = TypeVar("_Result")
 
 _REMEMBERED_PASSES = 8
+_REMEMBERED_MODELS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class Evaluator:
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
         self.seed = seed
         self._ann_logits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._models: OrderedDict[str, SpikingModel] = OrderedDict()
         self._passes: OrderedDict[tuple[str, str], tuple[SpikingModel, Recording]] = OrderedDict()
 
     @cached_property
@@ -135,7 +138,7 @@ class Evaluator:
             choice: What to convert.
             on_iteration: Told (iterations done, loss) where the calibration learns.
         """
-        model = convert(self.profile, choice.conversion, on_iteration=on_iteration)
+        model = self._converted(choice.conversion, on_iteration)
         model.exit = self._rule(model, choice.exit)
         return model
 
@@ -171,12 +174,25 @@ class Evaluator:
         """
         key = (split, choice.conversion.to_json())
         if key not in self._passes:
-            model = convert(self.profile, choice.conversion)
+            model = self._converted(choice.conversion)
             self._passes[key] = (model, self.record(model, split))
             while len(self._passes) > _REMEMBERED_PASSES:
                 self._passes.popitem(last=False)
         model, recording = self._passes[key]
         return recording.measure(self._rule(model, choice.exit))
+
+    def _converted(
+        self, config: ConversionConfig, on_iteration: OnIteration | None = None
+    ) -> SpikingModel:
+        """The spiking model of a config; those that differ in T alone are calibrated once."""
+        steps = config.steps_of_calibration
+        key = replace(config, timesteps=steps, calibration_timesteps=steps).to_json()
+        if key not in self._models:
+            self._models[key] = convert(self.profile, config, on_iteration=on_iteration)
+            while len(self._models) > _REMEMBERED_MODELS:
+                self._models.popitem(last=False)
+        self._models.move_to_end(key)
+        return self._models[key].running(config.timesteps)
 
     def _simulate(self, model: SpikingModel, x: Tensor) -> Simulation:
         return model.simulate(x, burst=self.energy.burst)

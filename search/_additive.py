@@ -39,6 +39,15 @@ _STEPS_AHEAD = 2.5
 _INHERITED = 0.5
 """Share of the proposals with the neuron and the calibration of their parent."""
 
+_LEARNED = 0.2
+"""Share of the new passes that learn, where the space offers it: many times dearer, and better."""
+
+_FIRST_WEIGHT = 0.2
+"""Of energy, about which the first learned passes are drawn."""
+
+_LEARNING_STARTS = 40
+"""Finished trials before which nothing learns: there is no front yet to start from."""
+
 _KINDS = ("neuron", "calibration", "calibration/timesteps")
 
 _LEAST_GAIN = 5e-3
@@ -114,9 +123,11 @@ class AdditiveSampler(BaseSampler):
     energy of a point of the front, varies it, draws weights around the fitted ones, and takes the
     choice that the sweep gives. It is measured at a T that leaves its exits room; since one pass
     tells accuracy and energy for every exit threshold and smaller T, the best of these follow as
-    trials of their own while they enlarge the front. Every draw is steered either by the
-    divergence from the ANN, an order of magnitude less noisy than accuracy, or by accuracy, at
-    random.
+    trials of their own while they enlarge the front. Where the space offers learned calibration,
+    some proposals are points of the front whose thresholds shall be learned, at a weight of energy
+    drawn around 0.2, or around that of a parent that was learned itself. Every draw is steered
+    either by the divergence from the ANN, an order of magnitude less noisy than accuracy, or by
+    accuracy, at random.
 
     Several processes may share a study: proposals are drawn at random and one that is running or
     done is not repeated.
@@ -158,6 +169,9 @@ class AdditiveSampler(BaseSampler):
                 return refined
         weights = self._fit(done)
         front = _interesting_front(done, loss)
+        learns = "learned" in self._space.calibrations and len(done) >= _LEARNING_STARTS
+        if learns and front and self._random.random() < _LEARNED:
+            return self._learning(front)
         for _ in range(20):
             proposal = self._propose(front, weights)
             if _without_exit(proposal) not in {_without_exit(params) for params, _ in done}:
@@ -177,6 +191,7 @@ class AdditiveSampler(BaseSampler):
     def _fit(self, done: Done) -> np.ndarray:
         """Weights w_l ≥ 0 by relative least squares, ridge towards equal weights."""
         count = len(self._space.layers)
+        done = [(params, m) for params, m in done if params["calibration"] != "learned"]
         if not done:
             return np.ones(count)
         errors = np.array([self._errors(params) for params, _ in done])
@@ -206,18 +221,18 @@ class AdditiveSampler(BaseSampler):
         ]
 
     def _propose(self, front: Done, weights: np.ndarray) -> dict[str, Any]:
-        timesteps = self._space.calibration_timesteps
+        space, timesteps = self._space, self._space.calibration_timesteps
+        calibrations: list[str] = list(space.calibrations)
+        plain = [c for c in calibrations if c != "learned"] or calibrations
+        every = list(itertools.product(space.neurons, plain, timesteps))
         if front:
             parent, found = self._parent(front)
-            energy, alpha = self._energy(parent), parent["iat/alpha"]
-            enough = _STEPS_AHEAD * found.timesteps.value
-            inherited = [tuple(parent[name] for name in _KINDS)]
+            energy, alpha, enough = self._energy(parent), parent["iat/alpha"], self._enough(found)
+            inherited = [kinds for kinds in every if kinds == tuple(parent[k] for k in _KINDS)]
         else:
             table = self._tables[timesteps[0]].energy
-            energy, alpha, enough = float(table.max((1, 2)).sum()) / 4, 0.6, math.inf
-            inherited = []
-        space = self._space
-        every = list(itertools.product(space.neurons, space.calibrations, timesteps))
+            energy, alpha = float(table.max((1, 2)).sum()) / 4, 0.6
+            enough, inherited = max(space.timesteps), []
         choices = inherited if inherited and self._random.random() < _INHERITED else every
         kinds = choices[self._random.integers(len(choices))]
         calibration = int(kinds[2])
@@ -232,14 +247,35 @@ class AdditiveSampler(BaseSampler):
             params[f"rho/{layer}"] = rhos[rho]
         return {
             **params,
-            "timesteps": min(
-                (steps for steps in self._space.timesteps if steps >= enough),
-                default=max(self._space.timesteps),
-            ),
+            "timesteps": enough,
             **dict(zip(_KINDS, kinds, strict=True)),
+            **({"learning/energy_weight": 0.0} if "learned" in space.calibrations else {}),
             "iat/alpha": alpha,
             "iat/beta": 0.0,
         }
+
+    def _learning(self, front: Done) -> dict[str, Any]:
+        """A point of the front whose thresholds shall be learned, at some weight of energy."""
+        parent, found = self._parent(front)
+        weight = _FIRST_WEIGHT
+        if parent["calibration"] == "learned":
+            weight = max(parent["learning/energy_weight"], _FIRST_WEIGHT / 4)
+        weight = min(weight * math.exp(self._random.normal(0, 0.7)), self._space.energy_weight_max)
+        neurons, timesteps = self._space.neurons, self._space.calibration_timesteps
+        return {
+            **parent,
+            "neuron": neurons[self._random.integers(len(neurons))],
+            "calibration": "learned",
+            "calibration/timesteps": timesteps[self._random.integers(len(timesteps))],
+            "learning/energy_weight": round(weight / 0.02) * 0.02,
+            "timesteps": self._enough(found),
+        }
+
+    def _enough(self, found: Measurement) -> int:
+        """The first T that leaves the exits of a parent room."""
+        enough = _STEPS_AHEAD * found.timesteps.value
+        steps = (steps for steps in self._space.timesteps if steps >= enough)
+        return min(steps, default=max(self._space.timesteps))
 
     def _parent(self, front: Done) -> tuple[Mapping[str, Any], Measurement]:
         """A point of the front, even over the logarithm of energy however dense its points."""

@@ -31,7 +31,8 @@ class LayerSpace:
     """The choices that a study makes, under static parameter names.
 
     ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``neuron``,
-    ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``.
+    ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``; and
+    ``learning/energy_weight`` where ``"learned"`` is one of the calibrations.
 
     Attributes:
         layers: Names of the spiking layers.
@@ -42,6 +43,8 @@ class LayerSpace:
         neurons: The neurons to choose from, one kind for all layers.
         calibrations: The ways to calibrate.
         calibration_timesteps: The values of T to calibrate at.
+        iterations: Gradient steps of the calibrations that learn.
+        energy_weight_max: Largest weight of energy in what is learned.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
         score: Confidence of the exit policy.
     """
@@ -54,6 +57,8 @@ class LayerSpace:
     neurons: tuple[str, ...] = ("adafire", "dual-threshold")
     calibrations: tuple[Calibration, ...] = ("light", "advanced", "none")
     calibration_timesteps: tuple[int, ...] = (1, 2, 4)
+    iterations: int = 100
+    energy_weight_max: float = 2.0
     beta_max: float = 0.4
     score: Score = "entropy"
 
@@ -74,6 +79,12 @@ class LayerSpace:
             values = getattr(self, name)
             if not values or set(values) - set(known) or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be out of {', '.join(known)}, got {values!r}")
+        if not (isinstance(self.iterations, int) and self.iterations >= 1):
+            raise ConfigError(f"iterations must be a whole number >= 1, got {self.iterations!r}")
+        if not 0 <= self.energy_weight_max < float("inf"):
+            raise ConfigError(
+                f"energy_weight_max must be finite and >= 0, got {self.energy_weight_max!r}"
+            )
         if not 0 <= self.beta_max <= 1:
             raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
         ExitPolicy(score=self.score)
@@ -82,6 +93,7 @@ class LayerSpace:
         """Every parameter's distribution, by name."""
         phi = IntDistribution(1, self.phi_max)
         rho = FloatDistribution(1.0, self.rho_max, step=self.rho_step)
+        weight = FloatDistribution(0.0, self.energy_weight_max, step=0.02)
         return {
             **{f"phi/{layer}": phi for layer in self.layers},
             **{f"rho/{layer}": rho for layer in self.layers},
@@ -89,6 +101,7 @@ class LayerSpace:
             "neuron": CategoricalDistribution(self.neurons),
             "calibration": CategoricalDistribution(self.calibrations),
             "calibration/timesteps": CategoricalDistribution(self.calibration_timesteps),
+            **({"learning/energy_weight": weight} if "learned" in self.calibrations else {}),
             "iat/alpha": FloatDistribution(0.0, 1.0, step=0.01),
             "iat/beta": FloatDistribution(0.0, self.beta_max, step=0.05),
         }
@@ -118,6 +131,10 @@ class LayerSpace:
                 layers=layers,
                 calibration=params["calibration"],
                 calibration_timesteps=int(params["calibration/timesteps"]),
+                iterations=self.iterations,
+                energy_weight=float(params["learning/energy_weight"])
+                if params["calibration"] == "learned"
+                else 0.0,
             ),
             exit=ExitPolicy(
                 score=self.score,
@@ -138,6 +155,7 @@ class LayerSpace:
             "neuron": self.neurons[0],
             "calibration": self.calibrations[0],
             "calibration/timesteps": sorted(self.calibration_timesteps)[:2][-1],
+            **({"learning/energy_weight": 0.0} if "learned" in self.calibrations else {}),
             "iat/alpha": alpha,
             "iat/beta": beta,
         }

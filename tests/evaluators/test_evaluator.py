@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conversion import Choice, ConfigError, ConversionConfig, ConversionError, ExitPolicy
-from evaluators import Evaluator, Measurement, Task
+from evaluators import Evaluator, Measurement, Task, _evaluator
 
 
 def choice(evaluator: Evaluator, *, alpha: float = 1.0, beta: float = 0.0, **options) -> Choice:
@@ -80,6 +80,22 @@ def test_exit_policies_share_one_pass(small_task: Task, monkeypatch) -> None:
         evaluator.measure(choice(evaluator, phi=phi, timesteps=1))
     evaluator.measure(choice(evaluator))
     assert len(passes) == 11, "only the last passes are remembered"
+
+
+def test_choices_that_differ_in_t_alone_are_calibrated_once(small_task: Task, monkeypatch) -> None:
+    def picked(steps: int) -> Choice:
+        options = {"calibration": "learned", "iterations": 3, "calibration_timesteps": 2}
+        layers = Evaluator(small_task).layers
+        conversion = ConversionConfig.uniform(layers, timesteps=steps, phi=2, **options)
+        return Choice(conversion=conversion, exit=ExitPolicy(alpha=0.5))
+
+    alone = [Evaluator(small_task).measure(picked(steps)) for steps in (1, 4, 2)]
+    made = []
+    convert = _evaluator.convert
+    monkeypatch.setattr(_evaluator, "convert", lambda *a, **k: made.append(a) or convert(*a, **k))
+    evaluator = Evaluator(small_task)
+    assert [evaluator.measure(picked(steps)) for steps in (1, 4, 2)] == alone
+    assert len(made) == 1
 
 
 def test_the_same_choice_gives_the_same_measurement(digits_task: Task) -> None:

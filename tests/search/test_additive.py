@@ -124,6 +124,34 @@ def test_it_serves_in_a_user_s_own_study(evaluator: Evaluator, space: LayerSpace
     assert len({tuple(sorted(p.items())) for p in first}) == 12, "nothing is measured twice"
 
 
+def test_what_learns_starts_from_the_front(evaluator: Evaluator) -> None:
+    """Points of the front, φ and ρ kept, once there is a front; the others never learn."""
+    space = LayerSpace(
+        layers=evaluator.layers, calibrations=("light", "learned"), iterations=2, timesteps=(1, 2)
+    )
+    study = optuna.create_study(
+        directions=["maximize", "minimize"],
+        sampler=AdditiveSampler(evaluator.profile, space, seed=0),
+    )
+    layers = [name for name in space.distributions() if name.startswith(("phi/", "rho/"))]
+    earlier: set[tuple] = set()
+    learned = 0
+    for number in range(90):
+        trial = study.ask()
+        measurement = evaluator.measure(space.suggest(trial))
+        trial.set_user_attr("measurement", measurement.to_dict())
+        study.tell(trial, (measurement.accuracy.value, measurement.energy_pj.value))
+        cells = tuple(trial.params[name] for name in layers)
+        if trial.params["calibration"] == "learned":
+            learned += 1
+            assert number >= 40
+            assert cells in earlier
+        else:
+            assert trial.params["learning/energy_weight"] == 0
+        earlier.add(cells)
+    assert learned >= 3
+
+
 def test_dominated_area_by_hand() -> None:
     points = [(0.1, 0.4), (0.2, 0.1), (0.3, 0.2), (0.9, 0.01)]
     expected = np.log(0.8 / 0.1) * np.log(0.5 / 0.4) + np.log(0.8 / 0.2) * np.log(0.4 / 0.1)

@@ -27,6 +27,19 @@ def test_names_are_static(space: LayerSpace) -> None:
     ]
 
 
+def test_learning_brings_its_weight_of_energy() -> None:
+    space = LayerSpace(layers=("a",), calibrations=("light", "learned"), iterations=7)
+    assert "learning/energy_weight" in space.distributions()
+    params = {**space.uniform(phi=1, rho=1.0, alpha=1.0), "learning/energy_weight": 0.5}
+    plain = space.choice(params).conversion
+    learned = space.choice({**params, "calibration": "learned"}).conversion
+    assert (plain.energy_weight, learned.energy_weight, learned.iterations) == (0, 0.5, 7)
+    with pytest.raises(ConfigError, match="iterations must be a whole number >= 1, got 0"):
+        LayerSpace(layers=("a",), iterations=0)
+    with pytest.raises(ConfigError, match="energy_weight_max must be finite and >= 0, got -1"):
+        LayerSpace(layers=("a",), energy_weight_max=-1)
+
+
 def test_suggest_gives_the_choice_of_the_trial_s_parameters(space: LayerSpace) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     for _ in range(30):
