@@ -13,7 +13,13 @@ from conversion._deploy import DeployConfig, load, save
 from conversion._diagnose import PARTS, LayerDiagnosis, diagnose
 from conversion._dual_threshold import DualThreshold
 from conversion._energy import ENERGY_MODELS, Costs, EnergyModel, costs, energy_model
-from conversion._errors import ConfigError, ConversionError, DeployError, SpikefrontError
+from conversion._errors import (
+    ConfigError,
+    ConversionError,
+    DeployError,
+    SpikefrontError,
+    is_out_of_memory,
+)
 from conversion._files import FileError, read_file, sha256, write_file
 from conversion._graph import Network, Role, SpikingSite, trace
 from conversion._iat import (
@@ -76,6 +82,7 @@ __all__ = [
     "diagnose",
     "energy_model",
     "first_above",
+    "is_out_of_memory",
     "load",
     "mean_entropy",
     "mmse_fractions",

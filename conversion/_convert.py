@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from conversion._config import ConversionConfig
 from conversion._energy import Burst, Costs
-from conversion._errors import ConfigError, ConversionError
+from conversion._errors import ConfigError, ConversionError, is_out_of_memory
 from conversion._graph import Network
 from conversion._iat import ExitRule, confidence
 from conversion._learn import Batches, OnIteration, endless, learn_firing, tune_weights
 from conversion._neurons import NEURONS, AdaFire
-from conversion._passes import SpikingPass, laid_out, running_mean
+from conversion._passes import SpikingPass, laid_out, running_mean, summable
 from conversion._profile import Profile
 
 
@@ -60,7 +60,6 @@ class SpikingModel(nn.Module):
     Attributes:
         network: The traced ANN.
         config: The choices it was made with.
-        exit: When a sample may stop early, or None to run all steps.
         neurons: The layers of neurons by name.
         synapses: What the spikes run through: the ANN's network, or a copy with tuned weights.
     """
@@ -79,10 +78,6 @@ class SpikingModel(nn.Module):
     ) -> None:
         super().__init__()
         config.check_layers(network.sites)
-        if exit is not None and len(exit.thresholds) < config.timesteps:
-            raise ConfigError(
-                f"an exit rule needs {config.timesteps} thresholds, got {len(exit.thresholds)}"
-            )
         self.network = network
         self.weights = dict(weights or {})
         self.synapses = network.with_weights(self.weights) if self.weights else network
@@ -98,6 +93,23 @@ class SpikingModel(nn.Module):
         }
         names = {site.node: name for name, site in network.sites.items()}
         self._sources = {node: names.get(node, node) for node in costs.fan_out}
+
+    @property
+    def exit(self) -> ExitRule | None:
+        """When a sample may stop early, or None to run all steps.
+
+        Raises:
+            ConfigError: When set to a rule with fewer thresholds than T.
+        """
+        return self._exit
+
+    @exit.setter
+    def exit(self, rule: ExitRule | None) -> None:
+        if rule is not None and len(rule.thresholds) < self.config.timesteps:
+            raise ConfigError(
+                f"an exit rule needs {self.config.timesteps} thresholds, got {len(rule.thresholds)}"
+            )
+        self._exit = rule
 
     def running(self, timesteps: int) -> SpikingModel:
         """The same network with another T, and without an exit rule."""
@@ -124,11 +136,11 @@ class SpikingModel(nn.Module):
         """
         steps = self.config.timesteps
         signed = any(neuron.signed for neuron in self.neurons.values())
-        self._check_shape(x)
+        self.network.check_inputs(x)
         counter = _SpikeCounter(self.costs, burst, signed=signed)
         run = SpikingPass(self.synapses, self.neurons, on_spikes=counter.count)
         outputs = run.advance(run.start(laid_out(x)), steps)
-        spikes, synops = counter.stacked(list(self._sources))
+        spikes, synops = counter.stacked(list(self._sources), (steps, len(x)))
         return Simulation(
             logits=running_mean(outputs, steps),
             spikes=spikes,
@@ -139,7 +151,7 @@ class SpikingModel(nn.Module):
     @torch.inference_mode()
     def infer(self, x: Tensor) -> Inference:
         """Run step by step; samples that are confident enough leave the batch and cost no more."""
-        self._check_shape(x)
+        self.network.check_inputs(x)
         run = SpikingPass(self.synapses, self.neurons)
         state = run.start(laid_out(x))
         remaining = torch.arange(len(x), device=x.device)
@@ -147,7 +159,7 @@ class SpikingModel(nn.Module):
         timesteps = torch.full((len(x),), self.config.timesteps, device=x.device)
         total = torch.zeros((), device=x.device)
         for step in range(1, self.config.timesteps + 1):
-            total = total + run.advance(state, 1)
+            total = total + summable(run.advance(state, 1))
             logits = total.new_empty((len(x), *total.shape[1:])) if logits is None else logits
             logits[remaining] = total / step
             leaves = self._may_leave(total / step, step)
@@ -170,13 +182,6 @@ class SpikingModel(nn.Module):
             "a spiking model stays on the device and type it was made with; give device= to"
             " conversion.profile, conversion.load or evaluators.Evaluator instead"
         )
-
-    def _check_shape(self, x: Tensor) -> None:
-        if tuple(x.shape[1:]) != self.network.sample_shape:
-            raise ConversionError(
-                f"inputs must have the shape (N, {', '.join(map(str, self.network.sample_shape))})"
-                f" that the network was profiled with, got {tuple(x.shape)}"
-            )
 
     def _may_leave(self, logits: Tensor, step: int) -> Tensor:
         if self.exit is None:
@@ -203,7 +208,7 @@ def convert(
     profile: Profile,
     config: ConversionConfig,
     *,
-    data: Batches | None = None,
+    data: Tensor | Batches | None = None,
     on_iteration: OnIteration | None = None,
 ) -> SpikingModel:
     """Make the spiking model of a profiled network; the caller's model is not touched.
@@ -227,19 +232,19 @@ def convert(
     Args:
         profile: From :func:`conversion.profile`.
         config: The choices.
-        data: For ``"tuned"`` and ``"learned"``: batches of inputs, or of ``(inputs, labels)``,
-            such as a training loader; gone through as often as ``config.iterations`` asks. None
-            takes the profile's calibration inputs.
+        data: For ``"tuned"`` and ``"learned"``: inputs ``(N, ...)``, or batches of inputs or of
+            ``(inputs, labels)``, such as a training loader; gone through as often as
+            ``config.iterations`` asks. None takes the profile's calibration inputs.
         on_iteration: Told (iterations done, loss).
 
     Raises:
         ConfigError: The config names other layers than the network has, or ``data`` is empty.
-        ConversionError: A layer's output, or the loss, is NaN or infinite; or memory does not
-            suffice.
+        ConversionError: A layer's output, or the loss, is NaN or infinite; ``data`` has another
+            shape; the network is in half precision and shall learn; or memory does not suffice.
     """
     config.check_layers(profile.layers)
     kind, network = config.calibration, profile.network
-    batches = endless(data, profile.inputs)
+    batches = endless(data, profile)
     weights: Mapping[str, Tensor] = {}
     with _enough_memory(profile, config), torch.inference_mode(False), torch.enable_grad():
         thetas: Mapping[str, Tensor] = thresholds(profile, config)
@@ -250,6 +255,8 @@ def convert(
         }
         if kind in ("light", "learned", "tuned"):
             _correct(profile, network, config, neurons)
+        if kind in ("learned", "tuned") and not neurons:
+            kind = "none"  # nothing spikes, so there is nothing to learn
         if kind == "learned":
             factors = learn_firing(profile, neurons, batches, config, on_iteration)
             thetas = {name: theta * factors[name] for name, theta in thetas.items()}
@@ -273,7 +280,9 @@ def convert(
 def _enough_memory(profile: Profile, config: ConversionConfig) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ConversionError(
             f"calibrating with {len(profile.inputs)} samples × {config.steps_of_calibration} steps"
             " needs more memory than there is; use fewer calibration samples"
@@ -350,9 +359,9 @@ class _SpikeCounter:
         self._spikes[node] = rows.sum(1).view(steps, -1)
         self._synops[node] = torch.mv(rows, weights).view(steps, -1)
 
-    def stacked(self, nodes: list[str]) -> tuple[Tensor, Tensor]:
+    def stacked(self, nodes: list[str], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         if not nodes:
-            return torch.zeros(0, 0, 0), torch.zeros(0, 0, 0)
+            return torch.zeros(0, *shape), torch.zeros(0, *shape)
         spikes = torch.stack([self._spikes[node] for node in nodes])
         synops = torch.stack([self._synops[node] for node in nodes])
         return spikes.double(), synops.double()

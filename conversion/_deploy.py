@@ -35,11 +35,13 @@ class DeployConfig:
         conversion: φ, ρ per layer, T, calibration.
         exit: Score and threshold per step of the early exit, or None.
         tensors: Name of the safetensors file beside the JSON: ``theta/<layer>`` and
-            ``bias/<layer>``, each ``(C,)``.
+            ``bias/<layer>``, each ``(C,)``; ``v_init/<layer>``, ``()`` or ``(C, ...)``; and with
+            tuned weights ``weight/<parameter>``, of the network with BatchNorm folded.
         tensors_sha256: SHA-256 of that file.
         energy_model: The energy model's fields.
         measurement: What was measured, with n, split, interval, seed.
         provenance: Study, trial, versions, calibration-data fingerprint.
+        input_dtype: Type of the inputs.
     """
 
     model_fingerprint: str
@@ -51,6 +53,7 @@ class DeployConfig:
     energy_model: Mapping[str, Any] = field(default_factory=dict)
     measurement: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    input_dtype: str = "float32"
 
     def to_json(self) -> str:
         """The JSON text, its own checksum included."""
@@ -127,6 +130,7 @@ def save(
     config = DeployConfig(
         model_fingerprint=model.network.fingerprint,
         input_shape=model.network.sample_shape,
+        input_dtype=str(model.network.input_dtype).removeprefix("torch."),
         conversion=model.config,
         exit=model.exit,
         tensors=f"{path.stem}.{digest[:12]}.safetensors",
@@ -171,8 +175,12 @@ def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cp
 
 
 def _the_model(path: str | Path, config: DeployConfig, model: nn.Module) -> Network:
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
     sample = torch.randn((2, *config.input_shape), generator=torch.Generator().manual_seed(0))
+    dtype = getattr(torch, config.input_dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise DeployError(f"{path} is malformed: input_dtype is {config.input_dtype!r}")
+    if not dtype.is_floating_point:
+        sample = sample * 0  # the one index that every table has
     try:
         network = trace(model, sample.to(dtype))
     except ConversionError as error:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from conversion._convert import SpikingModel
+from conversion._errors import ConversionError
 from conversion._passes import AnalogPass, SpikingPass
 
 
@@ -44,7 +45,13 @@ def diagnose(model: SpikingModel, inputs: Tensor) -> list[LayerDiagnosis]:
     """Run all steps of ``inputs``, ``(N, ...)``, beside the ANN and compare layer by layer.
 
     Every activation of the ANN is kept for the comparison: a few dozen samples are enough.
+
+    Raises:
+        ConversionError: Nothing in the network spikes, or the inputs have another shape.
     """
+    if not model.neurons:
+        raise ConversionError("nothing in the network spikes: there is no layer to diagnose")
+    model.network.check_inputs(inputs)
     activations: dict[str, Tensor] = {}
     with torch.inference_mode():
         AnalogPass(model.network, activations.__setitem__).run(inputs)
@@ -81,7 +88,9 @@ class _Observer:
         r = x.clamp(0, neuron.ceiling)
         c = torch.minimum(r, neuron.phi * size)
         whole = torch.floor(x * steps / size + neuron.v_init).clamp(0, steps * neuron.phi)
-        q = torch.minimum(whole * size / steps, c.new_tensor(neuron.ceiling or torch.inf))
+        if neuron.ceiling is not None:  # rounded to whole spikes too
+            whole = torch.minimum(whole, torch.floor(steps * neuron.ceiling / size + 0.5))
+        q = whole * size / steps
         power = float(a.square().mean().sqrt()) or 1.0
 
         def size_of(error: Tensor) -> float:

@@ -14,16 +14,19 @@ from conversion._errors import ConfigError
 from conversion._graph import (
     ADAPTIVE_POOL_FUNCTIONS,
     ADAPTIVE_POOL_MODULES,
+    JOINS,
     MAX_POOL_FUNCTIONS,
     MAX_POOL_MODULES,
+    NEGATIONS,
     POOL_FUNCTIONS,
     POOL_MODULES,
+    REDUCTIONS,
     SCALES,
     SUMS,
     Network,
     Role,
     Timing,
-    mean_dims,
+    reduced_dims,
 )
 
 Burst = Literal["count", "graded"]
@@ -168,6 +171,7 @@ def costs(network: Network) -> Costs:
 class _EventPass(fx.Interpreter):
     def __init__(self, network: Network) -> None:
         super().__init__(network.module)
+        self.extra_traceback = False
         self._network = network
         device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
         self._device = device
@@ -241,9 +245,10 @@ class _EventPass(fx.Interpreter):
             return _Signal(None, True)
         if len(inputs) == 1:
             return _Signal(self._events_through(n, inputs[0].events), current)
-        if n.target is torch.cat:
+        if n.target in JOINS:
             parts = [self._events_or_zeros(source) for source in cast(Any, n.args[0])]
-            return _Signal(torch.cat(parts, *n.args[1:], **n.kwargs), current)
+            join = cast(Any, n.target)
+            return _Signal(join(parts, *n.args[1:], **n.kwargs), current)
         shape = (1, *n.meta["tensor_meta"].shape[1:])
         events = [signal.events for signal in inputs if signal.events is not None]
         return _Signal(sum((e.expand(shape) for e in events[1:]), events[0].expand(shape)), current)
@@ -264,9 +269,9 @@ class _EventPass(fx.Interpreter):
             return _pool_sum(events, _pool_arguments(n), n.meta["tensor_meta"].shape)
         if isinstance(module, ADAPTIVE_POOL_MODULES) or n.target in ADAPTIVE_POOL_FUNCTIONS:
             return _adaptive_pool_sum(events, n.meta["tensor_meta"].shape[2:])
-        if n.target is torch.mean or n.target == "mean":
+        if n.target in REDUCTIONS:
             keepdim = n.args[2] if len(n.args) > 2 else n.kwargs.get("keepdim", False)
-            return events.sum(mean_dims(n), keepdim=bool(keepdim))
+            return events.sum(reduced_dims(n), keepdim=bool(keepdim))
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             return events
         if module is not None:
@@ -303,6 +308,7 @@ class _AnalogMacs(fx.Interpreter):
 
     def __init__(self, network: Network) -> None:
         super().__init__(network.module)
+        self.extra_traceback = False
         self._roles = network.roles
         self.macs: dict[str, int] = {}
 
@@ -322,7 +328,8 @@ def _macs_inside_analog_nodes(network: Network) -> dict[str, int]:
     run = _AnalogMacs(network)
     device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
     # Attention leaves its fast path, which the counter cannot look into, when grads are asked for.
-    run.run(torch.zeros(1, *network.sample_shape, device=device, requires_grad=True))
+    sample = network.sample(device)
+    run.run(sample.requires_grad_(sample.dtype.is_floating_point))
     return run.macs
 
 
@@ -403,7 +410,7 @@ def _adaptive_pool_sum(events: Tensor, size: torch.Size) -> Tensor:
 
 def _keeps_every_value(n: fx.Node) -> bool:
     """Sums with a constant and products with a factor: as many events out as in."""
-    return n.target in (*SUMS, *SCALES, "add", "sub", "mul", "div")
+    return n.target in (*SUMS, *SCALES, *NEGATIONS, "add", "sub", "mul", "div")
 
 
 def _elements(n: fx.Node) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 class SpikefrontError(Exception):
     """Root of every error that spikefront raises on purpose."""
@@ -17,3 +19,10 @@ class ConfigError(SpikefrontError, ValueError):
 
 class DeployError(SpikefrontError, ValueError):
     """A deployed config cannot be written, or read back with certainty."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, as torch says it on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from conversion._errors import ConfigError, ConversionError
 from conversion._rewrite import (
@@ -27,7 +28,13 @@ from conversion._rewrite import (
 POOL_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 ADAPTIVE_POOL_MODULES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 MAX_POOL_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-_WIRE_MODULES = (*POOL_MODULES, *ADAPTIVE_POOL_MODULES, *NORMS)
+_MOVING_MODULES = (
+    nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d,
+    nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
+    nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d, nn.PixelShuffle, nn.PixelUnshuffle,
+    nn.ChannelShuffle, nn.Upsample,
+)  # fmt: skip
+_WIRE_MODULES = (*POOL_MODULES, *ADAPTIVE_POOL_MODULES, *NORMS, *_MOVING_MODULES)
 _RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 POOL_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
@@ -45,14 +52,14 @@ MAX_POOL_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     torch.max_pool2d,
     torch.max_pool3d,
 )
-_RELU_FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    F.relu,
-    torch.relu,
-    F.relu6,
-    F.hardtanh,
-    torch.clamp,
-)
+_CLAMPS: tuple[Any, ...] = (
+    torch.clamp, torch.clip, torch.clamp_min, "clamp", "clip", "clamp_min",
+)  # fmt: skip
+_RELUS: tuple[Any, ...] = (F.relu, torch.relu, "relu", F.relu6, F.hardtanh, *_CLAMPS)
 SUMS: tuple[Callable[..., Any], ...] = (operator.add, torch.add, operator.sub, torch.sub)
+JOINS: tuple[Callable[..., Any], ...] = (torch.cat, torch.stack)
+REDUCTIONS: tuple[Any, ...] = (torch.mean, "mean", torch.sum, "sum")
+NEGATIONS: tuple[Any, ...] = (operator.neg, torch.neg, "neg")
 SCALES: tuple[Callable[..., Any], ...] = (operator.mul, torch.mul, operator.truediv, torch.div)
 _MOVES = (
     "permute", "transpose", "swapaxes", "movedim", "narrow", "select", "unsqueeze", "getitem",
@@ -107,24 +114,32 @@ class Network:
         roles: Role of each node, by node name.
         timing: Timing of each node, by node name.
         sites: The spiking layers in order of execution, by layer name.
+        discrete: Names of nodes that change from step to step and give indices or booleans.
         fingerprint: SHA-256 of the model's operations, parameters and buffers.
         sample_shape: Shape of one input sample.
+        input_dtype: Type of its values.
     """
 
-    def __init__(
-        self, module: fx.GraphModule, sample_shape: tuple[int, ...], fingerprint: str
-    ) -> None:
+    def __init__(self, module: fx.GraphModule, sample: Tensor, fingerprint: str) -> None:
         self.module = module
-        self.sample_shape = sample_shape
+        self.sample_shape = tuple(sample.shape[1:])
+        self.input_dtype = sample.dtype
         self.fingerprint = fingerprint
         modules = dict(module.named_modules())
         self.roles: dict[str, Role] = {}
         for node in module.graph.nodes:
             role = _role(node, modules)
-            if role is Role.GATE and not _carries_spikes(node.all_input_nodes[0], self.roles):
+            if role is Role.GATE and not _carries_spikes(
+                node.all_input_nodes[0], self.roles, modules
+            ):
                 role = Role.ANALOG
             self.roles[node.name] = role
         self.timing = _timing(module.graph, self.roles)
+        self.discrete = {
+            node.name
+            for node in module.graph.nodes
+            if self.timing[node.name] is Timing.TEMPORAL and _check_values(node)
+        }
         self.sites = {site.name: site for site in _sites(module.graph, self.roles, modules)}
 
     @property
@@ -142,6 +157,19 @@ class Network:
         moved = copy.copy(self)
         moved.module = copy.deepcopy(self.module).to(device)
         return moved
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raise :class:`ConversionError` unless ``x`` is ``(N, ...)`` of the profiled shape."""
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.sample_shape:
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ConversionError(
+                f"inputs must have the shape (N, {', '.join(map(str, self.sample_shape))})"
+                f" that the network was profiled with, got {found}"
+            )
+
+    def sample(self, device: torch.device | str) -> Tensor:
+        """One input of zeros, ``(1, ...)``."""
+        return torch.zeros(1, *self.sample_shape, dtype=self.input_dtype, device=device)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Network:
         """A copy with other values of some parameters, by name.
@@ -188,7 +216,7 @@ def trace(model: nn.Module, sample: Tensor) -> Network:
         ConversionError: The model cannot be traced, has an unsupported form, or its folded copy
             does not compute what the model computes.
     """
-    source = copy.deepcopy(model).eval().requires_grad_(False)
+    source = _copy(model).eval().requires_grad_(False)
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
     sample = sample[:2].to(device)
     with torch.no_grad():
@@ -198,7 +226,23 @@ def trace(model: nn.Module, sample: Tensor) -> Network:
         rewrite(module, sample)
         _as_channels_last(module)
         _check_same(module, sample, expected)
-    return Network(module, tuple(sample.shape[1:]), fingerprint)
+    return Network(module, sample, fingerprint)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy whose parametrised weights (weight norm, spectral norm) are plain parameters."""
+    try:
+        source = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ConversionError(
+            f"the model cannot be copied: {error}. Remove old-style weight_norm or spectral_norm"
+            " hooks first"
+        ) from error
+    for module in list(source.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(cast(Any, module.parametrizations)):
+                parametrize.remove_parametrizations(module, name)
+    return source
 
 
 def _logits_of(model: nn.Module, sample: Tensor) -> Tensor:
@@ -285,37 +329,39 @@ def _module_role(module: nn.Module) -> Role:
         return Role.SPIKING
     if isinstance(module, MAX_POOL_MODULES):
         return Role.GATE
-    if isinstance(module, _WIRE_MODULES):
-        return Role.WIRE
-    if isinstance(module, nn.Upsample):
-        return Role.WIRE
-    return Role.ANALOG
+    return Role.WIRE if isinstance(module, _WIRE_MODULES) else Role.ANALOG
 
 
 def _function_role(node: fx.Node) -> Role:
     target = cast(Callable[..., Any], node.target)
     if "tensor_meta" not in node.meta:
         return Role.PLAIN
-    if target in _RELU_FUNCTIONS:
+    if target in _RELUS:
         return Role.SPIKING if _floor(node) == 0 else Role.ANALOG
     if target in MAX_POOL_FUNCTIONS:
         return Role.GATE
-    if target in (*POOL_FUNCTIONS, *ADAPTIVE_POOL_FUNCTIONS, *SUMS, torch.cat, reshape_samples):
+    if target in JOINS and _joins_samples(node):
+        return Role.ANALOG
+    if target in (*POOL_FUNCTIONS, *ADAPTIVE_POOL_FUNCTIONS, *SUMS, *JOINS, reshape_samples):
         return Role.WIRE
     if target in SCALES:
         return Role.WIRE if _is_scaling(node) else Role.ANALOG
-    if target is F.interpolate or (target is torch.mean and _keeps_batch(node)):
+    if target is F.interpolate or target in NEGATIONS:
         return Role.WIRE
+    if target in REDUCTIONS:
+        return Role.WIRE if _keeps_batch(node) else Role.ANALOG
     return Role.WIRE if _is_move(node, target.__name__) else Role.ANALOG
 
 
 def _method_role(node: fx.Node) -> Role:
     if "tensor_meta" not in node.meta:
         return Role.PLAIN
-    if node.target == "relu" or (node.target == "clamp" and _floor(node) == 0):
-        return Role.SPIKING
-    if node.target in ("add", "sub") or (node.target == "mean" and _keeps_batch(node)):
+    if node.target in _RELUS:
+        return Role.SPIKING if _floor(node) == 0 else Role.ANALOG
+    if node.target in ("add", "sub", *NEGATIONS):
         return Role.WIRE
+    if node.target in REDUCTIONS:
+        return Role.WIRE if _keeps_batch(node) else Role.ANALOG
     if node.target in ("mul", "div"):
         return Role.WIRE if _is_scaling(node) else Role.ANALOG
     return Role.WIRE if _is_move(node, str(node.target)) else Role.ANALOG
@@ -329,6 +375,8 @@ def _is_move(node: fx.Node, name: str) -> bool:
     """
     if name not in _MOVES or len(node.all_input_nodes) != 1:
         return name == for_each_sample.__name__
+    if name == "pad" and (node.args[3] if len(node.args) > 3 else node.kwargs.get("value")):
+        return False  # what it puts in is no spike
     if not _keeps_samples_apart(node):
         raise ConversionError(
             f"node {node.name!r} moves values from sample to sample; keep the first dimension"
@@ -354,16 +402,28 @@ def _keeps_samples_apart(node: fx.Node) -> bool:
     return bool(((rows == number[:, None]) | (rows == 0)).all())  # 0: padding
 
 
-def _carries_spikes(node: fx.Node, roles: dict[str, Role]) -> bool:
-    """Whether a node gives whole spikes of one size per channel."""
+def _joins_samples(node: fx.Node) -> bool:
+    """Whether a ``cat`` or ``stack`` is along the batch."""
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    return int(cast(int, dim)) % len(shape_of(node)) == 0
+
+
+def _carries_spikes(node: fx.Node, roles: dict[str, Role], modules: dict[str, nn.Module]) -> bool:
+    """Whether a node gives whole spikes of one size per channel, ``(N, C, ...)``."""
     if node.target is torch.cat:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        return bool(dim == 1) and all(_carries_spikes(n, roles) for n in node.all_input_nodes)
-    return roles[node.name] in (Role.SPIKING, Role.GATE)
+        return bool(dim == 1) and all(
+            _carries_spikes(n, roles, modules) for n in node.all_input_nodes
+        )
+    if roles[node.name] is Role.SPIKING:
+        return _channels(node, modules) == 1 and len(shape_of(node)) > 2
+    return roles[node.name] is Role.GATE
 
 
 def _is_scaling(node: fx.Node) -> bool:
     """Whether a product or quotient has one operand that depends on the sample, on top."""
+    if node.kwargs.get("rounding_mode") is not None:
+        return False
     first, second = node.args[:2]
     varying = [n for n in (first, second) if isinstance(n, fx.Node) and n.op != "get_attr"]
     is_product = node.target in (operator.mul, torch.mul, "mul")
@@ -374,15 +434,17 @@ def _floor(node: fx.Node) -> float:
     """Lower clip of a ReLU-like node."""
     if node.target is F.hardtanh:
         minimum = node.args[1] if len(node.args) > 1 else node.kwargs.get("min_val", -1.0)
-    elif node.target in (torch.clamp, "clamp"):
+    elif node.target in _CLAMPS:
         minimum = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+        if len(node.all_input_nodes) > 1:  # clipped by a tensor
+            return float("nan")
     else:
         minimum = 0
-    return float("nan") if minimum is None else float(cast(float, minimum))
+    return float(minimum) if isinstance(minimum, (int, float)) else float("nan")
 
 
-def mean_dims(node: fx.Node) -> tuple[int, ...]:
-    """The dimensions that a ``mean`` node averages over, as non-negative numbers."""
+def reduced_dims(node: fx.Node) -> tuple[int, ...]:
+    """The dimensions that a ``mean`` or ``sum`` node runs over, as non-negative numbers."""
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
     if isinstance(dims, int):
         dims = (dims,)
@@ -391,8 +453,26 @@ def mean_dims(node: fx.Node) -> tuple[int, ...]:
 
 
 def _keeps_batch(node: fx.Node) -> bool:
-    dims = mean_dims(node)
+    dims = reduced_dims(node)
     return bool(dims) and 0 not in dims
+
+
+def _check_values(node: fx.Node) -> bool:
+    """Whether a node that changes from step to step gives no floating-point numbers.
+
+    Raises:
+        ConversionError: Its first dimension is not the batch.
+    """
+    meta: Any = node.meta.get("tensor_meta")
+    if node.op == "output" or not hasattr(meta, "shape"):
+        return False
+    entry = next(n for n in node.graph.nodes if n.op == "placeholder")
+    if not meta.shape or meta.shape[0] != shape_of(entry)[0]:
+        raise ConversionError(
+            f"node {node.name!r} gives {tuple(meta.shape)} for {shape_of(entry)[0]} samples; keep"
+            " the first dimension for the batch"
+        )
+    return not meta.dtype.is_floating_point
 
 
 def _timing(graph: fx.Graph, roles: dict[str, Role]) -> dict[str, Timing]:
@@ -465,8 +545,8 @@ def _ceiling(node: fx.Node, modules: dict[str, nn.Module]) -> float | None:
         return float(module.max_val) if isinstance(module, nn.Hardtanh) else None
     if node.target is F.relu6:
         return 6.0
-    if node.target in (F.hardtanh, torch.clamp, "clamp"):
+    if node.target in (F.hardtanh, *_CLAMPS):
         name, default = ("max_val", 1.0) if node.target is F.hardtanh else ("max", None)
         value = node.args[2] if len(node.args) > 2 else node.kwargs.get(name, default)
-        return None if value is None else float(cast(float, value))
+        return float(value) if isinstance(value, (int, float)) else None
     return None

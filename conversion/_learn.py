@@ -40,12 +40,14 @@ def learn_firing(
 
     Adam on a factor on each channel's threshold and on its bias, in units of the threshold, with
     a cosine rate. The loss is the Kullback-Leibler divergence from the ANN of the mean output so
-    far, averaged over the steps, since early exit needs an answer at each of them; plus, if the
-    config weighs it, the synaptic operations. The neurons are left as learned.
+    far (for outputs that are no ``(N, classes)`` the relative squared error), averaged over the
+    steps, since early exit needs an answer at each of them; plus, if the config weighs it, the
+    synaptic operations. The neurons are left as learned.
 
     Returns:
         The factors by layer, ``(C,)``.
     """
+    _check_precision(profile.network)
     thresholds = {name: neuron.threshold.clone() for name, neuron in neurons.items()}
     biases = {name: neuron.bias.clone() for name, neuron in neurons.items()}
     growth = {name: torch.zeros_like(v, requires_grad=True) for name, v in thresholds.items()}
@@ -59,12 +61,12 @@ def learn_firing(
 
     def loss(x: Tensor) -> Tensor:
         with torch.no_grad():
-            expected = profile.network.module(x).softmax(1)
+            expected = profile.network.module(x)
         place()
         outputs = run.outputs(x, config.steps_of_calibration)
-        loss = sum(F.kl_div(y.log_softmax(1), expected, reduction="sum") for y in outputs)
-        energy = run.synops / profile.costs.ann_macs
-        return (loss / len(outputs) + config.energy_weight * energy) / len(x)
+        loss = sum((_divergence(y, expected) for y in outputs), torch.zeros((), device=x.device))
+        energy = run.synops / (profile.costs.ann_macs * len(x))
+        return loss / len(outputs) + config.energy_weight * energy
 
     groups = [{"params": [*growth.values(), *shifts.values()], "lr": _FIRING_RATE}]
     _descend(groups, loss, batches, config.iterations, on_iteration)
@@ -91,6 +93,7 @@ def tune_weights(
         The weights that were tuned, by parameter name.
     """
     network = profile.network
+    _check_precision(network)
     tuned = network.with_weights({})
     weights = _synapse_weights(tuned)
     run = _LearningPass(replace(profile, network=tuned), dict(neurons), apart=True)
@@ -111,19 +114,24 @@ def tune_weights(
     return {name: weight.detach() for name, weight in weights.items()}
 
 
-def endless(data: Batches | None, calibration: Tensor) -> Iterator[Tensor]:
+def endless(data: Tensor | Batches | None, profile: Profile) -> Iterator[Tensor]:
     """Batches without end: of ``data`` again and again, or drawn from the calibration inputs.
 
     Raises:
         ConfigError: ``data`` is empty.
+        ConversionError: Its inputs have another shape than the network takes.
     """
-    if data is None:
-        yield from _shuffled(calibration)
-    while data is not None:
+    if data is None or isinstance(data, Tensor):
+        inputs = profile.inputs if data is None else data
+        profile.network.check_inputs(inputs)
+        yield from _shuffled(inputs.to(profile.inputs))
+        return
+    while True:
         batch = None
         for batch in data:
-            inputs: Tensor = batch if isinstance(batch, Tensor) else batch[0]
-            yield inputs.to(calibration.device)
+            inputs = batch if isinstance(batch, Tensor) else batch[0]
+            profile.network.check_inputs(inputs)
+            yield inputs.to(profile.inputs)
         if batch is None:
             raise ConfigError("there is no data to learn from, or it can be gone through but once")
 
@@ -135,6 +143,13 @@ def _shuffled(x: Tensor) -> Iterator[Tensor]:
         for indices in order.split(_BATCH):
             if len(indices) == min(_BATCH, len(x)):
                 yield x[indices]
+
+
+def _divergence(found: Tensor, expected: Tensor) -> Tensor:
+    if expected.dim() == 2 and expected.shape[1] > 1:
+        p = expected.softmax(1)
+        return F.kl_div(found.log_softmax(1), p, reduction="sum") / len(expected)
+    return _relative_error(found, expected)
 
 
 def _descend(
@@ -158,12 +173,18 @@ def _descend(
             on_iteration(done, float(loss.detach()))
 
 
+def _check_precision(network: Network) -> None:
+    if {p.dtype for p in network.module.parameters()} & {torch.float16, torch.bfloat16}:
+        raise ConversionError(
+            "tuned and learned calibration need a network in float32 or float64: convert model and"
+            " data with .float()"
+        )
+
+
 def _synapse_weights(network: Network) -> dict[str, Tensor]:
-    return {
-        f"{name}.weight": module.weight
-        for name, module in network.module.named_modules()
-        if isinstance(module, SYNAPSE_MODULES)
-    }
+    synapses = [m for m in network.module.modules() if isinstance(m, SYNAPSE_MODULES)]
+    theirs = {id(module.weight) for module in synapses}
+    return {n: p for n, p in network.module.named_parameters() if id(p) in theirs}
 
 
 class _LearningPass(SpikingPass):

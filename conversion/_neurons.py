@@ -144,7 +144,8 @@ class AdaFire:
         most = (step * self.phi).to(like.dtype)
         if self.ceiling is None:
             return most
-        return torch.minimum(most, step * self.ceiling / _per_channel(self.threshold, like))
+        ceiling = (step * self.ceiling).to(like.dtype)
+        return torch.minimum(most, ceiling / _per_channel(self.threshold, like))
 
 
 NEURONS["adafire"] = AdaFire

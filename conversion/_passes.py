@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,11 @@ def running_mean(outputs: Tensor, steps: int) -> Tensor:
     return per_step.cumsum(0) / count.view(-1, *[1] * (per_step.dim() - 1))
 
 
+def summable(x: Tensor) -> Tensor:
+    """``x`` in a precision in which many steps can be added up: half precision is not one."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class AnalogPass(fx.Interpreter):
     """Runs the ANN and shows every ReLU-like activation to ``observe(layer name, activation)``.
 
@@ -36,6 +41,7 @@ class AnalogPass(fx.Interpreter):
 
     def __init__(self, network: Network, observe: Callable[[str, Tensor], None]) -> None:
         super().__init__(network.module)
+        self.extra_traceback = False
         self._sites = {site.node: site for site in network.sites.values()}
         self._observe = observe
 
@@ -110,6 +116,7 @@ class SpikingPass(fx.Interpreter):
         tune: Callable[[str, Tensor, int], None] | None = None,
     ) -> None:
         super().__init__(network.module)
+        self.extra_traceback = False
         self._network = network
         self._sites = {site.node: site for site in network.sites.values()}
         self._neurons = neurons
@@ -150,6 +157,8 @@ class SpikingPass(fx.Interpreter):
         """Execute one node (the hook of ``fx.Interpreter``)."""
         if n.op == "output" or self._network.timing[n.name] is not Timing.TEMPORAL:
             return super().run_node(n)
+        if n.name in self._network.discrete:
+            return None  # who needs it works it out from means
         role = self._network.roles[n.name]
         if role is Role.SPIKING:
             return self._spike(n)
@@ -193,10 +202,12 @@ class SpikingPass(fx.Interpreter):
 
     def _cumulative_difference(self, node: fx.Node) -> Tensor:
         """``y_t = t f(x̄_t) - (t-1) f(x̄_{t-1})``, x̄ the running mean: exact rates for any f."""
-        sources = [n for n in node.all_input_nodes if self._is_temporal(n)]
+        sources = list(dict.fromkeys(self._means_behind(node)))
         state = self._state.accumulated.get(node.name)
         if state is None:
-            zeros = [torch.zeros_like(self.env[n][: self._state.samples]) for n in sources]
+            zeros = [
+                summable(torch.zeros_like(self.env[n][: self._state.samples])) for n in sources
+            ]
             state = self._state.accumulated[node.name] = _Accumulated(zeros)
         outputs = []
         for step in range(self._steps):
@@ -204,7 +215,7 @@ class SpikingPass(fx.Interpreter):
             means: dict[fx.Node, Any] = {}
             for total, source in zip(state.totals, sources, strict=True):
                 total.add_(self.env[source].chunk(self._steps)[step])
-                means[source] = total / state.step
+                means[source] = (total / state.step).to(self.env[source])
             total_out = self._apply(node, means) * state.step
             outputs.append(total_out - state.previous if state.previous is not None else total_out)
             state.previous = total_out
@@ -224,6 +235,8 @@ class SpikingPass(fx.Interpreter):
 
     def _apply(self, node: fx.Node, values: dict[fx.Node, Any]) -> Tensor:
         def value(source: fx.Node) -> Any:
+            if source.name in self._network.discrete:
+                return self._apply(source, values)
             return values[source] if source in values else self.env[source]
 
         args = fx.node.map_arg(node.args, value)
@@ -231,5 +244,10 @@ class SpikingPass(fx.Interpreter):
         result: Tensor = getattr(self, node.op)(node.target, args, kwargs)
         return result
 
-    def _is_temporal(self, node: fx.Node) -> bool:
-        return self._network.timing[node.name] is Timing.TEMPORAL
+    def _means_behind(self, node: fx.Node) -> Iterator[fx.Node]:
+        """The inputs whose running means a node is computed from, through indices and booleans."""
+        for source in node.all_input_nodes:
+            if source.name in self._network.discrete:
+                yield from self._means_behind(source)
+            elif self._network.timing[source.name] is Timing.TEMPORAL:
+                yield source

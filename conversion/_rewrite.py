@@ -36,16 +36,11 @@ _RESHAPES: tuple[Callable[..., Any], ...] = (torch.flatten, torch.reshape, torch
 _RESHAPE_METHODS = ("view", "reshape", "flatten", "squeeze")
 _SPLITS = ("chunk", "split", "tensor_split", "unbind")
 _OUT_OF_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    torch.relu_: torch.relu,
-    F.relu_: F.relu,
-    F.hardtanh_: F.hardtanh,
+    getattr(operator, f"i{name}"): getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 }
-_IN_PLACE_METHODS = ("relu_", "add_", "sub_", "mul_", "div_", "clamp_")
 _TWO_OPERANDS = (torch.add, torch.sub, torch.mul, torch.div)
+_TWO_OPERAND_METHODS = ("add", "sub", "mul", "div")
 _PROBE = 3
 """Samples of the probe whose shapes tell which numbers are the size of the batch."""
 
@@ -101,15 +96,10 @@ def for_each_sample(constant: Tensor, x: Tensor) -> Tensor:
     return constant.expand(x.shape[0], *constant.shape[1:])
 
 
-def pick(function: Callable[..., Any], index: int, *args: Any, **kwargs: Any) -> Any:
-    """One result of a function that has several."""
-    return function(*args, **kwargs)[index]
-
-
 class Pick(nn.Module):
-    """One result of a module that has several."""
+    """One result of a module, or of a function, that has several."""
 
-    def __init__(self, inner: nn.Module, index: int) -> None:
+    def __init__(self, inner: Callable[..., Any], index: int) -> None:
         super().__init__()
         self.inner = inner
         self.index = index
@@ -184,7 +174,8 @@ def _make_out_of_place(module: fx.GraphModule) -> None:
                 user.replace_input_with(source, node)
         if node.op == "call_method":
             node.target = node.target.rstrip("_")
-        node.target = _OUT_OF_PLACE.get(node.target, node.target)
+        elif node.op == "call_function":
+            node.target = _out_of_place(node.target)
         if "inplace" in node.kwargs:
             node.kwargs = {**node.kwargs, "inplace": False}
     for submodule in modules.values():
@@ -195,15 +186,26 @@ def _make_out_of_place(module: fx.GraphModule) -> None:
 def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return bool(getattr(modules[str(node.target)], "inplace", False))
-    if node.op == "call_method":
-        return node.target in _IN_PLACE_METHODS
-    return node.target in _OUT_OF_PLACE or bool(node.kwargs.get("inplace", False))
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = str(getattr(node.target, "__name__", node.target))
+    by_name = name.endswith("_") and not name.endswith("__")
+    return by_name or node.target in _OUT_OF_PLACE or bool(node.kwargs.get("inplace", False))
+
+
+def _out_of_place(function: Any) -> Any:
+    """The function that does the same to a copy."""
+    name = getattr(function, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        return getattr(torch, name[:-1], None) or getattr(F, name[:-1])
+    return _OUT_OF_PLACE.get(function, function)
 
 
 def _make_operands_positional(module: fx.GraphModule) -> None:
     for node in module.graph.nodes:
-        names = ("tensors",) if node.target is torch.cat else ("input", "other")
-        if node.op != "call_function" or node.target not in (torch.cat, *_TWO_OPERANDS):
+        lists = node.target in (torch.cat, torch.stack)
+        names = ("tensors",) if lists else ("input", "other")
+        if not (lists or node.target in (*_TWO_OPERANDS, *_TWO_OPERAND_METHODS)):
             continue
         kwargs = dict(node.kwargs)
         node.args = (*node.args, *(kwargs.pop(name) for name in names if name in kwargs))
@@ -320,24 +322,27 @@ def _choose_results(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         meta = node.meta.get("tensor_meta")
         several = meta is not None and not hasattr(meta, "shape")
-        if not several or node.op not in ("call_module", "call_function"):
+        if not several or node.op == "output":
             continue
         used = [user for user in node.users if user.users]
-        if not all(user.target is operator.getitem for user in used):
+        if not all(user.target in (operator.getitem, getattr) for user in used):
             continue
         for user in used:
             with module.graph.inserting_before(user):
-                chosen = _chosen(module, node, int(cast(int, user.args[1])))
+                chosen = _chosen(module, node, cast(Any, user.args[1]))
             _replace(user, chosen)
 
 
-def _chosen(module: fx.GraphModule, node: fx.Node, index: int) -> fx.Node:
-    if node.op == "call_function":
-        return module.graph.call_function(
-            pick, (cast(Any, node.target), index, *node.args), node.kwargs
-        )
-    name = f"{node.target}.result_{index}".replace(".", "_")
-    module.add_submodule(name, Pick(module.get_submodule(str(node.target)), index))
+def _chosen(module: fx.GraphModule, node: fx.Node, result: int | str) -> fx.Node:
+    """A node that gives one result, by position or by name, as of ``torch.max(x, dim)``."""
+    index = ("values", "indices").index(result) if isinstance(result, str) else result
+    inner: Any = node.target
+    if node.op == "call_module":
+        inner = module.get_submodule(inner)
+    elif node.op == "call_method":
+        inner = getattr(torch.Tensor, inner)
+    name = f"result_{index}_of_{node.name}"
+    module.add_submodule(name, Pick(inner, index))
     return module.graph.call_module(name, node.args, node.kwargs)
 
 

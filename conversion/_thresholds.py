@@ -38,10 +38,11 @@ class Histogram:
 
     def add(self, activations: Tensor) -> None:
         """Count a batch of activations, ``(N, C, ...)``, none below zero."""
-        rows = activations.detach().movedim(1, -1).reshape(-1, self.channels).contiguous()
+        activations = activations.detach().float()
+        rows = activations.movedim(1, -1).reshape(-1, self.channels).contiguous()
         self.samples_per_channel += len(rows)
         self.samples += len(activations)
-        self.sum_over_samples = self.sum_over_samples + activations.detach().sum(0).cpu()
+        self.sum_over_samples = self.sum_over_samples + activations.sum(0).cpu()
         self.largest = torch.maximum(self.largest, rows.amax(0).double().cpu())
         self._widen()
         scale = torch.where(self._range > 0, _FINE_BINS / self._range, 0.0)

@@ -27,6 +27,7 @@ from conversion import (
     SpikingModel,
     convert,
     energy_model,
+    is_out_of_memory,
     mean_entropy,
     profile,
 )
@@ -220,7 +221,7 @@ class Evaluator:
                 batches = self.task.split(split).batches(self.batch_size)
                 return [run(_laid_out(x.to(self.device))) for x, _ in batches]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or self.batch_size == 1:
+                if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
                 self.batch_size //= 2
                 _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
@@ -236,9 +237,3 @@ def _device(name: torch.device | str) -> torch.device:
 
 def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
