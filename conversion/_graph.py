@@ -240,9 +240,21 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
     for module in list(source.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(cast(Any, module.parametrizations)):
-                parametrize.remove_parametrizations(module, name)
+            _make_plain(module)
     return source
+
+
+def _make_plain(module: nn.Module) -> None:
+    """Put the values of parametrised weights in their place.
+
+    ``remove_parametrizations`` would change the class, which a copy shares with its model.
+    """
+    names = list(cast(Any, module.parametrizations))
+    values = {name: getattr(module, name).detach().clone() for name in names}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
 
 
 def _logits_of(model: nn.Module, sample: Tensor) -> Tensor:

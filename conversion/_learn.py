@@ -129,7 +129,7 @@ def endless(data: Tensor | Batches | None, profile: Profile) -> Iterator[Tensor]
     while True:
         batch = None
         for batch in data:
-            inputs = batch if isinstance(batch, Tensor) else batch[0]
+            inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
             profile.network.check_inputs(inputs)
             yield inputs.to(profile.inputs)
         if batch is None:

@@ -115,7 +115,8 @@ class SpikingPass(fx.Interpreter):
         on_spikes: SpikeHook | None = None,
         tune: Callable[[str, Tensor, int], None] | None = None,
     ) -> None:
-        super().__init__(network.module)
+        # Indices and booleans are worked out late, from values that may seem to be used up.
+        super().__init__(network.module, garbage_collect_values=not network.discrete)
         self.extra_traceback = False
         self._network = network
         self._sites = {site.node: site for site in network.sites.values()}

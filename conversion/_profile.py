@@ -138,6 +138,7 @@ class Profile:
         return theta.expand(len(found.largest))
 
 
+@torch.inference_mode(mode=False)
 def profile(
     model: nn.Module,
     data: Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]],

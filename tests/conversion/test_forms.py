@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
-from conversion import ConversionConfig, ExitRule, confidence, convert, profile
+from conversion import (
+    ConversionConfig,
+    ConversionError,
+    ExitRule,
+    confidence,
+    convert,
+    diagnose,
+    load,
+    profile,
+    save,
+)
+from conversion._rewrite import SYNAPSE_MODULES
 from tests.conftest import Form, settle
 
 
@@ -236,12 +250,101 @@ def norm_over_tokens() -> nn.Module:
     return Form(forward, a=nn.Linear(64, 3), norm=nn.BatchNorm1d(3), out=nn.Linear(9, 3))
 
 
+def largest_over_points() -> nn.Module:
+    """PointNet's pool, by position and by name, as a function and as a method."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = F.relu(net.a(x.flatten(2)))
+        parts = (torch.max(y, 2)[0], y.max(2)[0], y.max(dim=2).values, torch.max(y, 2).values)
+        return net.out(torch.stack(parts, 1).sum(1))
+
+    return Form(forward, a=nn.Conv1d(3, 6, 1), out=nn.Linear(6, 3))
+
+
+def modules_that_move() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ZeroPad2d(1), nn.PixelShuffle(2), nn.ReflectionPad2d(1),
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.ChannelShuffle(2), nn.Flatten(), nn.LazyLinear(3),
+    )  # fmt: skip
+
+
+def chosen_by_a_comparison() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = net.b(F.relu(net.a(x)))
+        y = torch.where(y > 0.1, y, -0.1 * y)
+        return net.out((y * (y < 0.5)).flatten(1))
+
+    return Form(forward, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 4, 3), out=nn.Linear(64, 3))
+
+
+def pooled_and_put_back() -> nn.Module:
+    """SegNet's unpooling, by the indices of the pool."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y, where = net.pool(net.c(F.relu(net.a(x))))
+        return net.out(net.unpool(net.b(y), where).flatten(1))
+
+    return Form(
+        forward, a=nn.Conv2d(3, 4, 3, padding=1), pool=nn.MaxPool2d(2, return_indices=True),
+        b=nn.Conv2d(4, 4, 3, padding=1), c=nn.Conv2d(4, 4, 1), unpool=nn.MaxUnpool2d(2),
+        out=nn.Linear(256, 3),
+    )  # fmt: skip
+
+
+def changed_in_place_by_any_name() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = net.b(F.relu(net.a(x)))
+        z = y.sigmoid_()
+        w = torch.sigmoid_(net.c(z))
+        return net.out((z + y).clamp_min_(0.7).add_(other=w).flatten(1))
+
+    return Form(
+        forward, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 4, 3), c=nn.Conv2d(4, 4, 1),
+        out=nn.Linear(64, 3),
+    )  # fmt: skip
+
+
+def other_names_of_relu() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = net.b(net.a(x).clamp_min(0)).clip(0, 3)
+        return net.out(torch.clip(y, min=0).flatten(1).neg().mul(other=2.0))
+
+    return Form(forward, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 4, 3), out=nn.Linear(64, 3))
+
+
+def normed_weights() -> nn.Module:
+    return nn.Sequential(
+        weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU(),
+        weight_norm(nn.Conv2d(4, 4, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3),
+    )  # fmt: skip
+
+
+def tied_weights() -> nn.Module:
+    net = nn.Sequential(
+        nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(192, 3),
+    )  # fmt: skip
+    net[2].weight = net[0].weight
+    return net
+
+
+def max_pool_over_tokens() -> nn.Module:
+    """As many tokens as features, so that a threshold along the wrong one would fit too."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        return net.out(net.pool(F.relu(net.a(x.flatten(2)))).flatten(1))
+
+    return Form(forward, a=nn.Linear(64, 3), pool=nn.MaxPool1d(3), out=nn.Linear(3, 3))
+
+
 FORMS = (
     depthwise, norm_before_relu_and_concat, max_pool_of_a_concat, max_pool_before_relu,
     reused_module, transposed, one_dimensional, three_dimensional, attention_like,
     static_and_temporal, constants, shuffled_halves, padded_and_permuted, functional_layers,
     pools_of_what_is_no_spike, same_tensor_twice, changed_in_place_and_read_again, interpolated,
-    token_transformer, softmax_attention, norm_over_tokens,
+    token_transformer, softmax_attention, norm_over_tokens, largest_over_points,
+    modules_that_move, chosen_by_a_comparison, changed_in_place_by_any_name,
+    other_names_of_relu, normed_weights, tied_weights, max_pool_over_tokens,
 )  # fmt: skip
 
 
@@ -263,6 +366,60 @@ def test_converges_and_runs_alike_step_by_step(form: Callable[[], nn.Module]) ->
         torch.testing.assert_close(model.infer(x).logits, logits[-1], rtol=1e-3, atol=1e-4)
     assert errors[1] < 0.01
     assert errors[1] < errors[0]
+
+
+def test_unpooling_by_indices_converges() -> None:
+    """Slowly: where two values of a window are nearly equal, the other one may be put back."""
+    torch.manual_seed(0)
+    x = torch.randn(24, 3, 8, 8)
+    net = settle(pooled_and_put_back(), x)
+    found = profile(net, x)
+    with torch.no_grad():
+        expected = net(x)
+    errors = []
+    for steps in (4, 32, 256):
+        model = convert(found, ConversionConfig.uniform(found.layers, timesteps=steps, phi=8))
+        logits = model.simulate(x).logits[-1]
+        errors.append(float((logits - expected).norm() / expected.norm()))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+@pytest.mark.parametrize("calibration", ["tuned", "learned"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_learns(form: Callable[[], nn.Module], calibration: str) -> None:
+    """And then runs alike all at once, step by step and with early exits."""
+    torch.manual_seed(0)
+    x = torch.randn(24, 3, 8, 8)
+    net = settle(form(), x)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = profile(net, x)
+    losses: list[float] = []
+    options = {"neuron": "dual-threshold", "calibration": calibration, "iterations": 12}
+    config = ConversionConfig.uniform(found.layers, timesteps=3, phi=2, **options)
+    model = convert(found, config, data=x, on_iteration=lambda _, loss: losses.append(loss))
+    assert len(losses) == 12
+    untouched = convert(found, replace(config, calibration="light"))
+    for name, theta in model.thetas.items():
+        assert torch.equal(theta, untouched.thetas[name]) == (calibration == "tuned")
+    synapses = [m for m in found.network.module.modules() if isinstance(m, SYNAPSE_MODULES)]
+    if calibration == "tuned":
+        assert len(model.weights) == len({id(module.weight) for module in synapses})
+    logits = model.simulate(x).logits
+    scores = confidence(logits, "margin")
+    limit = float(scores[0].median())
+    model.exit = rule = ExitRule(score="margin", thresholds=(limit, limit, limit))
+    exits = rule.exits(logits)
+    torch.testing.assert_close(
+        model.infer(x).logits, logits[exits, torch.arange(24)], rtol=1e-3, atol=1e-4
+    )
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), "the caller's model is not touched"
+
+
+def test_moving_modules_cost_no_macs() -> None:
+    x = torch.randn(4, 3, 8, 8)
+    found = profile(settle(modules_that_move(), x), x)
+    assert found.costs.analog_macs == {}
 
 
 def test_channels_of_linear_layers_are_their_features() -> None:
@@ -358,3 +515,46 @@ def test_networks_without_a_spike_convert_and_say_so(
     with torch.no_grad():
         torch.testing.assert_close(model.simulate(x).logits[-1], net(x), rtol=1e-4, atol=1e-5)
     assert found.costs.stem_macs == found.costs.ann_macs > 1e6
+    assert model.simulate(x).synops.shape == (0, 2, 2)
+    convert(found, ConversionConfig(timesteps=2, layers={}, calibration="learned"))
+    with pytest.raises(ConversionError, match="nothing in the network spikes"):
+        diagnose(model, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 1),
+        nn.ReLU(), nn.Flatten(), nn.Linear(64, 3),
+    ).eval().to(dtype)  # fmt: skip
+    x = torch.randn(8, 3, 8, 8, dtype=dtype)
+    found = profile(net, x)
+    model = convert(found, ConversionConfig.uniform(found.layers, timesteps=128, phi=4))
+    with torch.no_grad():
+        expected = net(x).double()
+    for logits in (model.simulate(x).logits[-1], model.infer(x).logits):
+        assert float((logits.double() - expected).norm() / expected.norm()) < 0.02
+    save(model, tmp_path / "a.json")
+    again = load(tmp_path / "a.json", net)
+    assert torch.equal(again.simulate(x).logits, model.simulate(x).logits)
+    learned = ConversionConfig.uniform(found.layers, timesteps=2, calibration="tuned", iterations=2)
+    if dtype is torch.float64:
+        convert(found, learned)
+    else:
+        with pytest.raises(ConversionError, match="need a network in float32 or float64"):
+            convert(found, learned)
+
+
+def test_networks_on_words(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Embedding(9, 6), nn.Linear(6, 8), nn.ReLU(), nn.Flatten(), nn.Linear(40, 3)
+    ).eval()
+    x = torch.randint(0, 9, (16, 5))
+    found = profile(net, x)
+    model = convert(found, ConversionConfig.uniform(found.layers, timesteps=32, phi=4))
+    with torch.no_grad():
+        torch.testing.assert_close(model.simulate(x).logits[-1], net(x), rtol=0.05, atol=0.02)
+    save(model, tmp_path / "a.json")
+    assert torch.equal(load(tmp_path / "a.json", net)(x), model(x))

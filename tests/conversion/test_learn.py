@@ -285,6 +285,10 @@ def test_errors(found: Profile, images: Tensor) -> None:
         config_of(found, "tuned", iterations=0)
     with pytest.raises(ConfigError, match="energy_weight must be finite and >= 0, got -1"):
         config_of(found, "learned", energy_weight=-1)
+    with pytest.raises(ConversionError, match=r"must have the shape \(N, 2, 6, 6\).*got dict"):
+        convert(found, config, data=[{"x": images}])
+    with pytest.raises(ConversionError, match=r"got \(96, 2, 5, 5\)"):
+        convert(found, config, data=images[..., :5, :5])
     network = found.network
     with pytest.raises(ConfigError, match=r"no parameter 'x' of \(1,\)"):
         network.with_weights({"x": torch.zeros(1)})
