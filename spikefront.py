@@ -634,7 +634,8 @@ def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> 
     found = evaluator.profile
     if as_json:
         costs = {name: value for name, value in vars(found.costs).items() if name != "fan_out"}
-        click.echo(json.dumps({"layers": layer_rows(found), **costs}))
+        nodes = {"analog_nodes": found.network.analog_nodes}
+        click.echo(json.dumps({"layers": layer_rows(found), **costs, **nodes}))
         return
     _print_table(profile_table(found))
 
@@ -889,7 +890,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; the same command goes on where it stopped", err=True)
+        resumes = "search" in sys.argv
+        again = "; the same command goes on where it stopped" if resumes else ""
+        click.echo(f"stopped{again}", err=True)
         sys.exit(130)
     except Exception as error:
         if debug:

@@ -29,10 +29,12 @@ WAYS = ("none", "light", "advanced", *LEARNING)
 LEARNED_UP_TO = 4
 
 
-def measured(evaluator: Evaluator, iterations: int) -> Iterator[dict[str, Any]]:
+def measured(
+    evaluator: Evaluator, iterations: int, ways: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
     """One row per way, φ, ρ and T."""
     for phi, rho in SETTINGS:
-        for way in WAYS:
+        for way in ways:
             for steps in STEPS:
                 if way not in LEARNING or steps <= LEARNED_UP_TO:
                     recording = record(evaluator, way, phi, rho, steps, iterations)
@@ -101,6 +103,7 @@ def drawn(rows: list[dict[str, Any]], ann: float) -> Figure:
 @click.option("--data", help="Folder of CIFAR-10; without it, digits.")
 @click.option("--weights", help="Weights of a ResNet-20 for it.")
 @click.option("--samples", default=450, show_default=True, help="Of the search split (CIFAR-10).")
+@click.option("--way", "ways", type=click.Choice(WAYS), multiple=True, default=WAYS)
 @click.option("--iterations", default=100, show_default=True, help="Gradient steps.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, last.")
@@ -108,6 +111,7 @@ def main(
     data: str | None,
     weights: str | None,
     samples: int,
+    ways: tuple[str, ...],
     iterations: int,
     figure: Path | None,
     as_json: bool,
@@ -119,7 +123,7 @@ def main(
     evaluator = Evaluator(load_task(spec))
     ann = evaluator.ann("search")
     rows = []
-    for row in measured(evaluator, iterations):
+    for row in measured(evaluator, iterations, ways):
         rows.append(row)
         click.echo(json.dumps(row), err=True)
     if figure:
@@ -144,7 +148,8 @@ def table_of(
     for phi, rho in SETTINGS:
         for way in WAYS:
             line = [r for r in rows if (r["phi"], r["rho"], r["calibration"]) == (phi, rho, way)]
-            table.add_row(str(phi), f"{rho:g}", way, *map(form, line))
+            if line:
+                table.add_row(str(phi), f"{rho:g}", way, *map(form, line))
         table.add_section()
     return table
 

@@ -87,13 +87,15 @@ def layer_rows(profile: Profile) -> list[dict[str, Any]]:
 def profile_table(profile: Profile) -> Table:
     """The spiking layers of a profiled network."""
     costs = profile.costs
-    analog = ", ".join(f"{node} {macs:,}" for node, macs in costs.analog_macs.items())
+    currents = ", ".join(f"{node} {macs:,}" for node, macs in costs.analog_macs.items())
+    analog = ", ".join(profile.network.analog_nodes)
     table = Table(
         "layer", title=f"{len(profile.layers)} spiking layers", box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0), show_edge=False,
         caption=f"MACs: ANN {costs.ann_macs:,} ({costs.ann_macs + costs.padding_macs:,} with those"
         f" on padding zeros); analog stem {costs.stem_macs:,}, once; on currents"
-        f" {costs.step_macs:,}, every step ({analog or 'none'})",
+        f" {costs.step_macs:,}, every step ({currents or 'none'}). Neither linear nor ReLU:"
+        f" {analog or 'none'}",
     )  # fmt: skip
     for column in ("shape", "neurons", "active", "mean fan-out", "largest activation"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -340,6 +341,24 @@ def test_configs_are_checked_at_construction(make, message: str) -> None:
 def test_configs_round_trip(small_profile: Profile) -> None:
     config = uniform(small_profile, timesteps=4, phi=3, rho=1.25, calibration_timesteps=2)
     assert ConversionConfig.from_dict(config.to_dict()) == config
+
+
+def test_what_is_too_large_or_not_finite_is_said(small_profile: Profile) -> None:
+    huge = uniform(small_profile, timesteps=10**9)
+    with pytest.raises(ConversionError, match="24 samples × 1000000000 steps needs more memory"):
+        convert(small_profile, huge)
+    name = next(iter(small_profile.layers))
+    layer = small_profile.layers[name]
+    endless = replace(layer, largest=layer.largest * torch.inf)
+    broken = replace(small_profile, layers={**small_profile.layers, name: endless}, _thresholds={})
+    with pytest.raises(ConversionError, match=f"layer '{name}' diverges: its spiking output"):
+        convert(broken, uniform(small_profile, timesteps=2, thresholds="max"))
+
+
+def test_an_exit_rule_fits_the_timesteps(small_profile: Profile) -> None:
+    model = convert(small_profile, uniform(small_profile, timesteps=4))
+    with pytest.raises(ConfigError, match="an exit rule needs 4 thresholds, got 1"):
+        model.exit = ExitRule(score="top1", thresholds=(0.5,))
 
 
 def test_inputs_of_another_shape_are_refused() -> None:
