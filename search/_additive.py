@@ -39,7 +39,7 @@ _STEPS_AHEAD = 2.5
 _INHERITED = 0.5
 """Share of the proposals with the neuron and the calibration of their parent."""
 
-_LEARNED = 0.2
+_LEARNED = 0.15
 """Share of the new passes that learn, where the space offers it: many times dearer, and better."""
 
 _FIRST_WEIGHT = 0.2
@@ -261,7 +261,8 @@ class AdditiveSampler(BaseSampler):
         if parent["calibration"] == "learned":
             weight = max(parent["learning/energy_weight"], _FIRST_WEIGHT / 4)
         weight = min(weight * math.exp(self._random.normal(0, 0.7)), self._space.energy_weight_max)
-        neurons, timesteps = self._space.neurons, self._space.calibration_timesteps
+        neurons = self._space.neurons
+        timesteps = sorted(self._space.calibration_timesteps)[:2]  # learning at more is dear
         return {
             **parent,
             "neuron": neurons[self._random.integers(len(neurons))],
