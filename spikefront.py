@@ -548,6 +548,7 @@ def evaluate(
     from reports import measurement_table
 
     choice, task = _parted(options)
+    _check_learning(choice)
     spec = _spec(task)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make_evaluator(spec, device, energy_model, batch_size)
@@ -598,6 +599,7 @@ def diagnose(
     choice, task = _parted(options)
     if config is not None and (given := _given(*_CHOICE)):
         raise click.UsageError(f"give either --config or --{given[0].replace('_', '-')}, not both")
+    _check_learning(choice)
     deployed = DeployConfig.read(config) if config else None
     spec = _spec_of(deployed.provenance.get("task"), task) if deployed else _spec(task)
     with _working(f"loading {spec.task} and profiling its network"):
@@ -666,6 +668,15 @@ def _parted(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of a uniform choice, and the others."""
     choice = {name: options.pop(name) for name in _CHOICE}
     return choice, options
+
+
+def _check_learning(choice: dict[str, Any]) -> None:
+    """Refuse options of learning where nothing learns."""
+    for option, kinds in (("iterations", ("tuned", "learned")), ("energy_weight", ("learned",))):
+        if _given(option) and choice["calibration"] not in kinds:
+            raise click.UsageError(
+                f"--{option.replace('_', '-')} needs --calibration {' or '.join(kinds)}"
+            )
 
 
 def _given(*names: str) -> list[str]:

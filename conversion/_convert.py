@@ -238,12 +238,15 @@ def convert(
         on_iteration: Told (iterations done, loss).
 
     Raises:
-        ConfigError: The config names other layers than the network has, or ``data`` is empty.
+        ConfigError: The config names other layers than the network has; ``data`` is empty, or
+            nothing would learn from it.
         ConversionError: A layer's output, or the loss, is NaN or infinite; ``data`` has another
             shape; the network is in half precision and shall learn; or memory does not suffice.
     """
     config.check_layers(profile.layers)
     kind, network = config.calibration, profile.network
+    if data is not None and kind not in ("tuned", "learned"):
+        raise ConfigError(f"data is for tuned and learned calibration, got {kind!r}")
     batches = endless(data, profile)
     weights: Mapping[str, Tensor] = {}
     with _enough_memory(profile, config), torch.inference_mode(False), torch.enable_grad():

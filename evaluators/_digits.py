@@ -72,7 +72,8 @@ def _load() -> tuple[Tensor, Tensor]:
 
 def _recipe() -> str:
     """Short hash of everything that shapes the trained network."""
-    sources = inspect.getsource(_train) + inspect.getsource(_warped) + inspect.getsource(_models)
+    parts = (_train, _warped, _models, _one_thread)
+    sources = "".join(inspect.getsource(part) for part in parts)
     text = f"{sources}{TRAIN},{_EPOCHS},{_BATCH},{_RATE},{torch.__version__}"
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -20,7 +20,7 @@ def front_table(front: ParetoFront) -> Table:
     table = Table(
         title=f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front",
         caption=f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split)\n"
-        "* the knee of the front   u uniform φ and ρ",
+        "* the knee of the front   u baseline: uniform φ and ρ",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,

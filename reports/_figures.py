@@ -24,7 +24,9 @@ def front_figure(front: ParetoFront) -> Figure:
     others = [p for p in front.trials if not p.baseline]
     uniform = [p for p in front.trials if p.baseline]
     _scatter(axes, others, color=_OTHER, marker=".", s=22, label="searched", zorder=1)
-    _scatter(axes, uniform, color=_UNIFORM, marker="s", s=24, label="uniform φ, ρ", zorder=2)
+    _scatter(
+        axes, uniform, color=_UNIFORM, marker="s", s=24, label="baselines: uniform φ, ρ", zorder=2
+    )
     _line(axes, front.points, lambda p: p.search, _FRONT, "front, search split")
     if any(p.test for p in front.points):
         _line(axes, front.points, lambda p: p.test, _TEST, "the same, test split")

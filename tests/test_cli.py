@@ -207,6 +207,8 @@ def test_names_offered_are_those_there_are() -> None:
         (["verify", "no.json"], "cannot read no.json"),
         (["evaluate", "--task", "small.py:make_task", "--split", "train"], "'train' is not one of"),
         (["evaluate", "--task", "small.py:make_task", "--alpha", "7"], "7.0 is not in the range"),
+        (["evaluate", "--energy-weight", "1"], "--energy-weight needs --calibration learned"),
+        (["diagnose", "--iterations", "9"], "--iterations needs --calibration tuned or learned"),
         (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
         (["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"], "as .png or .svg"),
         (["diagnose", "--config", "a.json", "--phi", "3"], "either --config or --phi"),

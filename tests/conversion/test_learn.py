@@ -279,6 +279,8 @@ def test_errors(found: Profile, images: Tensor) -> None:
     config = config_of(found, "learned", iterations=2)
     with pytest.raises(ConfigError, match="there is no data to learn from, or it can be gone"):
         convert(found, config, data=once(images))
+    with pytest.raises(ConfigError, match="data is for tuned and learned calibration, got 'light'"):
+        convert(found, config_of(found, "light"), data=images)
     with pytest.raises(ConversionError, match="the loss of iteration 1 is not finite"):
         convert(found, config, data=[torch.full_like(images, torch.nan)])
     with pytest.raises(ConfigError, match="iterations must be a whole number >= 1, got 0"):
