@@ -165,10 +165,10 @@ def test_help_keeps_its_lines(spikefront: CommandLine) -> None:
 
 def test_learned_thresholds_from_the_command_line(spikefront: CommandLine) -> None:
     """On digits, one spike in one step."""
-    few = ("--phi", 1, "--timesteps", 1, "--alpha", 1, "--iterations", 30, "--json")
+    few = ("evaluate", "--phi", 1, "--timesteps", 1, "--alpha", 1, "--json")
     light, learned = (
-        json.loads(spikefront("evaluate", *few, "--calibration", kind).stdout)["accuracy"]["value"]
-        for kind in ("light", "learned")
+        json.loads(spikefront(*few, *options).stdout)["accuracy"]["value"]
+        for options in ((), ("--calibration", "learned", "--iterations", 30))
     )
     assert learned > light + 0.03
 
