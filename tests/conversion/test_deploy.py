@@ -167,3 +167,12 @@ def test_a_deployed_model_needs_neither_optuna_nor_matplotlib() -> None:
             [sys.executable, "-c", source], capture_output=True, text=True, check=True
         )
         assert result.stdout.strip() == "none"
+
+
+def test_an_unknown_type_of_inputs_is_refused(
+    model: SpikingModel, small_net: nn.Module, tmp_path: Path
+) -> None:
+    save(model, tmp_path / "a.json")
+    edit(tmp_path / "a.json", lambda body: body.update(input_dtype="colour"))
+    with pytest.raises(DeployError, match="malformed: input_dtype is 'colour'"):
+        load(tmp_path / "a.json", small_net)

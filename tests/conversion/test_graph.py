@@ -147,3 +147,10 @@ def test_two_inputs_are_refused() -> None:
 
     with pytest.raises(ConversionError, match="must take one tensor; its forward takes: x, y"):
         trace(Two(), torch.randn(2, 3))
+
+
+def test_old_weight_norm_that_cannot_be_copied_is_said() -> None:
+    net = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(3, 3)), nn.ReLU())
+    net(torch.ones(1, 3)).sum().backward()
+    with pytest.raises(ConversionError, match="the model cannot be copied"):
+        trace(net, torch.ones(2, 3))
