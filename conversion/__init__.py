@@ -21,7 +21,7 @@ from conversion._errors import (
     is_out_of_memory,
 )
 from conversion._files import FileError, read_file, sha256, write_file
-from conversion._graph import Network, Role, SpikingSite, trace
+from conversion._graph import Network, SpikingSite, trace
 from conversion._iat import (
     SCORES,
     ExitPolicy,
@@ -35,6 +35,7 @@ from conversion._iat import (
 from conversion._learn import Batches, OnIteration
 from conversion._neurons import NEURONS, AdaFire, NeuronState
 from conversion._profile import LayerProfile, Profile, profile
+from conversion._roles import Role
 from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
 
 __all__ = [

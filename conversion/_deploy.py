@@ -169,7 +169,7 @@ def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cp
         thetas=_per_layer(tensors, "theta", network.sites, device),
         biases=_per_layer(tensors, "bias", network.sites, device),
         v_inits=_per_layer(tensors, "v_init", network.sites, device),
-        weights=_under(tensors, "weight/"),
+        weights=_tuned_weights(tensors, config.conversion),
         exit=config.exit,
     )
 
@@ -214,8 +214,12 @@ def _per_layer(
     return {name: tensors[f"{kind}/{name}"].to(device) for name in layers}
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _tuned_weights(tensors: dict[str, Tensor], config: ConversionConfig) -> dict[str, Tensor]:
+    prefix = "weight/"
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    if config.calibration == "tuned" and config.layers and not found:
+        raise DeployError("the tensors' file has no weight/…, which tuned calibration changes")
+    return found
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

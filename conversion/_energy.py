@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from conversion._errors import ConfigError
-from conversion._graph import (
+from conversion._graph import Network, Timing
+from conversion._roles import (
     ADAPTIVE_POOL_FUNCTIONS,
     ADAPTIVE_POOL_MODULES,
     JOINS,
@@ -23,9 +24,7 @@ from conversion._graph import (
     REDUCTIONS,
     SCALES,
     SUMS,
-    Network,
     Role,
-    Timing,
     reduced_dims,
 )
 

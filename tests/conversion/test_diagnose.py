@@ -37,6 +37,20 @@ def test_an_even_input_is_fired_as_clipfloor_says(found: Profile, images: Tensor
     assert second.inherited > 1e-3
 
 
+@pytest.mark.parametrize(("phi", "rho"), [(2, 1.0), (4, 1.7)])
+def test_a_ceiling_is_rounded_and_not_uneven(images: Tensor, phi: int, rho: float) -> None:
+    """At 6 a neuron fires whole spikes too: for an even input that is quantisation."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(images.shape[1], 3, 3), nn.ReLU6()).eval()
+    bright = 8 * images
+    found = profile(net, bright)
+    options = {"timesteps": 4, "phi": phi, "rho": rho, "calibration": "none"}
+    model = convert(found, ConversionConfig.uniform(found.layers, **options))
+    (layer,) = diagnose(model, bright)
+    assert layer.unevenness < 1e-3
+    assert layer.quantisation > 1e-2
+
+
 def test_each_error_has_its_cause(found: Profile, images: Tensor) -> None:
     few, many = (layers(found, images, timesteps=t, phi=8, thresholds="max")[0] for t in (2, 32))
     assert many.quantisation < few.quantisation / 8

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conversion import ConversionError, trace
-from conversion._graph import Role, Timing
+from conversion._graph import Timing
+from conversion._roles import Role
 from tests.conftest import Form, settle
 
 

@@ -15,6 +15,7 @@ from conversion import (
     ConfigError,
     ConversionConfig,
     ConversionError,
+    DeployError,
     Profile,
     SpikingModel,
     convert,
@@ -252,6 +253,16 @@ def test_what_was_learned_is_saved(
     again = load(tmp_path / "a.json", net)
     assert torch.equal(again.simulate(images).logits, model.simulate(images).logits)
     assert torch.equal(again.infer(images).logits, model.infer(images).logits)
+
+
+def test_tuned_weights_that_are_missing_are_missed(
+    net: nn.Sequential, found: Profile, tmp_path: Path
+) -> None:
+    model = convert(found, config_of(found, "tuned", iterations=1))
+    model.weights.clear()
+    save(model, tmp_path / "a.json")
+    with pytest.raises(DeployError, match="the tensors' file has no weight/"):
+        load(tmp_path / "a.json", net)
 
 
 @pytest.mark.parametrize("calibration", ["learned", "tuned"])
