@@ -275,7 +275,6 @@ def search(
     import optuna
 
     import search as rooms
-    from reports import front_table, measure_front, write_report
     from spaces import LayerSpace
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -290,12 +289,7 @@ def search(
         "calibrations": calibrations,
     }
     place = storage or out / rooms.JOURNAL_NAME
-    if out.exists():
-        rooms.hold(out).release()  # another search there is told of before anything is loaded
-    if isinstance(place, str) or place.exists():
-        there = rooms.open_storage(place)
-        rooms.check_settings(there, name, energy_model=energy_model, task=spec, **limits)
-    rooms.check_writable(out)
+    _check_place(out, place, name, energy_model=energy_model, task=spec, **limits)
     make = functools.partial(make_evaluator, spec, device, energy_model, batch_size)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
@@ -319,15 +313,32 @@ def search(
             folder=out,
             on_trial=on_trial,
         )
+    _report_search(study, evaluator, spec, out)
+    again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
+    click.echo(
+        f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
+    )
+
+
+def _check_place(out: Path, place: Any, name: str, **settings: Any) -> None:
+    """Refuse what cannot go on there, before anything is loaded."""
+    import search as rooms
+
+    if out.exists():
+        rooms.hold(out).release()  # fails while another search holds it
+    if isinstance(place, str) or place.exists():
+        rooms.check_settings(rooms.open_storage(place), name, **settings)
+    rooms.check_writable(out)
+
+
+def _report_search(study: Any, evaluator: Any, spec: Any, out: Path) -> None:
+    from reports import front_table, measure_front, write_report
+
     front = measure_front(study, evaluator, test=False)
     costs = evaluator.profile.costs
     write_report(front, out, costs=costs, provenance=_provenance(study, evaluator, spec))
     _print_table(front_table(front))
     click.echo(f"\nReport: {out / 'report.html'}")
-    again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
-    click.echo(
-        f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
-    )
 
 
 @cli.command()
