@@ -36,6 +36,7 @@ from conversion._learn import Batches, OnIteration
 from conversion._neurons import NEURONS, AdaFire, NeuronState
 from conversion._profile import LayerProfile, Profile, profile
 from conversion._roles import Role
+from conversion._sweep import Branch, sweep
 from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "SCORES",
     "AdaFire",
     "Batches",
+    "Branch",
     "Calibration",
     "Choice",
     "ConfigError",
@@ -92,6 +94,7 @@ __all__ = [
     "read_file",
     "save",
     "sha256",
+    "sweep",
     "trace",
     "write_file",
 ]

@@ -88,7 +88,7 @@ class SpikingModel(nn.Module):
         self.biases = dict(biases)
         self.v_inits = {name: v_init.clone() for name, v_init in v_inits.items()}
         self.neurons = {
-            name: _neuron(network, config, name, thetas[name], biases[name], v_inits[name])
+            name: make_neuron(network, config, name, thetas[name], biases[name], v_inits[name])
             for name in network.sites
         }
         names = {site.node: name for name, site in network.sites.items()}
@@ -137,7 +137,7 @@ class SpikingModel(nn.Module):
         steps = self.config.timesteps
         signed = any(neuron.signed for neuron in self.neurons.values())
         self.network.check_inputs(x)
-        counter = _SpikeCounter(self.costs, burst, signed=signed)
+        counter = SpikeCounter(self.costs, burst, signed=signed)
         run = SpikingPass(self.synapses, self.neurons, on_spikes=counter.count)
         outputs = run.advance(run.start(laid_out(x)), steps)
         spikes, synops = counter.stacked(list(self._sources), (steps, len(x)))
@@ -249,11 +249,11 @@ def convert(
         raise ConfigError(f"data is for tuned and learned calibration, got {kind!r}")
     batches = endless(data, profile)
     weights: Mapping[str, Tensor] = {}
-    with _enough_memory(profile, config), torch.inference_mode(False), torch.enable_grad():
+    with enough_memory(profile, config), torch.inference_mode(False), torch.enable_grad():
         thetas: Mapping[str, Tensor] = thresholds(profile, config)
         v_init = torch.tensor(config.v_init, device=profile.device)
         neurons = {
-            name: _neuron(network, config, name, theta, torch.zeros_like(theta), v_init)
+            name: make_neuron(network, config, name, theta, torch.zeros_like(theta), v_init)
             for name, theta in thetas.items()
         }
         if kind in ("light", "learned", "tuned"):
@@ -280,7 +280,7 @@ def convert(
 
 
 @contextmanager
-def _enough_memory(profile: Profile, config: ConversionConfig) -> Iterator[None]:
+def enough_memory(profile: Profile, config: ConversionConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -301,13 +301,13 @@ def _correct(
     potentials: bool = False,
 ) -> None:
     """Shift biases, and potentials if asked, in one spiking pass over the calibration data."""
-    tune = _Correction(profile, neurons, potentials=potentials)
+    tune = Correction(profile, neurons, potentials=potentials)
     with torch.no_grad():
         run = SpikingPass(network, neurons, tune=tune)
         run.advance(run.start(profile.inputs), config.steps_of_calibration)
 
 
-class _Correction:
+class Correction:
     """Matches the mean output of each layer with the ANN's as the calibration batch passes by.
 
     Per channel by the bias; then, if asked, per neuron by the initial potential: what a neuron
@@ -337,7 +337,7 @@ class _Correction:
         return layer.neuron_mean.to(mean) - mean
 
 
-class _SpikeCounter:
+class SpikeCounter:
     """Sums spikes and accumulates per source, step and sample as the pass goes by."""
 
     def __init__(self, costs: Costs, burst: Burst, *, signed: bool) -> None:
@@ -362,6 +362,10 @@ class _SpikeCounter:
         self._spikes[node] = rows.sum(1).view(steps, -1)
         self._synops[node] = torch.mv(rows, weights).view(steps, -1)
 
+    def take_over(self, other: SpikeCounter) -> None:
+        """Start with what another one has counted so far."""
+        self._spikes, self._synops = dict(other._spikes), dict(other._synops)
+
     def stacked(self, nodes: list[str], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         if not nodes:
             return torch.zeros(0, *shape), torch.zeros(0, *shape)
@@ -370,7 +374,7 @@ class _SpikeCounter:
         return spikes.double(), synops.double()
 
 
-def _neuron(
+def make_neuron(
     network: Network,
     config: ConversionConfig,
     name: str,

@@ -146,10 +146,19 @@ class SpikingPass(fx.Interpreter):
 
     def advance(self, state: PassState, steps: int) -> Tensor:
         """Run ``steps`` more steps; returns the network's output, ``(steps·N, C)``."""
+        done: dict[fx.Node, Any] = dict.fromkeys(self._static_graph)
+        return self._finish({**done, **state.constant, **state.static}, state, steps)
+
+    def resume(self, known: dict[fx.Node, Any], samples: int, steps: int) -> Tensor:
+        """Run the first ``steps`` steps of the nodes that are not in ``known``; as ``advance``.
+
+        Nodes that are done and needed no more may be known as None.
+        """
+        return self._finish(known, PassState(samples=samples), steps)
+
+    def _finish(self, known: dict[fx.Node, Any], state: PassState, steps: int) -> Tensor:
         self._state = state
         self._steps = steps
-        done: dict[fx.Node, Any] = dict.fromkeys(self._static_graph)
-        known = {**done, **state.constant, **state.static}
         output: Tensor = self.run(initial_env=known, enable_io_processing=False)
         if len(output) == steps * state.samples:
             return output

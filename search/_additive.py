@@ -80,11 +80,11 @@ def _layer_table(
     layer = profile.layers[name]
     mean, count, accumulates = _activations(layer)
     power = float((count * mean**2).sum()) or 1.0
-    error = np.zeros((space.phi_max, len(_rhos(space))))
+    error = np.zeros((space.phi_max, len(space.rhos())))
     energy = np.zeros_like(error)
     for i in range(space.phi_max):
         theta = profile.threshold(name, phi=i + 1, timesteps=timesteps, shift=0.5)
-        for j, rho in enumerate(_rhos(space)):
+        for j, rho in enumerate(space.rhos()):
             step = theta.double().cpu()[:, None] * rho
             spikes = torch.floor(mean / step + 0.5).clamp_(0, i + 1)
             error[i, j] = float((count * (mean - spikes * step) ** 2).sum()) / power
@@ -101,11 +101,6 @@ def _activations(
     count = layer.counts * share * (layer.neurons / channels)
     mean = torch.where(layer.counts > 0, layer.sums / layer.counts.clamp_min(1), 0.0)
     return mean * layer.largest[:, None], count, layer.fan_out.cpu()
-
-
-def _rhos(space: LayerSpace) -> list[float]:
-    steps = math.floor((space.rho_max - 1) / space.rho_step + 1e-9)
-    return [1 + i * space.rho_step for i in range(steps + 1)]
 
 
 Done = Sequence[tuple[Mapping[str, Any], Measurement]]
@@ -240,7 +235,7 @@ class AdditiveSampler(BaseSampler):
         target = energy * math.exp(self._random.normal(0, 0.25))
         cells = _cheapest(self._tables[calibration], drawn, target)
         params: dict[str, Any] = {}
-        rhos = _rhos(self._space)
+        rhos = self._space.rhos()
         for layer, (phi, _) in zip(self._space.layers, cells, strict=True):
             params[f"phi/{layer}"] = phi + 1
         for layer, (_, rho) in zip(self._space.layers, cells, strict=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
 import optuna
@@ -47,6 +48,7 @@ class LayerSpace:
         energy_weight_max: Largest weight of energy in what is learned.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
         score: Confidence of the exit policy.
+        pins: Parameters that are not searched, by name, with the value that they keep.
     """
 
     layers: tuple[str, ...]
@@ -61,6 +63,7 @@ class LayerSpace:
     energy_weight_max: float = 2.0
     beta_max: float = 0.4
     score: Score = "entropy"
+    pins: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -88,9 +91,27 @@ class LayerSpace:
         if not 0 <= self.beta_max <= 1:
             raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
         ExitPolicy(score=self.score)
+        self._check_pins()
+
+    def _check_pins(self) -> None:
+        free = self._free()
+        for name, value in self.pins.items():
+            if name not in free:
+                raise ConfigError(f"{name!r} cannot be pinned: {_known(name, self.layers)}")
+            if not _offers(free[name], value):
+                raise ConfigError(f"{name} cannot be pinned to {value!r}: {free[name]}")
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every parameter's distribution, by name."""
+        """Every parameter's distribution, by name; a pinned one has a single value."""
+        free = self._free()
+        return {**free, **{name: _single(free[name], v) for name, v in self.pins.items()}}
+
+    def rhos(self) -> list[float]:
+        """The grid of ρ."""
+        steps = math.floor((self.rho_max - 1) / self.rho_step + 1e-9)
+        return [1 + i * self.rho_step for i in range(steps + 1)]
+
+    def _free(self) -> dict[str, BaseDistribution]:
         phi = IntDistribution(1, self.phi_max)
         rho = FloatDistribution(1.0, self.rho_max, step=self.rho_step)
         weight = FloatDistribution(0.0, self.energy_weight_max, step=0.02)
@@ -158,6 +179,7 @@ class LayerSpace:
             **({"learning/energy_weight": 0.0} if "learned" in self.calibrations else {}),
             "iat/alpha": alpha,
             "iat/beta": beta,
+            **self.pins,
         }
 
     def baselines(self) -> list[dict[str, Any]]:
@@ -173,7 +195,12 @@ class LayerSpace:
             for phi in (1, 2, 4, 8)
             if phi <= self.phi_max and rho <= self.rho_max and (alpha < 1 or rho == 1)
         ]
-        return [self.uniform(phi=phi, rho=rho, alpha=alpha) for phi, rho, alpha in grid]
+        found: list[dict[str, Any]] = []
+        for phi, rho, alpha in grid:
+            params = self.uniform(phi=phi, rho=rho, alpha=alpha)
+            if params not in found:  # pins make some of them the same
+                found.append(params)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -209,6 +236,22 @@ def _offers(distribution: BaseDistribution, value: Any) -> bool:
         return distribution._contains(distribution.to_internal_repr(value))
     except (TypeError, ValueError):
         return False
+
+
+def _single(distribution: BaseDistribution, value: Any) -> BaseDistribution:
+    if isinstance(distribution, CategoricalDistribution):
+        return CategoricalDistribution((value,))
+    if isinstance(distribution, IntDistribution):
+        return IntDistribution(value, value)
+    assert isinstance(distribution, FloatDistribution)
+    return FloatDistribution(value, value, step=distribution.step)
+
+
+def _known(name: str, layers: tuple[str, ...]) -> str:
+    kind, _, layer = name.partition("/")
+    if kind not in ("phi", "rho"):
+        return "there is no such parameter"
+    return f"there is no layer {layer!r}; the network has: {', '.join(layers)}"
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

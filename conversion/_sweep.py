@@ -1,0 +1,145 @@
+"""One layer changed at a time: everything before it is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx
+
+from conversion._config import ConversionConfig, LayerConfig
+from conversion._convert import Correction, SpikeCounter, enough_memory, make_neuron, thresholds
+from conversion._energy import Burst
+from conversion._errors import ConfigError
+from conversion._passes import SpikingPass, running_mean
+from conversion._profile import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """What the calibration inputs give with one layer changed and everything calibrated anew.
+
+    Attributes:
+        layer: The layer that was changed; None: none was.
+        config: What it was changed to.
+        logits: Mean output of the steps so far, ``(T, N, classes)``.
+        synops: Synaptic operations of each step, mean per sample, ``(sources, T)``.
+        sources: Whose spikes cause them, as in ``Simulation``.
+    """
+
+    layer: str | None
+    config: LayerConfig | None
+    logits: Tensor
+    synops: Tensor
+    sources: tuple[str, ...]
+
+
+def sweep(
+    profile: Profile,
+    config: ConversionConfig,
+    alternatives: Sequence[LayerConfig],
+    on_branch: Callable[[Branch], None],
+    *,
+    burst: Burst = "count",
+) -> None:
+    """Try every alternative in every layer, around a config, on the calibration inputs.
+
+    Each branch is what ``convert`` and ``simulate`` would give, at the T of the calibration, for
+    about half of the one and nothing of the other: it begins at the layer that changes, and the
+    pass that calibrates measures too.
+
+    Args:
+        profile: From :func:`conversion.profile`.
+        config: The config around which layers change.
+        alternatives: What each layer is changed to, one after the other.
+        on_branch: Told of each branch, layer by layer, and last of the config itself.
+        burst: As the energy model counts.
+
+    Raises:
+        ConfigError: The config's calibration learns, so that no layer is like it was; or the
+            config names other layers than the network has.
+        ConversionError: A layer's output is not finite, or memory does not suffice.
+    """
+    config.check_layers(profile.layers)
+    if config.calibration not in ("none", "light", "advanced"):
+        raise ConfigError(
+            f"a sweep is calibrated none, light or advanced, got {config.calibration!r}"
+        )
+
+    def at_layer(name: str, trunk: _CalibratingPass) -> None:
+        for layer in alternatives:
+            changed = replace(config, layers={**config.layers, name: layer})
+            branch = _CalibratingPass(profile, changed, burst)
+            on_branch(branch.told(name, branch.after(trunk)))
+
+    with enough_memory(profile, config), torch.no_grad():
+        trunk = _CalibratingPass(profile, config, burst, at_layer)
+        on_branch(trunk.told(None, trunk.whole()))
+
+
+class _CalibratingPass(SpikingPass):
+    """Calibrates a config as the calibration inputs pass by, and measures it in the same pass.
+
+    Args:
+        profile: Of the network.
+        config: The choices.
+        burst: As the energy model counts.
+        at_layer: Called before each spiking layer runs, with its name and this pass.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        config: ConversionConfig,
+        burst: Burst,
+        at_layer: Callable[[str, _CalibratingPass], None] | None = None,
+    ) -> None:
+        v_init = torch.tensor(config.v_init, device=profile.device)
+        neurons = {
+            name: make_neuron(profile.network, config, name, theta, torch.zeros_like(theta), v_init)
+            for name, theta in thresholds(profile, config).items()
+        }
+        correction = Correction(profile, neurons, potentials=config.calibration == "advanced")
+        signed = any(neuron.signed for neuron in neurons.values())
+        self._counter = SpikeCounter(profile.costs, burst, signed=signed)
+        super().__init__(
+            profile.network,
+            neurons,
+            on_spikes=self._counter.count,
+            tune=None if config.calibration == "none" else correction,
+        )
+        self._profile = profile
+        self._config = config
+        self._at_layer = at_layer
+
+    def whole(self) -> Tensor:
+        """Run from the first node; outputs ``(T·N, ...)``."""
+        return self.advance(self.start(self._profile.inputs), self._config.steps_of_calibration)
+
+    def after(self, trunk: _CalibratingPass) -> Tensor:
+        """Run from where another pass has just arrived, with the spikes that it counted so far."""
+        self._counter.take_over(trunk._counter)
+        done = dict.fromkeys(trunk._done)
+        return self.resume({**done, **trunk.env}, trunk._state.samples, trunk._steps)
+
+    def told(self, layer: str | None, outputs: Tensor) -> Branch:
+        """The branch of this pass."""
+        steps, samples = self._config.steps_of_calibration, len(self._profile.inputs)
+        nodes = list(self._profile.costs.fan_out)
+        _, synops = self._counter.stacked(nodes, (steps, samples))
+        names = {node: site.name for node, site in self._sites.items()}
+        return Branch(
+            layer=layer,
+            config=None if layer is None else self._config.layers[layer],
+            logits=running_mean(outputs, steps),
+            synops=synops.mean(2),
+            sources=tuple(names.get(node, node) for node in nodes),
+        )
+
+    def _spike(self, node: fx.Node) -> Tensor:
+        if self._at_layer is not None:
+            nodes = list(self.module.graph.nodes)
+            self._done = nodes[: nodes.index(node)]
+            self._at_layer(self._sites[node.name].name, self)
+        return super()._spike(node)

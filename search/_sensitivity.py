@@ -1,0 +1,195 @@
+"""How much each layer's φ and ρ matter: divergence and energy when it alone changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from conversion import (
+    Branch,
+    ConversionConfig,
+    EnergyModel,
+    FileError,
+    LayerConfig,
+    Profile,
+    sweep,
+    write_file,
+)
+from evaluators import symmetric_kl
+
+_LOG = logging.getLogger("spikefront")
+
+PHIS = (1, 2, 3, 4, 6, 8)
+RHOS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+
+OnBranch = Callable[[int, int], None]
+"""Told (branches done, branches in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """Divergence and energy when one layer at a time changes, everything calibrated anew.
+
+    The S_l(φ), S_l(ρ), E_l(φ), E_l(ρ) of Wang et al. (AAAI 2025, Sec. 3.5): symmetric KL divergence
+    in nats between the outputs of ANN and spiking network, and energy over the ANN's, on the
+    calibration inputs, of every step. φ changes at ρ = 1, ρ at the φ of the base.
+
+    Attributes:
+        layers: The spiking layers, in order of execution.
+        base: The uniform config around which they change.
+        phis: Values of φ.
+        rhos: Values of ρ.
+        phi_divergence: ``(layers, φ, T)``.
+        phi_energy: ``(layers, φ, T)``.
+        rho_divergence: ``(layers, ρ, T)``.
+        rho_energy: ``(layers, ρ, T)``.
+        divergence: Of the base, ``(T,)``.
+        energy: Of the base, ``(T,)``.
+        layer_energy: Of the base, by whose spikes cause it, ``(layers, T)``.
+    """
+
+    layers: tuple[str, ...]
+    base: ConversionConfig
+    phis: tuple[int, ...]
+    rhos: tuple[float, ...]
+    phi_divergence: np.ndarray
+    phi_energy: np.ndarray
+    rho_divergence: np.ndarray
+    rho_energy: np.ndarray
+    divergence: np.ndarray
+    energy: np.ndarray
+    layer_energy: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        return {**vars(self), **arrays, "base": self.base.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Sensitivity:
+        """The inverse of :meth:`to_dict`."""
+        arrays = {name: np.array(values[name]) for name in _ARRAYS}
+        names = {name: tuple(values[name]) for name in ("layers", "phis", "rhos")}
+        base = ConversionConfig.from_dict(values["base"])
+        return cls(**{**values, **arrays, **names, "base": base})
+
+
+_ARRAYS = (
+    "phi_divergence", "phi_energy", "rho_divergence", "rho_energy", "divergence", "energy",
+    "layer_energy",
+)  # fmt: skip
+
+
+def sensitivity(
+    profile: Profile,
+    energy: EnergyModel,
+    *,
+    timesteps: int = 2,
+    phis: tuple[int, ...] = PHIS,
+    rhos: tuple[float, ...] = RHOS,
+    cache: Path | None = None,
+    on_branch: OnBranch | None = None,
+) -> Sensitivity:
+    """The sensitivity profile of a network around its largest φ, from disk if it is there.
+
+    Args:
+        profile: Of the network; the calibration inputs are what is measured on, without labels.
+        energy: Prices.
+        timesteps: T of calibration and measurement.
+        phis: Values of φ; the largest is the base's.
+        rhos: Values of ρ.
+        cache: Folder of known profiles; None takes the user's cache directory.
+        on_branch: Told of the progress.
+
+    Raises:
+        ConversionError: A layer's output is not finite, or memory does not suffice.
+    """
+    folder = cache or user_cache_path("spikefront") / "sensitivity"
+    path = folder / f"{_fingerprint(profile, energy, timesteps, phis, rhos)}.json"
+    if path.exists():
+        try:
+            return Sensitivity.from_dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, KeyError, TypeError):
+            _LOG.warning("%s is damaged and made anew", path)
+    found = _measured(profile, energy, timesteps, phis, rhos, on_branch)
+    try:
+        write_file(path, json.dumps(found.to_dict()))
+    except FileError as error:
+        _LOG.warning("the sensitivity profile is not kept: %s", error)
+    return found
+
+
+def _fingerprint(profile: Profile, energy: EnergyModel, *method: Any) -> str:
+    prices = {name: value for name, value in vars(energy).items() if name != "source"}
+    whole = (_METHOD, profile.network.fingerprint, profile.data_fingerprint, prices, *method)
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:20]
+
+
+_METHOD = "light, MMSE; 1"
+"""Changes whenever the same input would give other figures."""
+
+
+def _measured(
+    profile: Profile,
+    energy: EnergyModel,
+    timesteps: int,
+    phis: tuple[int, ...],
+    rhos: tuple[float, ...],
+    on_branch: OnBranch | None,
+) -> Sensitivity:
+    base = ConversionConfig.uniform(profile.layers, timesteps=timesteps, phi=max(phis))
+    cells = [*((phi, 1.0) for phi in phis), *((max(phis), rho) for rho in rhos)]
+    changes = [cell for cell in dict.fromkeys(cells) if cell != (max(phis), 1.0)]
+    divergence: dict[tuple[str | None, int, float], np.ndarray] = {}
+    energies: dict[tuple[str | None, int, float], np.ndarray] = {}
+    layer_energy = np.zeros((len(profile.layers), timesteps))
+    costs = profile.costs
+    steps = np.arange(1, timesteps + 1)
+    analog = (costs.stem_macs + costs.step_macs * steps) * energy.mac_pj
+
+    def told(branch: Branch) -> None:
+        nonlocal layer_energy
+        phi, rho = (branch.config.phi, branch.config.rho) if branch.config else (max(phis), 1.0)
+        key = (branch.layer, phi, rho)
+        divergence[key] = np.array(
+            [float(symmetric_kl(step, profile.logits).mean()) for step in branch.logits]
+        )
+        spent = branch.synops.cumsum(1).cpu().numpy() * energy.ac_pj
+        energies[key] = (spent.sum(0) + analog) / (costs.ann_macs * energy.ann_mac_pj)
+        if branch.layer is None:
+            rows = [branch.sources.index(layer) for layer in profile.layers]
+            layer_energy = spent[rows] / (costs.ann_macs * energy.ann_mac_pj)
+        if on_branch is not None:
+            on_branch(len(divergence), len(changes) * len(profile.layers) + 1)
+
+    alternatives = [LayerConfig(phi=phi, rho=rho) for phi, rho in changes]
+    sweep(profile, base, alternatives, told, burst=energy.burst)
+
+    def table(found: dict[tuple[str | None, int, float], np.ndarray], line: Any) -> np.ndarray:
+        unchanged = found[None, max(phis), 1.0]
+        return np.array(
+            [[found.get((layer, *cell), unchanged) for cell in line] for layer in profile.layers]
+        )
+
+    phi_line, rho_line = cells[: len(phis)], cells[len(phis) :]
+    return Sensitivity(
+        layers=tuple(profile.layers),
+        base=base,
+        phis=phis,
+        rhos=rhos,
+        phi_divergence=table(divergence, phi_line),
+        phi_energy=table(energies, phi_line),
+        rho_divergence=table(divergence, rho_line),
+        rho_energy=table(energies, rho_line),
+        divergence=divergence[None, max(phis), 1.0],
+        energy=energies[None, max(phis), 1.0],
+        layer_energy=layer_energy,
+    )

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from conversion import Branch, ConfigError, ConversionConfig, LayerConfig, convert, profile, sweep
+from evaluators import Task
+from tests.conversion.forms import FORMS
+
+CHANGES = (LayerConfig(phi=1), LayerConfig(phi=3, rho=2.0))
+
+
+def branches(found, config: ConversionConfig, burst="count") -> list[Branch]:
+    told: list[Branch] = []
+    sweep(found, config, CHANGES, told.append, burst=burst)
+    return told
+
+
+def check(found, config: ConversionConfig, burst="count") -> None:
+    """Every branch is what converting and simulating the changed config gives."""
+    told = branches(found, config, burst)
+    layers = [b.layer for b in told]
+    assert layers == [*(name for name in found.layers for _ in CHANGES), None]
+    for branch in told:
+        changed = config
+        if branch.layer is not None:
+            changed = replace(config, layers={**config.layers, branch.layer: branch.config})
+        simulated = convert(found, changed).simulate(found.inputs, burst=burst)
+        torch.testing.assert_close(branch.logits, simulated.logits)
+        torch.testing.assert_close(branch.synops, simulated.synops.mean(2))
+        assert branch.sources == simulated.sources
+
+
+@pytest.mark.parametrize("calibration", ["none", "light", "advanced"])
+@pytest.mark.parametrize("burst", ["count", "graded"])
+def test_a_branch_is_the_conversion_of_its_config(small_task: Task, calibration, burst) -> None:
+    inputs = next(small_task.calibration.batches(64))[0]
+    found = profile(small_task.model, inputs)
+    config = ConversionConfig.uniform(found.layers, timesteps=3, phi=4, calibration=calibration)
+    check(found, config, burst)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_networks_of_every_form(form: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = form(), torch.rand(6, 3, 8, 8)
+    model(x)  # a lazy module takes its shape
+    found = profile(model.eval(), x)
+    check(found, ConversionConfig.uniform(found.layers, timesteps=2, phi=4))
+
+
+def test_what_learns_has_no_prefix_to_share() -> None:
+    found = profile(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(5, 3))
+    config = ConversionConfig.uniform(found.layers, timesteps=1, calibration="learned")
+    with pytest.raises(ConfigError, match="calibrated none, light or advanced, got 'learned'"):
+        sweep(found, config, CHANGES, print)
