@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 
 from conversion import Profile, write_file
 from evaluators import Evaluator, Measurement, TaskSpec, load_task
-from search import make_sampler, warm_start_attrs
+from search import ParetoSearch, make_sampler, sensitivity, warm_start_attrs
 from search._study import enqueue
 from spaces import LayerSpace
 
@@ -104,6 +104,22 @@ def landscape(task: str, spec: TaskSpec, batch_size: int | None) -> Landscape:
         pins={"iat/alpha": 1.0},
     )
     return Landscape(task, evaluator, space)
+
+
+def warm_start(there: Landscape, points: int) -> tuple[list[dict[str, Any]], float]:
+    """The uniform settings and points of ``pareto_dp``; and what their sensitivities cost.
+
+    The cost is in evaluations: samples × steps × the share of the network that each branch runs.
+    """
+    evaluator = there.evaluator
+    found = sensitivity(there.profile, evaluator.energy, timesteps=TIMESTEPS)
+    uniform = there.space.uniform(phi=1, rho=1.0, alpha=1.0)
+    chosen = [{**uniform, **choice.params()} for choice in ParetoSearch(found).front(points)]
+    layers, changes = len(found.layers), len(found.phis) + len(found.rhos) - 2
+    branches = changes * (layers + 1) / 2 + 1
+    calibration = len(there.profile.inputs) * TIMESTEPS
+    evaluation = len(evaluator.task.search) * TIMESTEPS + calibration
+    return [*there.space.baselines(), *chosen], branches * calibration / evaluation
 
 
 def run(

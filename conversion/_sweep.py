@@ -139,7 +139,7 @@ class _CalibratingPass(SpikingPass):
 
     def _spike(self, node: fx.Node) -> Tensor:
         if self._at_layer is not None:
-            nodes = list(self.module.graph.nodes)
+            nodes = list(self._profile.network.module.graph.nodes)
             self._done = nodes[: nodes.index(node)]
             self._at_layer(self._sites[node.name].name, self)
         return super()._spike(node)

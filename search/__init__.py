@@ -1,8 +1,10 @@
 """The studies: samplers, storage, workers, resume."""
 
-from search._additive import AdditiveSampler, LayerTables, layer_tables
+from search._additive import AdditiveSampler
+from search._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
 from search._run import MakeEvaluator, OnTrial, run_study
 from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
+from search._sensitivity import Sensitivity, sensitivity
 from search._storage import (
     JOURNAL_NAME,
     StudyError,
@@ -26,6 +28,7 @@ from search._study import (
     reason_of,
     study_setup,
 )
+from search._tables import LayerTables, layer_tables
 
 __all__ = [
     "DIRECTIONS",
@@ -33,9 +36,13 @@ __all__ = [
     "METRICS",
     "SAMPLER_NAMES",
     "AdditiveSampler",
+    "Frontier",
     "LayerTables",
     "MakeEvaluator",
     "OnTrial",
+    "ParetoDP",
+    "ParetoSearch",
+    "Sensitivity",
     "StudyError",
     "StudySetup",
     "check_evaluator",
@@ -44,6 +51,7 @@ __all__ = [
     "cut_torn_line",
     "enqueue",
     "finished",
+    "frontier",
     "hold",
     "is_baseline",
     "layer_tables",
@@ -54,6 +62,7 @@ __all__ = [
     "open_study",
     "reason_of",
     "run_study",
+    "sensitivity",
     "study_setup",
     "warm_start_attrs",
 ]

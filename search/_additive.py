@@ -1,34 +1,25 @@
-"""A sampler that knows the structure: additive quantisation error and energy per layer."""
+"""A sampler that knows the structure: errors and energies that add up over the layers."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
-from scipy.optimize import nnls
 
-from conversion import LayerProfile, Profile
-from evaluators import ExitPoint, Measurement
+from conversion import Profile
+from evaluators import Measurement
+from search._exits import LEAST_LOSS, LOSSES, Done, best_exit, interesting_front, key_of, pass_of
 from search._study import finished, measurement_of
+from search._surrogate import Features, Residual, Surrogate, expected_gain, sweep_prices
+from search._tables import LayerTables, layer_tables
 from spaces import LayerSpace
-
-_INTERESTING_DROP = 0.06
-"""Points this much less accurate than the best found are not what anybody looks for."""
-
-_LEAST_LOSS = 1e-3
-"""Losses below this count as this: their logarithm would be all that is looked at."""
-
-_INTERESTING_ENERGY = 1.5
-"""Nor are points that need this many times the energy of the most accurate one."""
 
 _REFINEMENTS = 0.5
 """Share of the trials that may be other exits of a pass already made, rather than new passes."""
@@ -37,7 +28,7 @@ _STEPS_AHEAD = 2.5
 """A proposal is measured at the first T that is this many times its parent's mean steps."""
 
 _INHERITED = 0.5
-"""Share of the proposals with the neuron and the calibration of their parent."""
+"""Share of the draws with the neuron and the calibration of a trial of the front."""
 
 _LEARNED = 0.15
 """Share of the new passes that learn, where the space offers it: many times dearer, and better."""
@@ -50,82 +41,67 @@ _LEARNING_STARTS = 40
 
 _KINDS = ("neuron", "calibration", "calibration/timesteps")
 
-_LEAST_GAIN = 5e-3
-"""Relative hypervolume gain for which an exit threshold is worth a trial of its own."""
+_PRICE = 0.9 / 4.6
+"""Of an accumulate, in MACs of the ANN."""
+
+_DRAWS, _PRICES, _NEIGHBOURS = 4, 24, 150
+"""Draws from the posterior, points of each one's frontier, and changes to the front's points."""
+
+_NEAREST = 400
+"""Finished trials that the surrogate learns from: those nearest to the front."""
+
+_WORST_DIVERGENCE = 0.3
+"""Nats from which on nobody looks, where nothing exits early: six points and more of accuracy."""
+
+_MARGIN = 0.3
+"""How far beyond the front, in logarithms, a first step is still of interest."""
+
+_TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING)
+
+_Candidate = tuple[Mapping[str, Any], np.ndarray]
+"""Kinds (neuron, calibration, its T, T) by name, and the cell, (φ, ρ), of each layer."""
 
 
 @dataclass(frozen=True)
-class LayerTables:
-    """What each (φ, ρ) costs a layer, for one T of calibration, from the profile's histograms.
+class _Trial:
+    """A finished trial, as the surrogate sees it."""
 
-    Attributes:
-        error: Squared error of one step's rounding over the mean squared activation,
-            ``(layers, φ, ρ)``.
-        energy: Accumulates of one step over the ANN's MACs, ``(layers, φ, ρ)``.
-    """
+    params: Mapping[str, Any]
+    measurement: Measurement
+    curve: np.ndarray
+    cells: np.ndarray
+    kinds: np.ndarray
+    errors: np.ndarray
+    energies: np.ndarray
+    scales: np.ndarray
+    log_divergence: float
+    key: tuple[Any, ...]
+    pass_key: tuple[Any, ...]
 
-    error: np.ndarray
-    energy: np.ndarray
-
-
-def layer_tables(profile: Profile, space: LayerSpace, timesteps: int) -> LayerTables:
-    """Tables for a network calibrated at ``timesteps``; no forward pass is needed."""
-    pairs = [_layer_table(profile, space, layer, timesteps) for layer in space.layers]
-    return LayerTables(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
-
-
-def _layer_table(
-    profile: Profile, space: LayerSpace, name: str, timesteps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    layer = profile.layers[name]
-    mean, count, accumulates = _activations(layer)
-    power = float((count * mean**2).sum()) or 1.0
-    error = np.zeros((space.phi_max, len(space.rhos())))
-    energy = np.zeros_like(error)
-    for i in range(space.phi_max):
-        theta = profile.threshold(name, phi=i + 1, timesteps=timesteps, shift=0.5)
-        for j, rho in enumerate(space.rhos()):
-            step = theta.double().cpu()[:, None] * rho
-            spikes = torch.floor(mean / step + 0.5).clamp_(0, i + 1)
-            error[i, j] = float((count * (mean - spikes * step) ** 2).sum()) / power
-            energy[i, j] = float(((count * spikes).sum(1) * accumulates).sum())
-    return error, energy / profile.costs.ann_macs
-
-
-def _activations(
-    layer: LayerProfile,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Per channel and bin: mean activation, activations per sample; accumulates per spike."""
-    channels = len(layer.largest)
-    share = layer.active * channels / layer.counts.sum().clamp_min(1)
-    count = layer.counts * share * (layer.neurons / channels)
-    mean = torch.where(layer.counts > 0, layer.sums / layer.counts.clamp_min(1), 0.0)
-    return mean * layer.largest[:, None], count, layer.fan_out.cpu()
-
-
-Done = Sequence[tuple[Mapping[str, Any], Measurement]]
-"""Parameters and measurements of the finished trials."""
+    @property
+    def learned(self) -> bool:
+        return bool(self.params["calibration"] == "learned")
 
 
 class AdditiveSampler(BaseSampler):
-    """Proposes points from the frontier of an additive per-layer surrogate.
+    """Proposes the points of an additive per-layer surrogate's frontier that gain most.
 
-    The divergence of the first step is modelled as ``Σ_l w_l e_l(φ_l, ρ_l)``, e_l the rounding
-    error that the calibration histograms predict and w_l ≥ 0 fitted to all finished trials (ridge
-    towards equal weights); the energy as ``Σ_l E_l(φ_l, ρ_l)``, which the histograms predict too.
-    For a price λ of energy the minimum of ``w_l e_l + λ E_l`` is separate for every layer, so a
-    sweep of λ walks the lower convex hull of the surrogate's exact frontier. A proposal draws the
-    energy of a point of the front, varies it, draws weights around the fitted ones, and takes the
-    choice that the sweep gives. It is measured at a T that leaves its exits room; since one pass
-    tells accuracy and energy for every exit threshold and smaller T, the best of these follow as
-    trials of their own while they enlarge the front. Where the space offers learned calibration,
-    some proposals are points of the front whose thresholds shall be learned, at a weight of energy
-    drawn around 0.2, or around that of a parent that was learned itself. Every draw is steered
-    either by the divergence from the ANN, an order of magnitude less noisy than accuracy, or by
-    accuracy, at random.
+    The divergence from the ANN grows with a weighted sum of what the calibration histograms
+    predict of each layer's rounding error for its φ and ρ; the weights are learned from all
+    finished trials (:class:`search._surrogate.Surrogate`), and near a trial what it showed counts
+    most. The energy is a sum of what the histograms predict, each layer scaled to what its spikes
+    were measured to cost. For a price λ of energy the best choice is separate for each layer, so a
+    sweep of λ walks the lower convex hull of a frontier: those of some draws from the posterior,
+    and neighbours of the front, are the candidates. Proposed is the one of largest expected
+    hypervolume gain, over what is measured and, by the surrogate, what is running: several
+    processes may share a study.
 
-    Several processes may share a study: proposals are drawn at random and one that is running or
-    done is not repeated.
+    With early exit the divergence is that of the first step, and the pass is measured at a T that
+    leaves its exits room; since one pass tells accuracy and energy for every exit threshold and
+    smaller T, the best of these follow as trials of their own while they enlarge the front. Where
+    the space offers learned calibration, some proposals are points of the front whose thresholds
+    shall be learned, at a weight of energy drawn around 0.2, or around that of a parent that was
+    learned itself.
 
     Args:
         profile: Of the network.
@@ -135,8 +111,22 @@ class AdditiveSampler(BaseSampler):
 
     def __init__(self, profile: Profile, space: LayerSpace, *, seed: int | None = None) -> None:
         self._space = space
-        self._tables = {t: layer_tables(profile, space, t) for t in space.calibration_timesteps}
+        self._choices: dict[str, list[Any]] = {
+            name: list(d.choices)
+            for name, d in space.distributions().items()
+            if isinstance(d, CategoricalDistribution)
+        }
+        self._exits = space.pins.get("iat/alpha", 0.0) < 1
+        steps = [1] if self._exits else self._choices["timesteps"]
+        self._features = {
+            (at, step): _features(layer_tables(profile, space, at, steps=step), space)
+            for at in self._choices["calibration/timesteps"]
+            for step in steps
+        }
         self._stem = profile.costs.stem_macs / profile.costs.ann_macs
+        self._scale = np.ones(len(space.layers))
+        self._kinds = [(name, value) for name in _KINDS for value in self._choices[name]]
+        self._known: dict[tuple[int, int], _Trial] = {}
         self._random = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
 
@@ -155,21 +145,27 @@ class AdditiveSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose all parameters of a trial."""
-        done = [(t.params, measurement_of(t)) for t in finished(study)]
-        taken = {_key(t.params) for t in study.get_trials(deepcopy=False, states=_TAKEN)}
-        loss = _LOSSES[self._random.integers(len(_LOSSES))]
-        if self._random.random() < _REFINEMENTS:
-            refined = _best_exit(done, taken, self._space, loss)
+        known = [self._seen(study, t) for t in finished(study)]
+        pending = [
+            t.params
+            for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if len(t.params) == len(search_space)
+        ]
+        done = [(t.params, t.measurement) for t in known]
+        loss = LOSSES[int(self._random.integers(len(LOSSES)))]
+        if self._exits and self._random.random() < _REFINEMENTS:
+            taken = {t.key for t in known} | {key_of(params) for params in pending}
+            refined = best_exit(done, [t.curve for t in known], taken, self._space, loss)
             if refined is not None:
                 return refined
-        weights = self._fit(done)
-        front = _interesting_front(done, loss)
-        learns = "learned" in self._space.calibrations and len(done) >= _LEARNING_STARTS
+        front = interesting_front(done, loss)
+        learns = "learned" in self._choices["calibration"] and len(done) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
-        for _ in range(20):
-            proposal = self._propose(front, weights)
-            if _without_exit(proposal) not in {_without_exit(params) for params, _ in done}:
+        passes = {t.pass_key for t in known} | {pass_of(params) for params in pending}
+        for candidate in self._ranked(known, front, pending):
+            proposal = self._params(candidate, front)
+            if pass_of(proposal) not in passes:
                 break
         return proposal
 
@@ -183,70 +179,167 @@ class AdditiveSampler(BaseSampler):
         """Random, for parameters that are not of the space."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _fit(self, done: Done) -> np.ndarray:
-        """Weights w_l ≥ 0 by relative least squares, ridge towards equal weights."""
-        count = len(self._space.layers)
-        done = [(params, m) for params, m in done if params["calibration"] != "learned"]
-        if not done:
-            return np.ones(count)
-        errors = np.array([self._errors(params) for params, _ in done])
-        found = np.array([max(m.kl_by_step[0], 1e-6) for _, m in done])
-        rows = errors / found[:, None]
-        scale = rows.sum(1).sum() / max((rows.sum(1) ** 2).sum(), 1e-12)
-        ridge = 0.3 * np.eye(count)
-        weights, _ = nnls(
-            np.vstack([rows * scale, ridge]), np.concatenate([np.ones(len(rows)), ridge.sum(1)])
+    def _seen(self, study: optuna.Study, trial: FrozenTrial) -> _Trial:
+        key = (study._study_id, trial.number)
+        if key not in self._known:
+            self._known[key] = self._read(dict(trial.params), measurement_of(trial))
+        return self._known[key]
+
+    def _read(self, params: dict[str, Any], measurement: Measurement) -> _Trial:
+        candidate = (params, self._cells(params))
+        energies = self._energies(candidate)
+        ann = measurement.energy_pj.value / measurement.energy_ratio * _PRICE
+        steps = measurement.timesteps.value if self._exits else 1.0
+        spent = [measurement.layer_energy_pj[n] / ann / steps for n in self._space.layers]
+        scales = np.log(np.maximum(spent, 1e-6) / np.maximum(energies, 1e-6))
+        divergence = measurement.kl_by_step[0 if self._exits else -1]
+        return _Trial(
+            params=params,
+            measurement=measurement,
+            curve=np.array(measurement.exit_curve),
+            cells=candidate[1],
+            kinds=self._indicators(candidate),
+            errors=self._errors(candidate),
+            energies=energies,
+            scales=np.clip(scales, -1, 1),
+            log_divergence=math.log(max(divergence, LEAST_LOSS / 10)),
+            key=key_of(params),
+            pass_key=pass_of(params),
         )
-        floored: np.ndarray = np.maximum(weights, 1e-3)
-        return floored
 
-    def _errors(self, params: Mapping[str, Any]) -> list[float]:
-        table = self._tables[params["calibration/timesteps"]]
-        return [float(table.error[i, *cell]) for i, cell in enumerate(self._cells(params))]
-
-    def _energy(self, params: Mapping[str, Any]) -> float:
-        table = self._tables[params["calibration/timesteps"]]
-        return sum(float(table.energy[i, *cell]) for i, cell in enumerate(self._cells(params)))
-
-    def _cells(self, params: Mapping[str, Any]) -> list[tuple[int, int]]:
-        step = self._space.rho_step
-        return [
-            (params[f"phi/{layer}"] - 1, round((params[f"rho/{layer}"] - 1) / step))
-            for layer in self._space.layers
+    def _cells(self, params: Mapping[str, Any]) -> np.ndarray:
+        """Index of each layer's (φ, ρ), ``(layers,)``."""
+        step, width = self._space.rho_step, len(self._space.rhos())
+        cells = [
+            (params[f"phi/{n}"] - 1) * width + round((params[f"rho/{n}"] - 1) / step)
+            for n in self._space.layers
         ]
+        return np.array(cells)
 
-    def _propose(self, front: Done, weights: np.ndarray) -> dict[str, Any]:
-        space, timesteps = self._space, self._space.calibration_timesteps
-        calibrations: list[str] = list(space.calibrations)
-        plain = [c for c in calibrations if c != "learned"] or calibrations
-        every = list(itertools.product(space.neurons, plain, timesteps))
-        if front:
-            parent, found = self._parent(front)
-            energy, alpha, enough = self._energy(parent), parent["iat/alpha"], self._enough(found)
-            inherited = [kinds for kinds in every if kinds == tuple(parent[k] for k in _KINDS)]
-        else:
-            table = self._tables[timesteps[0]].energy
-            energy, alpha = float(table.max((1, 2)).sum()) / 4, 0.6
-            enough, inherited = max(space.timesteps), []
-        choices = inherited if inherited and self._random.random() < _INHERITED else every
-        kinds = choices[self._random.integers(len(choices))]
-        calibration = int(kinds[2])
-        drawn = weights * np.exp(self._random.normal(0, 0.3, len(weights)))
-        target = energy * math.exp(self._random.normal(0, 0.25))
-        cells = _cheapest(self._tables[calibration], drawn, target)
-        params: dict[str, Any] = {}
-        rhos = self._space.rhos()
-        for layer, (phi, _) in zip(self._space.layers, cells, strict=True):
-            params[f"phi/{layer}"] = phi + 1
-        for layer, (_, rho) in zip(self._space.layers, cells, strict=True):
-            params[f"rho/{layer}"] = rhos[rho]
+    def _features_of(self, kinds: Mapping[str, Any]) -> Features:
+        steps = 1 if self._exits else kinds["timesteps"]
+        return self._features[kinds["calibration/timesteps"], steps]
+
+    def _errors(self, candidate: _Candidate) -> np.ndarray:
+        kinds, cells = candidate
+        return self._features_of(kinds).error[np.arange(len(cells)), cells]
+
+    def _energies(self, candidate: _Candidate) -> np.ndarray:
+        kinds, cells = candidate
+        return self._features_of(kinds).energy[np.arange(len(cells)), cells]
+
+    def _indicators(self, candidate: _Candidate) -> np.ndarray:
+        return np.array([float(candidate[0][name] == value) for name, value in self._kinds])
+
+    def _log_energy(self, energies: np.ndarray) -> np.ndarray:
+        """Log energy over the ANN's, ``(n,)``, of the layers' accumulates, ``(n, layers)``."""
+        total: np.ndarray = np.log(_PRICE * (energies @ self._scale) + self._stem)
+        return total
+
+    def _ranked(
+        self, known: Sequence[_Trial], front: Done, pending: Sequence[Mapping[str, Any]]
+    ) -> list[_Candidate]:
+        """Candidates by falling expected gain."""
+        self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
+        plain = [t for t in known if not t.learned]
+        energies = self._log_energy(np.array([t.energies for t in plain])) if plain else np.zeros(0)
+        if not self._exits:
+            energies = np.log([t.measurement.energy_ratio for t in plain])
+        losses = np.array([t.log_divergence for t in plain])
+        excess = _above_front(energies, losses)
+        nearest = np.argsort(excess, kind="stable")[:_NEAREST]
+        believed = _Belief(
+            [plain[i] for i in nearest], excess[nearest], len(self._scale), len(self._kinds)
+        )
+        best = [plain[i] for i in np.flatnonzero(excess <= 0)]
+        candidates = [*self._frontiers(believed.surrogate, best), *self._neighbours(best)]
+        running = [(params, self._cells(params)) for params in pending]
+        mean, deviation = self._predict(believed, [*candidates, *running])
+        costs = self._log_energy(np.array([self._energies(c) for c in [*candidates, *running]]))
+        there = np.column_stack([energies, losses])
+        gain = expected_gain(
+            np.concatenate([there, np.column_stack([costs, mean])[len(candidates) :]]),
+            costs[: len(candidates)],
+            mean[: len(candidates)],
+            deviation[: len(candidates)],
+            worst=self._worst(known, front),
+            floor=math.log(LEAST_LOSS),
+        )
+        return [candidates[i] for i in np.argsort(-gain, kind="stable")]
+
+    def _predict(
+        self, believed: _Belief, candidates: Sequence[_Candidate]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        kinds = np.array([self._indicators(c) for c in candidates])
+        return believed.predict(kinds, np.array([self._errors(c) for c in candidates]))
+
+    def _worst(self, known: Sequence[_Trial], front: Done) -> tuple[float, float]:
+        """Log energy and log divergence beyond which nobody looks."""
+        if not self._exits or not front:
+            return 0.0, math.log(_WORST_DIVERGENCE)
+        parents = {key_of(params) for params, _ in front}
+        shown = [t for t in known if t.key in parents]
+        dearest = self._log_energy(np.array([t.energies for t in shown])).max()
+        return float(dearest) + _MARGIN, max(t.log_divergence for t in shown) + _MARGIN
+
+    def _frontiers(self, surrogate: Surrogate, best: Sequence[_Trial]) -> list[_Candidate]:
+        """Points of the frontiers of draws from the posterior."""
+        found: list[_Candidate] = []
+        for _ in range(_DRAWS):
+            kinds = self._draw_kinds(best)
+            features = self._features_of(kinds)
+            energy = features.energy * self._scale[:, None]
+            errors = surrogate.weights(self._random)[:, None] * features.error
+            middle = errors[np.isfinite(errors)].mean() / max(energy.mean(), 1e-12)
+            prices = middle * 10 ** self._random.uniform(-4, 3, _PRICES)
+            found += [(kinds, cells) for cells in sweep_prices(errors, energy, prices)]
+        return found
+
+    def _neighbours(self, best: Sequence[_Trial]) -> list[_Candidate]:
+        """Trials of the front with other cells in one to three layers."""
+        found: list[_Candidate] = []
+        for _ in range(_NEIGHBOURS if best else 0):
+            parent = best[int(self._random.integers(len(best)))]
+            error = self._features_of(parent.params).error
+            cells = parent.cells.copy()
+            changed = min(len(cells), 1 + int(self._random.integers(3)))
+            for layer in self._random.choice(len(cells), changed, replace=False):
+                cells[layer] = self._random.choice(np.flatnonzero(np.isfinite(error[layer])))
+            found.append((parent.params, cells))
+        return found
+
+    def _draw_kinds(self, best: Sequence[_Trial]) -> dict[str, Any]:
+        """Neuron, calibration and T: of a trial of the front, or any; nothing that learns."""
+        if best and self._random.random() < _INHERITED:
+            parent = best[int(self._random.integers(len(best)))].params
+            return {name: parent[name] for name in (*_KINDS, "timesteps")}
+        kinds = {}
+        for name in (*_KINDS, "timesteps"):
+            choices = [c for c in self._choices[name] if c != "learned"] or self._choices[name]
+            kinds[name] = choices[int(self._random.integers(len(choices)))]
+        return kinds
+
+    def _params(self, candidate: _Candidate, front: Done) -> dict[str, Any]:
+        """All parameters of a candidate; where samples exit, T and threshold of its neighbour."""
+        space, (kinds, cells) = self._space, candidate
+        exits: dict[str, Any] = {"timesteps": kinds["timesteps"], "iat/alpha": 1.0}
+        if self._exits and front:
+            aim = self._log_energy(self._energies(candidate)[None])
+            parents = [(params, self._cells(params)) for params, _ in front]
+            there = self._log_energy(np.array([self._energies(parent) for parent in parents]))
+            parent, found = front[int(np.abs(there - aim).argmin())]
+            exits = {"timesteps": self._enough(found), "iat/alpha": parent["iat/alpha"]}
+        elif self._exits:
+            exits = {"timesteps": max(space.timesteps), "iat/alpha": 0.6}
+        rhos, chosen = space.rhos(), list(zip(space.layers, cells.tolist(), strict=True))
         return {
-            **params,
-            "timesteps": enough,
-            **dict(zip(_KINDS, kinds, strict=True)),
+            **{f"phi/{layer}": cell // len(rhos) + 1 for layer, cell in chosen},
+            **{f"rho/{layer}": rhos[cell % len(rhos)] for layer, cell in chosen},
+            **{name: kinds[name] for name in _KINDS},
             **({"learning/energy_weight": 0.0} if "learned" in space.calibrations else {}),
-            "iat/alpha": alpha,
+            **exits,
             "iat/beta": 0.0,
+            **space.pins,
         }
 
     def _learning(self, front: Done) -> dict[str, Any]:
@@ -265,6 +358,7 @@ class AdditiveSampler(BaseSampler):
             "calibration/timesteps": timesteps[self._random.integers(len(timesteps))],
             "learning/energy_weight": round(weight / 0.02) * 0.02,
             "timesteps": self._enough(found),
+            **self._space.pins,
         }
 
     def _enough(self, found: Measurement) -> int:
@@ -280,106 +374,44 @@ class AdditiveSampler(BaseSampler):
         return front[int(np.abs(energies - aim).argmin())]
 
 
-_TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING)
+class _Belief:
+    """The surrogate fitted to trials, and what it misses near them."""
+
+    def __init__(
+        self, trials: Sequence[_Trial], excess: np.ndarray, layers: int, kinds: int
+    ) -> None:
+        self.surrogate = Surrogate(layers, kinds)
+        self._residual: Residual | None = None
+        if trials:
+            seen = np.array([t.kinds for t in trials]), np.array([t.errors for t in trials])
+            losses = np.array([t.log_divergence for t in trials])
+            self.surrogate.fit(*seen, losses, excess)
+            missed = losses - self.surrogate.predict(*seen)[0]
+            self._residual = Residual(np.log(seen[1]), missed)
+
+    def predict(self, kinds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of log divergence, ``(n,)`` each."""
+        mean, deviation = self.surrogate.predict(kinds, errors)
+        if self._residual is None:
+            return mean, deviation
+        missed, unsure = self._residual.predict(np.log(errors))
+        return mean + missed, np.hypot(deviation, unsure)
 
 
-def _cheapest(tables: LayerTables, weights: np.ndarray, energy: float) -> list[tuple[int, int]]:
-    """The choice of least weighted error at about this energy, by bisection on its price λ."""
-    low, high = -8.0, 8.0
-    scale = float((weights[:, None, None] * tables.error).sum() / tables.energy.sum())
-    for _ in range(40):
-        middle = (low + high) / 2
-        cells = _at_price(tables, weights, scale * 10**middle)
-        spent = sum(float(tables.energy[i, *cell]) for i, cell in enumerate(cells))
-        low, high = (middle, high) if spent > energy else (low, middle)
-    return cells
+def _features(tables: LayerTables, space: LayerSpace) -> Features:
+    """Of every cell; those that a pin excludes have an infinite error and are never the best."""
+    error = tables.error.copy()
+    for i, layer in enumerate(space.layers):
+        if f"phi/{layer}" in space.pins:
+            error[i, np.arange(space.phi_max) != space.pins[f"phi/{layer}"] - 1] = np.inf
+        if f"rho/{layer}" in space.pins:
+            error[i, :, ~np.isclose(space.rhos(), space.pins[f"rho/{layer}"])] = np.inf
+    return Features.of(error, tables.energy)
 
 
-def _at_price(tables: LayerTables, weights: np.ndarray, price: float) -> list[tuple[int, int]]:
-    loss = weights[:, None, None] * tables.error + price * tables.energy
-    flat = loss.reshape(len(loss), -1).argmin(1)
-    return [(int(i), int(j)) for i, j in zip(*np.unravel_index(flat, loss.shape[1:]), strict=True)]
-
-
-@dataclass(frozen=True)
-class _Criterion:
-    """A loss to be traded against energy, by measurement and by row of the exit curve."""
-
-    of_measurement: Callable[[Measurement], float]
-    of_exit: Callable[[ExitPoint], float]
-
-
-_LOSSES = (
-    _Criterion(lambda m: m.kl.value, lambda row: row[4]),
-    _Criterion(lambda m: 1 - m.accuracy.value, lambda row: 1 - row[2]),
-)
-
-
-def _interesting_front(done: Done, loss: _Criterion) -> Done:
-    """The front of a loss and energy, where anybody looks, by rising energy.
-
-    Points of much less accuracy than the best, or of much more energy than the most accurate one,
-    are left out.
-    """
-    if not done:
-        return []
-    best = max((m for _, m in done), key=lambda m: (m.accuracy.value, -m.energy_ratio))
-    front: list[tuple[Mapping[str, Any], Measurement]] = []
-    value = loss.of_measurement
-    for params, m in sorted(done, key=lambda d: (d[1].energy_ratio, value(d[1]))):
-        wanted = (
-            m.accuracy.value >= best.accuracy.value - _INTERESTING_DROP
-            and m.energy_ratio <= _INTERESTING_ENERGY * best.energy_ratio
-        )
-        if wanted and (not front or value(m) < value(front[-1][1])):
-            front.append((params, m))
-    return front
-
-
-def _best_exit(
-    done: Done, taken: set[tuple[Any, ...]], space: LayerSpace, loss: _Criterion
-) -> dict[str, Any] | None:
-    """The exit threshold and T, of a pass already made, that would enlarge the front most."""
-    found = _interesting_front(done, loss)
-    if not found:
-        return None
-    front = [(m.energy_ratio, loss.of_measurement(m)) for _, m in found]
-    worst = (_INTERESTING_ENERGY * front[-1][0], 2 * front[0][1])
-    area = _area(front, worst)
-    least = max(m.accuracy.value for _, m in done) - _INTERESTING_DROP
-    best: tuple[float, dict[str, Any]] | None = None
-    for params, measurement in done:
-        for row in measurement.exit_curve:
-            steps, alpha, accuracy, ratio, _ = row
-            value = loss.of_exit(row)
-            if steps not in space.timesteps or accuracy < least:
-                continue
-            if any(r <= ratio and v <= value for r, v in front):
-                continue
-            gain = _area([*front, (ratio, value)], worst) - area
-            if gain > _LEAST_GAIN * area and (best is None or gain > best[0]):
-                settings = {"timesteps": steps, "iat/alpha": alpha, "iat/beta": 0.0}
-                refined = {**params, **settings}
-                if _key(refined) not in taken:
-                    best = (gain, refined)
-    return None if best is None else best[1]
-
-
-def _area(points: Sequence[tuple[float, float]], worst: tuple[float, float]) -> float:
-    """Area dominated by (energy ratio, loss) points up to ``worst``, on logarithmic axes."""
-    area, reached = 0.0, worst[1]
-    for ratio, value in sorted(points):
-        floored = max(value, _LEAST_LOSS)
-        if ratio < worst[0] and floored < reached:
-            area += math.log(worst[0] / ratio) * math.log(reached / floored)
-            reached = floored
-    return area
-
-
-def _key(params: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(sorted(params.items()))
-
-
-def _without_exit(params: Mapping[str, Any]) -> tuple[Any, ...]:
-    exits = ("timesteps", "iat/alpha", "iat/beta")
-    return tuple(sorted((name, value) for name, value in params.items() if name not in exits))
+def _above_front(energies: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """How far each loss lies above the least of all that cost no more, ``(n,)``."""
+    order = np.lexsort((losses, energies))
+    excess = np.empty_like(losses)
+    excess[order] = losses[order] - np.minimum.accumulate(losses[order])
+    return excess

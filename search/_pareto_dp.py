@@ -111,6 +111,11 @@ class ParetoDP:
     energy: float
     divergence: float
 
+    def params(self) -> dict[str, int | float]:
+        """φ and ρ under the parameter names of a study."""
+        phis = {f"phi/{layer}": phi for layer, phi in self.phi.items()}
+        return {**phis, **{f"rho/{layer}": rho for layer, rho in self.rho.items()}}
+
 
 class ParetoSearch:
     """Wang et al.'s search (AAAI 2025, Sec. 3.5), with its sums exact.
@@ -138,7 +143,7 @@ class ParetoSearch:
         self._own = np.maximum(own + self._phi_cost, 0)
         saved = (at(s.rho_energy) - self._energy) / np.maximum(own, 1e-12)
         self._rho_saving = np.clip(saved, -1, 1)
-        self._phis = frontier(self._phi_cost, self._phi_loss)
+        self._phis = frontier(list(self._phi_cost), list(self._phi_loss))
 
     def choose(self, *, max_energy: float, max_divergence: float) -> ParetoDP:
         """φ under the energy budget, then ρ under the divergence budget.
@@ -169,7 +174,7 @@ class ParetoSearch:
         chosen = self._phis.options(point)
         layers = range(len(chosen))
         costs = [self._own[i, chosen[i]] * self._rho_saving[i] for i in layers]
-        rhos = frontier(costs, self._rho_loss)
+        rhos = frontier(costs, list(self._rho_loss))
         divergence = float(self._phis.loss[point]) + self._divergence
         at = rhos.least_cost(max(max_divergence - divergence, float(rhos.loss[-1])))
         options = rhos.options(at)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -9,8 +10,7 @@ import torch
 
 from conversion import ConversionConfig, convert
 from evaluators import Evaluator, Task
-from search import AdditiveSampler, LayerTables, layer_tables
-from search._additive import _area, _at_price, _cheapest
+from search import AdditiveSampler, layer_tables
 from spaces import LayerSpace
 
 
@@ -30,6 +30,7 @@ def test_tables_are_what_one_step_of_the_first_layer_does(
     """The first layer's input is the ANN's own: its predicted energy and error are exact."""
     profile = evaluator.profile
     tables = layer_tables(profile, space, timesteps=2)
+    two = layer_tables(profile, space, timesteps=2, steps=2)
     activations: list[torch.Tensor] = []
     module = profile.network.module
     handle = module.get_submodule("relu").register_forward_hook(
@@ -59,49 +60,15 @@ def test_tables_are_what_one_step_of_the_first_layer_does(
         assert tables.error[cell] == pytest.approx(error, rel=0.03)
         # The table takes each channel's mean fan-out; borders make the small difference.
         assert tables.energy[cell] == pytest.approx(energy, rel=0.05)
+        both = convert(profile, replace(config, timesteps=2)).simulate(profile.inputs)
+        energy = float(both.synops[i].sum(0).mean()) / profile.costs.ann_macs
+        assert two.energy[cell] == pytest.approx(energy, rel=0.05)
 
 
 def test_more_spikes_cost_more_and_err_less(evaluator: Evaluator, space: LayerSpace) -> None:
     tables = layer_tables(evaluator.profile, space, timesteps=1)
     assert (np.diff(tables.energy, axis=1) >= -1e-9).all()
     assert (np.diff(tables.energy, axis=2) <= 1e-9).all()
-
-
-def test_the_sweep_finds_the_optimum_at_its_price() -> None:
-    random = np.random.default_rng(0)
-    tables = LayerTables(random.random((3, 2, 3)), random.random((3, 2, 3)))
-    weights = random.random(3)
-    cells = list(itertools.product(range(2), range(3)))
-
-    def loss(choice, price: float) -> float:
-        return sum(
-            weights[i] * tables.error[i, *c] + price * tables.energy[i, *c]
-            for i, c in enumerate(choice)
-        )
-
-    for price in (0.01, 0.3, 1.0, 10.0):
-        found = _at_price(tables, weights, price)
-        best = min(loss(choice, price) for choice in itertools.product(cells, repeat=3))
-        assert loss(found, price) == pytest.approx(best)
-
-
-def test_a_budget_s_choice_is_on_the_lower_hull() -> None:
-    random = np.random.default_rng(1)
-    tables = LayerTables(random.random((3, 2, 3)), random.random((3, 2, 3)))
-    weights = np.ones(3)
-    cells = list(itertools.product(range(2), range(3)))
-    every = [
-        (
-            sum(tables.energy[i, *c] for i, c in enumerate(choice)),
-            sum(tables.error[i, *c] for i, c in enumerate(choice)),
-        )
-        for choice in itertools.product(cells, repeat=3)
-    ]
-    for budget in (0.8, 1.2, 1.6):
-        found = _cheapest(tables, weights, budget)
-        energy = sum(tables.energy[i, *c] for i, c in enumerate(found))
-        error = sum(tables.error[i, *c] for i, c in enumerate(found))
-        assert not any(e < energy - 1e-12 and r < error - 1e-12 for e, r in every)
 
 
 def test_it_serves_in_a_user_s_own_study(evaluator: Evaluator, space: LayerSpace) -> None:
@@ -152,7 +119,36 @@ def test_what_learns_starts_from_the_front(evaluator: Evaluator) -> None:
     assert learned >= 3
 
 
-def test_dominated_area_by_hand() -> None:
-    points = [(0.1, 0.4), (0.2, 0.1), (0.3, 0.2), (0.9, 0.01)]
-    expected = np.log(0.8 / 0.1) * np.log(0.5 / 0.4) + np.log(0.8 / 0.2) * np.log(0.4 / 0.1)
-    assert _area(points, (0.8, 0.5)) == pytest.approx(expected)
+def test_pins_and_a_fixed_t_are_kept(evaluator: Evaluator) -> None:
+    space = LayerSpace(
+        layers=evaluator.layers,
+        timesteps=(2, 4),
+        pins={f"phi/{evaluator.layers[0]}": 2, f"rho/{evaluator.layers[1]}": 1.5, "iat/alpha": 1.0},
+    )
+    study = optuna.create_study(
+        directions=["maximize", "minimize"],
+        sampler=AdditiveSampler(evaluator.profile, space, seed=0),
+    )
+    seen = set()
+    for _ in range(15):
+        trial = study.ask()
+        measurement = evaluator.measure(space.suggest(trial))
+        assert {name: trial.params[name] for name in space.pins} == dict(space.pins)
+        seen.add(tuple(sorted(trial.params.items())))
+        trial.set_user_attr("measurement", measurement.to_dict())
+        study.tell(trial, (measurement.accuracy.value, measurement.energy_pj.value))
+    assert len(seen) == 15
+
+
+def test_what_is_running_is_neither_repeated_nor_crowded(
+    evaluator: Evaluator, space: LayerSpace
+) -> None:
+    """Twelve workers ask before anybody has told: twelve passes, over a wide range of energies."""
+    sampler = AdditiveSampler(evaluator.profile, space, seed=3)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(12):
+        space.suggest(study.ask())
+    running = [t.params for t in study.trials]
+    assert len({tuple(sorted(p.items())) for p in running}) == 12
+    spikes = [evaluator.measure(space.choice({**p, "timesteps": 1})).spikes.value for p in running]
+    assert max(spikes) > 2 * min(spikes)

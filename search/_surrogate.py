@@ -1,0 +1,215 @@
+"""What finished trials say of a choice: divergence and energy, each with one term per layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+_SATURATION = 0.3
+"""Relative squared error from which on more of it matters less."""
+
+_SLOPE, _SLOPE_SPREAD = 1.5, 0.5
+"""Of log divergence over the logarithm of the layers' weighted error."""
+
+_WEIGHT_SPREAD = 1.0
+"""Prior standard deviation of the logarithm of a layer's weight; half of it is its own, half it
+shares with layers near by: errors of early layers have many layers to grow in."""
+
+_KIND_SPREAD = 0.3
+"""Prior standard deviation of a neuron's or a calibration's offset in log divergence."""
+
+_NOISE = 0.4
+"""Standard deviation of log divergence about the model."""
+
+_FORGET = 1.0
+"""A trial that is so far from the model, or from the front, in log divergence, counts for half."""
+
+_STEPS = 8
+"""Of Gauss and Newton; from the last fit on, a few are enough."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the surrogate knows of the cells, (φ, ρ), of each layer.
+
+    Attributes:
+        error: ``e / (1 + e / 0.3)`` of the relative squared error e, ``(layers, cells)``.
+        energy: Accumulates over the ANN's MACs, ``(layers, cells)``.
+    """
+
+    error: np.ndarray
+    energy: np.ndarray
+
+    @classmethod
+    def of(cls, error: np.ndarray, energy: np.ndarray) -> Features:
+        """From tables ``(layers, φ, ρ)``; an infinite error excludes a cell."""
+        flat = np.maximum(error.reshape(len(error), -1), 1e-9)
+        feature = 1 / (1 / flat + 1 / _SATURATION)
+        return cls(np.where(np.isinf(flat), np.inf, feature), energy.reshape(len(energy), -1))
+
+
+class Surrogate:
+    """Bayesian regression of log divergence on the layers' errors.
+
+    ``log D = c + Σ_k o_k + s·log Σ_l w_l e_l``: e_l the saturating squared error that the
+    calibration histograms predict for layer l's φ and ρ, w_l > 0 its weight, s a slope, o_k
+    offsets of the kinds (neuron, calibration). The parameters, of the weights the logarithms, have
+    a Gaussian prior; the posterior is that of Laplace, about the maximum that Gauss-Newton steps
+    find. Whatever s is, the least divergence at an energy is the least weighted sum.
+
+    Args:
+        layers: Number of layers.
+        kinds: Number of offsets.
+    """
+
+    def __init__(self, layers: int, kinds: int) -> None:
+        self._kinds = kinds
+        place = np.arange(layers)
+        near = np.exp(-np.abs(place[:, None] - place) / max(layers / 3, 1))
+        spreads = np.array([2.0, *[_KIND_SPREAD] * kinds, _SLOPE_SPREAD])
+        covariance = np.zeros((len(spreads) + layers,) * 2)
+        np.fill_diagonal(covariance[: len(spreads), : len(spreads)], spreads**2)
+        covariance[len(spreads) :, len(spreads) :] = _WEIGHT_SPREAD**2 * (np.eye(layers) + near) / 2
+        self._prior = np.zeros(len(covariance))
+        self._prior[:1], self._prior[1 + kinds] = 1.0, _SLOPE
+        self._precision = np.linalg.inv(covariance)
+        self._root = np.linalg.cholesky(covariance)
+        self.mean = self._prior.copy()
+
+    def fit(
+        self, kinds: np.ndarray, errors: np.ndarray, log_divergence: np.ndarray, excess: np.ndarray
+    ) -> None:
+        """Learn from trials.
+
+        Args:
+            kinds: Indicators of the offsets, ``(trials, kinds)``.
+            errors: Of the layers, ``(trials, layers)``.
+            log_divergence: ``(trials,)``.
+            excess: How much worse than the front each is, in log divergence, ``(trials,)``.
+        """
+        for _ in range(_STEPS):
+            expected, slopes = self._expected(kinds, errors)
+            missing = log_divergence - expected
+            weight = 1 / (1 + (excess / _FORGET) ** 2) / (1 + (missing / _FORGET) ** 2) / _NOISE**2
+            precision = self._precision + (slopes * weight[:, None]).T @ slopes
+            gradient = slopes.T @ (weight * missing) - self._precision @ (self.mean - self._prior)
+            step = np.linalg.solve(precision, gradient)
+            self.mean = self.mean + step * min(1, 1 / np.abs(step).max())
+        self._root = np.linalg.inv(np.linalg.cholesky(precision)).T
+
+    def weights(self, random: np.random.Generator) -> np.ndarray:
+        """Weights of the layers, ``(layers,)``, drawn from the posterior."""
+        drawn: np.ndarray = self.mean + self._root @ random.standard_normal(len(self.mean))
+        weights: np.ndarray = np.exp(drawn[2 + self._kinds :])
+        return weights
+
+    def predict(self, kinds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of log divergence, of ``(n, kinds)``, ``(n, layers)``."""
+        expected, slopes = self._expected(kinds, errors)
+        return expected, np.sqrt(np.square(slopes @ self._root).sum(1))
+
+    def _expected(self, kinds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log divergence, and its derivatives by every parameter."""
+        at = 1 + self._kinds
+        parts = errors * np.exp(self.mean[at + 1 :])
+        total = parts.sum(1)
+        log_error = np.log(total / errors.shape[1])
+        slope = self.mean[at]
+        derivatives = np.column_stack(
+            [np.ones(len(errors)), kinds, log_error, slope * parts / total[:, None]]
+        )
+        return self.mean[0] + kinds @ self.mean[1:at] + slope * log_error, derivatives
+
+
+class Residual:
+    """What the surrogate misses, by a Gaussian process: near a trial it is what it was there.
+
+    Two choices are near if their layers' errors are, in logarithms.
+
+    Args:
+        places: Log errors of trials, ``(trials, layers)``.
+        residuals: Of log divergence, ``(trials,)``.
+    """
+
+    def __init__(self, places: np.ndarray, residuals: np.ndarray) -> None:
+        self._places = places
+        covariance = _nearness(places, places) + _NUGGET * np.eye(len(places))
+        self._inverse = np.linalg.inv(covariance)
+        self._weights = self._inverse @ residuals
+
+    def predict(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, ``(n,)`` each, at log errors ``(n, layers)``."""
+        near = _nearness(places, self._places)
+        explained = ((near @ self._inverse) * near).sum(1)
+        return near @ self._weights, _MISSED * np.sqrt(np.maximum(1 - explained, 0.02))
+
+
+_NUGGET = 0.05
+"""Share of what is missed that does not depend on the place."""
+
+_MISSED = 0.2
+"""Standard deviation, in log divergence, of what the surrogate misses."""
+
+_REACH = 1.5
+"""Distance in log errors over which it changes."""
+
+
+def _nearness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    near: np.ndarray = np.exp(-np.sqrt(np.maximum(squares, 0)) / _REACH)
+    return near
+
+
+def sweep_prices(errors: np.ndarray, energy: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """For each price λ the cells that minimise ``error + λ·energy``, ``(prices, layers)``.
+
+    The sum is least where each layer's term is: this walks the lower convex hull of the frontier.
+    """
+    return np.stack([(errors + price * energy).argmin(1) for price in prices])
+
+
+def expected_gain(
+    front: np.ndarray,
+    energy: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    *,
+    worst: tuple[float, float],
+    floor: float,
+) -> np.ndarray:
+    """Expected growth of the area that a front dominates, in closed form, ``(n,)``.
+
+    The energy of a candidate is taken as known, its loss as normal: over each step of the front's
+    staircase to the right of the candidate the growth is the step's width times the expected
+    improvement over its height (Emmerich et al. 2011, for two objectives of which one is certain).
+
+    Args:
+        front: ``(points, 2)``: energy and loss of what is there, in any order.
+        energy: Of the candidates, ``(n,)``.
+        mean: Of their losses, ``(n,)``.
+        deviation: Likewise.
+        worst: Energy and loss from which nothing counts.
+        floor: Loss below which nothing is gained.
+    """
+    inside = front[(front[:, 0] < worst[0]) & (front[:, 1] < worst[1])]
+    inside = inside[np.argsort(inside[:, 0])]
+    edges = np.concatenate([[-np.inf], inside[:, 0], [worst[0]]])
+    levels = np.minimum.accumulate(np.concatenate([[worst[1]], inside[:, 1]]))
+    left = np.maximum(edges[:-1], energy[:, None])
+    width = np.maximum(edges[1:] - left, 0)
+    above = _improvement(levels, mean, deviation) - _improvement(
+        np.minimum(levels, floor), mean, deviation
+    )
+    gain: np.ndarray = (width * above).sum(1)
+    return gain
+
+
+def _improvement(level: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """``E[max(level − y, 0)]`` of normal y, ``(n, levels)``."""
+    spread = np.maximum(deviation, 1e-9)[:, None]
+    z = (level - mean[:, None]) / spread
+    improvement: np.ndarray = spread * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
+    return improvement
