@@ -126,6 +126,7 @@ class AdditiveSampler(BaseSampler):
         self._stem = profile.costs.stem_macs / profile.costs.ann_macs
         self._scale = np.ones(len(space.layers))
         self._kinds = [(name, value) for name in _KINDS for value in self._choices[name]]
+        self._surrogate = Surrogate(len(space.layers), len(self._kinds))
         self._known: dict[tuple[int, int], _Trial] = {}
         self._random = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
@@ -248,9 +249,7 @@ class AdditiveSampler(BaseSampler):
         losses = np.array([t.log_divergence for t in plain])
         excess = _above_front(energies, losses)
         nearest = np.argsort(excess, kind="stable")[:_NEAREST]
-        believed = _Belief(
-            [plain[i] for i in nearest], excess[nearest], len(self._scale), len(self._kinds)
-        )
+        believed = _Belief(self._surrogate, [plain[i] for i in nearest], excess[nearest])
         best = [plain[i] for i in np.flatnonzero(excess <= 0)]
         candidates = [*self._frontiers(believed.surrogate, best), *self._neighbours(best)]
         running = [(params, self._cells(params)) for params in pending]
@@ -377,10 +376,8 @@ class AdditiveSampler(BaseSampler):
 class _Belief:
     """The surrogate fitted to trials, and what it misses near them."""
 
-    def __init__(
-        self, trials: Sequence[_Trial], excess: np.ndarray, layers: int, kinds: int
-    ) -> None:
-        self.surrogate = Surrogate(layers, kinds)
+    def __init__(self, surrogate: Surrogate, trials: Sequence[_Trial], excess: np.ndarray) -> None:
+        self.surrogate = surrogate
         self._residual: Residual | None = None
         if trials:
             seen = np.array([t.kinds for t in trials]), np.array([t.errors for t in trials])

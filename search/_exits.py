@@ -93,14 +93,13 @@ def best_exit(
     if "iat/alpha" in space.pins:
         offered &= np.isclose(rows[:, 1], space.pins["iat/alpha"])
     rows, owners = rows[offered], owners[offered]
-    gains = expected_gain(
-        front,
-        np.log(rows[:, 3]),
-        np.log(np.maximum(loss.of_exits(rows), LEAST_LOSS)),
-        np.zeros(len(rows)),
-        worst=worst,
-        floor=math.log(LEAST_LOSS),
-    )
+    energies, losses = np.log(rows[:, 3]), np.log(np.maximum(loss.of_exits(rows), LEAST_LOSS))
+    there = np.searchsorted(front[:, 0], energies, side="right")
+    better = losses < np.concatenate([[worst[1]], front[:, 1]])[there]
+    rows, owners, energies, losses = rows[better], owners[better], energies[better], losses[better]
+    floor = math.log(LEAST_LOSS)
+    certain = np.zeros(len(rows))
+    gains = expected_gain(front, energies, losses, certain, worst=worst, floor=floor)
     enough = _LEAST_GAIN * dominated_area(front, worst)
     for best in np.argsort(-gains, kind="stable"):
         if gains[best] <= enough:

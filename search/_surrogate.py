@@ -27,8 +27,8 @@ _NOISE = 0.4
 _FORGET = 1.0
 """A trial that is so far from the model, or from the front, in log divergence, counts for half."""
 
-_STEPS = 8
-"""Of Gauss and Newton; from the last fit on, a few are enough."""
+_STEPS = 5
+"""Of Gauss and Newton; from the last fit on, they are enough."""
 
 
 @dataclass(frozen=True)
