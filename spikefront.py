@@ -174,6 +174,7 @@ def cli(verbose: bool, debug: bool) -> None:
     spikefront report                  tables, figures and one HTML page, measured on the test split
     spikefront export --max-energy 0.08    write one point of the front as a config that deploys
     spikefront verify CONFIG.json      measure an exported config again, in a fresh process
+    spikefront sensitivity             how much each layer matters; --figure
     """  # noqa: D301 - click wants the control character
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     if STDERR.is_terminal and not verbose:
@@ -249,6 +250,30 @@ def cli(verbose: bool, debug: bool) -> None:
     show_default=True,
     help="Largest ρ, factor on the threshold.",
 )
+@click.option(
+    "--pin",
+    "pins",
+    multiple=True,
+    metavar="LAYER:phi=1",
+    callback=lambda context, option, texts: dict(_pin(text) for text in texts),
+    help="Keep φ or ρ of a layer; repeat it. `spikefront profile` lists the layers.",
+)
+@click.option(
+    "--max-energy",
+    metavar="LIMIT",
+    help="Most energy of a point of the front: 0.08 (of the ANN's), or 350nJ (pJ, nJ, uJ, mJ).",
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=click.FloatRange(0, 1),
+    help="Most accuracy it may lose (0.01 is one point).",
+)
+@click.option(
+    "--paper/--no-paper",
+    default=True,
+    show_default=True,
+    help="Measure points of the paper's search as baselines too; see `spikefront pareto-dp`.",
+)
 def search(
     out: Path,
     storage: str | None,
@@ -264,13 +289,17 @@ def search(
     calibrations: tuple[str, ...],
     phi_max: int,
     rho_max: float,
+    pins: dict[str, Any],
+    max_energy: str | None,
+    max_accuracy_drop: float | None,
+    paper: bool,
     **task: Any,
 ) -> None:
     """Search the trade-off. Ctrl-C stops cleanly; the same command goes on where it stopped.
 
-    The uniform settings are measured first, as baselines. Then the sampler chooses φ and ρ for
-    every layer, T, the calibration and the early exit. Ends with a table of the front and a
-    report of the search split in OUT.
+    Uniform settings and those of the paper's search are measured first, as baselines. Then the
+    sampler chooses φ and ρ for every layer, T, the calibration and the early exit. Ends with a
+    table of the front and a report of the search split in OUT.
     """
     import optuna
 
@@ -287,22 +316,39 @@ def search(
         "timesteps": timesteps,
         "neurons": neurons,
         "calibrations": calibrations,
+        "pins": pins,
     }
     place = storage or out / rooms.JOURNAL_NAME
-    _check_place(out, place, name, energy_model=energy_model, task=spec, **limits)
+    absolute = _picojoules(max_energy)
+    budget = rooms.Budget(
+        max_energy=None if max_energy is None or absolute else _share(max_energy),
+        max_accuracy_drop=max_accuracy_drop,
+    )
+    if not absolute:  # a share of an energy that is not known yet cannot be compared
+        settings = {"energy_model": energy_model, "task": spec, "budget": budget}
+        _check_place(out, place, name, **settings, **limits)
     make = functools.partial(make_evaluator, spec, device, energy_model, batch_size)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
         space = LayerSpace(layers=evaluator.layers, **limits)
+    if absolute:
+        budget = replace(budget, max_energy=absolute / evaluator.ann_energy_pj)
+        _check_place(
+            out, place, name, energy_model=energy_model, task=spec, budget=budget, **limits
+        )
+    budget.check(evaluator)
     _warn_of_a_useless_ann(evaluator)
-    setup = rooms.StudySetup.of(evaluator, space, spec)
+    setup = rooms.StudySetup.of(evaluator, space, spec, budget)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
     # A resumed search must not draw what the first one drew.
     seed = spec.seed + len(study.get_trials(deepcopy=False))
-    study.sampler = rooms.make_sampler(sampler, seed=seed, profile=evaluator.profile, space=space)
+    study.sampler = rooms.make_sampler(
+        sampler, seed=seed, profile=evaluator.profile, space=space, budget=budget
+    )
     resumed = len(rooms.finished(study))
     if resumed >= trials:
         click.echo(f"the study has {resumed} finished trials already: nothing to run", err=True)
+    baselines = _paper_baselines(evaluator, space) if paper and resumed < trials else []
     with _trial_progress(evaluator, trials, resumed) as on_trial:
         rooms.run_study(
             study,
@@ -311,6 +357,8 @@ def search(
             trials=trials,
             workers=workers,
             folder=out,
+            pareto_dp=baselines,
+            ann_accuracy=evaluator.ann("search").accuracy.value,
             on_trial=on_trial,
         )
     _report_search(study, evaluator, spec, out)
@@ -329,6 +377,72 @@ def _check_place(out: Path, place: Any, name: str, **settings: Any) -> None:
     if isinstance(place, str) or place.exists():
         rooms.check_settings(rooms.open_storage(place), name, **settings)
     rooms.check_writable(out)
+
+
+_PAPER_POINTS = 8
+
+
+def _paper_baselines(evaluator: Any, space: Any) -> list[dict[str, Any]]:
+    """Parameters of the paper's search, as far as the space offers them."""
+    from search import PHIS, RHOS, ParetoSearch
+
+    phis = sorted({*(phi for phi in PHIS if phi < space.phi_max), space.phi_max})
+    rhos = [rho for rho in RHOS if rho in space.rhos()]
+    uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
+    found = _sensitivity(evaluator, uniform["calibration/timesteps"], phis, rhos)
+    front = ParetoSearch(found, step=None).front(_PAPER_POINTS)
+    return [{**uniform, **choice.params(), **space.pins} for choice in front]
+
+
+def _sensitivity(evaluator: Any, timesteps: int, phis: Any, rhos: Any) -> Any:
+    from search import sensitivity
+
+    with _progress() as progress:
+        bar = progress.add_task("sensitivity of each layer", total=None, front="")
+        return sensitivity(
+            evaluator.profile,
+            evaluator.energy,
+            timesteps=timesteps,
+            phis=tuple(phis),
+            rhos=tuple(rhos),
+            on_branch=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+
+
+def _pin(text: str) -> tuple[str, Any]:
+    layer, _, setting = text.rpartition(":")
+    kind, _, value = setting.partition("=")
+    try:
+        if layer and kind == "phi":
+            return f"phi/{layer}", int(value)
+        if layer and kind == "rho":
+            return f"rho/{layer}", float(value)
+    except ValueError:
+        pass
+    raise click.BadParameter(f"give LAYER:phi=1 or LAYER:rho=1.5, got {text!r}")
+
+
+_UNITS = {"pJ": 1.0, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9}
+
+
+def _picojoules(text: str | None) -> float | None:
+    """An absolute energy, or None if it has no unit."""
+    unit = (text or "").strip()[-2:]
+    return _number(text or "", (text or "").strip()[:-2]) * _UNITS[unit] if unit in _UNITS else None
+
+
+def _share(text: str) -> float:
+    return _number(text, text)
+
+
+def _number(text: str, number: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise click.BadParameter(f"give a share like 0.08 or an energy like 350nJ, got {text!r}")
+    return value
 
 
 def _report_search(study: Any, evaluator: Any, spec: Any, out: Path) -> None:
@@ -653,6 +767,109 @@ def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> 
     _print_table(profile_table(found))
 
 
+def sweep_options(command: Command) -> Command:
+    """Options of a sensitivity profile."""
+    options: list[Command] = [
+        _at_least_one("--timesteps", 2, "T of calibration and measurement."),
+        click.option(
+            "--phi",
+            default="1,2,3,4,6,8",
+            show_default=True,
+            callback=lambda context, option, text: sorted(_whole_numbers(text)),
+            help="Values of φ to try; the others keep the largest.",
+        ),
+        click.option(
+            "--rho",
+            default="1,1.25,1.5,2,2.5,3",
+            show_default=True,
+            callback=lambda context, option, text: _factors(text),
+            help="Values of ρ to try.",
+        ),
+    ]
+    return _apply(options, command)
+
+
+@cli.command()
+@task_options
+@run_options
+@energy_option
+@sweep_options
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def sensitivity(
+    device: str,
+    batch_size: int | None,
+    energy_model: str,
+    timesteps: int,
+    phi: list[int],
+    rho: list[float],
+    figure: Path | None,
+    as_json: bool,
+    **task: Any,
+) -> None:
+    """Tell how much each layer's φ and ρ matter: divergence and energy when it alone changes.
+
+    On the calibration inputs, without labels; everything is calibrated anew for each change. Kept
+    on disk, so that a second time costs nothing.
+    """
+    from reports import sensitivity_figure, sensitivity_table, write_figure
+
+    spec = _spec(task)
+    with _working(f"loading {spec.task} and profiling its network"):
+        evaluator = make_evaluator(spec, device, energy_model, batch_size)
+    found = _sensitivity(evaluator, timesteps, phi, rho)
+    if figure is not None:
+        write_figure(sensitivity_figure(found), figure)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+        return
+    _print_table(sensitivity_table(found))
+
+
+@cli.command("pareto-dp")
+@task_options
+@run_options
+@energy_option
+@sweep_options
+@click.option("--points", type=click.IntRange(2), default=12, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def pareto_dp(
+    device: str,
+    batch_size: int | None,
+    energy_model: str,
+    timesteps: int,
+    phi: list[int],
+    rho: list[float],
+    points: int,
+    as_json: bool,
+    **task: Any,
+) -> None:
+    """The paper's search: φ, then ρ, by sensitivities that add up; each point measured.
+
+    Wang et al.'s dynamic programme for a range of budgets, on one sensitivity profile. Every step
+    runs, without early exit; `spikefront search` measures such points among its baselines.
+    """
+    from conversion import Choice, ConversionConfig, ExitPolicy, LayerConfig
+    from reports import paper_rows, paper_table
+    from search import ParetoSearch
+
+    spec = _spec(task)
+    with _working(f"loading {spec.task} and profiling its network"):
+        evaluator = make_evaluator(spec, device, energy_model, batch_size)
+    front = ParetoSearch(_sensitivity(evaluator, timesteps, phi, rho)).front(points)
+    measured = []
+    for choice in front:
+        layers = {n: LayerConfig(phi=choice.phi[n], rho=choice.rho[n]) for n in choice.phi}
+        config = ConversionConfig(timesteps=timesteps, layers=layers)
+        measured.append(evaluator.measure(Choice(conversion=config, exit=ExitPolicy())))
+    ann = evaluator.ann("search")
+    if as_json:
+        rows = paper_rows(front, measured)
+        click.echo(json.dumps({"timesteps": timesteps, "ann": asdict(ann), "points": rows}))
+        return
+    _print_table(paper_table(front, measured, ann))
+
+
 def make_evaluator(spec: Any, device: str, energy: str, batch_size: int | None) -> Any:
     """The evaluator of a task by reference; worker processes call it too."""
     from evaluators import Evaluator, load_task
@@ -833,6 +1050,16 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
     if len(set(numbers)) != len(parts):
         raise click.BadParameter(f"give different whole numbers like 1,2,4, got {text!r}")
     return numbers
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        factors = []
+    if not factors or factors[0] != 1 or not factors[-1] < float("inf"):
+        raise click.BadParameter(f"give factors from 1 on, like 1,1.5,2, got {text!r}")
+    return factors
 
 
 @contextmanager

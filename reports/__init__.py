@@ -6,9 +6,12 @@ from reports._console import (
     layer_rows,
     measurement_table,
     model_table,
+    paper_rows,
+    paper_table,
     profile_table,
+    sensitivity_table,
 )
-from reports._figures import FIGURES, diagnosis_figure
+from reports._figures import FIGURES, diagnosis_figure, sensitivity_figure
 from reports._front import (
     FrontPoint,
     ParetoFront,
@@ -39,9 +42,13 @@ __all__ = [
     "model_table",
     "non_dominated",
     "non_dominated_trials",
+    "paper_rows",
+    "paper_table",
     "pareto_front",
     "profile_table",
     "select",
+    "sensitivity_figure",
+    "sensitivity_table",
     "summary",
     "trials_frame",
     "write_figure",

@@ -11,6 +11,7 @@ from rich.table import Table
 from conversion import PARTS, LayerDiagnosis, Profile, SpikingModel
 from evaluators import AnnReference, Estimate, Measurement
 from reports._front import ParetoFront, knee
+from search import ParetoDP, Sensitivity
 
 
 def front_table(front: ParetoFront) -> Table:
@@ -20,7 +21,7 @@ def front_table(front: ParetoFront) -> Table:
     table = Table(
         title=f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front",
         caption=f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split)\n"
-        "* the knee of the front   u baseline: uniform φ and ρ",
+        "* the knee of the front   u baseline: uniform φ and ρ   p baseline: the paper's search",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
@@ -33,7 +34,7 @@ def front_table(front: ParetoFront) -> Table:
     for column in ("/int8", "steps", "KL"):
         table.add_column(column, justify="right", no_wrap=True)
     for point in front.points:
-        marks = ("*" if point.trial == best else "") + ("u" if point.baseline else "")
+        marks = ("*" if point.trial == best else "") + (point.baseline or " ")[0].strip()
         cells = [cell for split in front.ann for cell in _cells(getattr(point, split))]
         m: Measurement = getattr(point, last)
         more = (f"{m.energy_ratio_int8:.0%}", f"{m.timesteps.value:.2f}", f"{m.kl.value:.3f}")
@@ -126,6 +127,73 @@ def diagnosis_table(diagnoses: Sequence[LayerDiagnosis]) -> Table:
         marks = ("*" if getattr(d, column) == worst[column] > 0 else " " for column in columns)
         cells = (f"{getattr(d, column):.1%}" for column in columns)
         table.add_row(d.layer, *map("".join, zip(cells, marks, strict=True)))
+    return table
+
+
+def sensitivity_table(found: Sensitivity) -> Table:
+    """Divergence at the last step when one layer's φ or ρ changes, and the energy of each layer."""
+    most = max(found.phis)
+    table = Table(
+        "layer",
+        title="divergence from the ANN in 1e-3 nats when one layer changes,"
+        f" T = {found.base.timesteps}",
+        caption=f"others: φ = {most}, ρ = 1 (then {1e3 * found.divergence[-1]:.2f});"
+        " energy: of this layer's spikes, share of the ANN's",
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
+    )  # fmt: skip
+    columns = [f"φ={phi}" for phi in found.phis if phi != most]
+    columns += [f"ρ={rho:g}" for rho in found.rhos if rho != 1]
+    for column in (*columns, "energy"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for i, layer in enumerate(found.layers):
+        losses = [x for x, phi in zip(found.phi_divergence[i, :, -1], found.phis, strict=True)
+                  if phi != most]  # fmt: skip
+        losses += [x for x, rho in zip(found.rho_divergence[i, :, -1], found.rhos, strict=True)
+                   if rho != 1]  # fmt: skip
+        cells = (f"{1e3 * loss:.2f}" for loss in losses)
+        table.add_row(layer, *cells, f"{found.layer_energy[i, -1]:.1%}")
+    return table
+
+
+def paper_rows(front: Sequence[ParetoDP], measured: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Points of the paper's search: what it chose, what its sums predict, what is measured."""
+    return [
+        {
+            "phi": dict(choice.phi),
+            "rho": dict(choice.rho),
+            "predicted_energy_ratio": choice.energy,
+            "predicted_kl": choice.divergence,
+            "energy_ratio": m.energy_ratio,
+            "kl": m.kl.value,
+            "accuracy": m.accuracy.value,
+            "accuracy_low": m.accuracy.low,
+            "accuracy_high": m.accuracy.high,
+        }
+        for choice, m in zip(front, measured, strict=True)
+    ]
+
+
+def paper_table(
+    front: Sequence[ParetoDP], measured: Sequence[Measurement], ann: AnnReference
+) -> Table:
+    """Points of the paper's search, as predicted and as measured."""
+    table = Table(
+        title=f"the paper's search: points by its sums, n = {ann.n} of the {ann.split} split",
+        caption="predicted: on the calibration inputs, as if single layers' effects added up",
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
+    )  # fmt: skip
+    columns = ("mean φ", "mean ρ", "accuracy", "95 %", "energy", "predicted", "KL", "predicted KL")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for choice, m in zip(front, measured, strict=True):
+        phi = sum(choice.phi.values()) / len(choice.phi)
+        rho = sum(choice.rho.values()) / len(choice.rho)
+        table.add_row(
+            f"{phi:.1f}", f"{rho:.2f}", *_cells(m),
+            f"{choice.energy:.1%}", f"{m.kl.value:.4f}", f"{choice.divergence:.4f}",
+        )  # fmt: skip
+    table.add_section()
+    table.add_row("ANN", "", f"{ann.accuracy.value:.2%}", _interval(ann.accuracy), "100.0%")
     return table
 
 

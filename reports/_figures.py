@@ -13,19 +13,24 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from conversion import PARTS, LayerDiagnosis
 from evaluators import ANN_INT8_MAC_PJ, Measurement
 from reports._front import FrontPoint, ParetoFront, hypervolume, knee
+from search import Sensitivity
 
 _FRONT, _TEST, _UNIFORM, _OTHER = "#0b5fa5", "#d1495b", "#e8a33d", "#9aa5b1"
-_ANN = "#333333"
+_ANN, _PAPER = "#333333", "#5b8c3e"
 
 
 def front_figure(front: ParetoFront) -> Figure:
     """Accuracy against energy: every trial, the uniform baselines, the front on both splits."""
     figure, axes = _axes(7.2, 4.6)
     others = [p for p in front.trials if not p.baseline]
-    uniform = [p for p in front.trials if p.baseline]
+    uniform = [p for p in front.trials if p.baseline == "uniform"]
+    paper = [p for p in front.trials if p.baseline == "pareto_dp"]
     _scatter(axes, others, color=_OTHER, marker=".", s=22, label="searched", zorder=1)
     _scatter(
         axes, uniform, color=_UNIFORM, marker="s", s=24, label="baselines: uniform φ, ρ", zorder=2
+    )
+    _scatter(
+        axes, paper, color=_PAPER, marker="^", s=24, label="baselines: the paper's search", zorder=2
     )
     _line(axes, front.points, lambda p: p.search, _FRONT, "front, search split")
     if any(p.test for p in front.points):
@@ -60,11 +65,11 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
     pairs = [(p.search.accuracy.value, p.search.energy_ratio) for p in front.trials]
     values = [hypervolume(pairs[: i + 1]) for i in range(len(pairs))]
     axes.step(range(1, len(values) + 1), values, where="post", color=_FRONT)
-    baselines = sum(p.baseline for p in front.trials)
+    baselines = sum(p.baseline is not None for p in front.trials)
     if 0 < baselines < len(values):
         axes.axvline(baselines, color=_UNIFORM, linestyle=":")
         axes.annotate(
-            " uniform baselines end",
+            " baselines end",
             (baselines, values[0]),
             color=_UNIFORM,
             fontsize=8,
@@ -159,6 +164,41 @@ def diagnosis_figure(diagnoses: Sequence[LayerDiagnosis]) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("error over the ANN's activations, root mean squares")
     axes.legend(fontsize=8, framealpha=0.95)
+    return figure
+
+
+def sensitivity_figure(found: Sensitivity) -> Figure:
+    """S and E of each layer, as in Figure 3 of Wang et al.: over φ at ρ = 1, over ρ at most φ."""
+    figure = Figure(figsize=(3.4 + 0.3 * len(found.layers), 6.6), layout="constrained")
+    rows = figure.subplots(2, 2, sharex=True)
+    lines = (
+        ("φ", found.phis, found.phi_divergence, found.phi_energy),
+        ("ρ", found.rhos, found.rho_divergence, found.rho_energy),
+    )
+    places = np.arange(len(found.layers))
+    for (losses, energies), (symbol, values, divergence, energy) in zip(rows, lines, strict=True):
+        colors = mpl.colormaps["viridis"](np.linspace(0.05, 0.9, len(values)))
+        for i, (value, color) in enumerate(zip(values, colors, strict=True)):
+            style = {"color": color, "marker": "o", "markersize": 3, "linewidth": 1}
+            losses.plot(places, divergence[:, i, -1], label=f"{symbol} = {value:g}", **style)
+            energies.plot(places, energy[:, i, -1], **style)
+        losses.set_yscale("log")
+        losses.set_ylabel("divergence from the ANN, nats")
+        energies.set_ylabel("energy, share of the ANN's")
+        energies.yaxis.set_major_formatter(PercentFormatter(1.0))
+        figure.legend(
+            *losses.get_legend_handles_labels(),
+            loc="outside right upper" if symbol == "φ" else "outside right lower",
+            fontsize=8,
+        )
+        other = f"ρ = 1, the others φ = {max(found.phis)}" if symbol == "φ" else (
+            f"φ = {max(found.phis)} everywhere, the others ρ = 1"
+        )  # fmt: skip
+        for axes in (losses, energies):
+            axes.set_title(f"{symbol} of one layer; {other}", fontsize=8)
+            axes.grid(alpha=0.25)
+    for axes in rows[1]:
+        axes.set_xticks(places, found.layers, rotation=90, fontsize=7)
     return figure
 
 

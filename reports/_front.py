@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from optuna.trial import FrozenTrial
 
 from conversion import ConfigError
 from evaluators import AnnReference, Measurement
-from search import finished, is_baseline, measurement_of, study_setup
+from search import baseline_of, finished, is_feasible, measurement_of, study_setup
+
+_LOG = logging.getLogger("spikefront")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +24,14 @@ class FrontPoint:
     Attributes:
         trial: Its number in the study.
         params: Its parameters.
-        baseline: Whether it is one of the uniform settings.
+        baseline: ``"uniform"``, ``"pareto_dp"`` (the paper's search), or None.
         search: Its measurement on the search split.
         test: Its measurement on the test split, if there is one.
     """
 
     trial: int
     params: Mapping[str, Any]
-    baseline: bool
+    baseline: str | None
     search: Measurement
     test: Measurement | None = None
 
@@ -38,7 +41,7 @@ class FrontPoint:
         return cls(
             trial=trial.number,
             params=dict(trial.params),
-            baseline=is_baseline(trial),
+            baseline=baseline_of(trial),
             search=measurement_of(trial),
             test=test,
         )
@@ -62,9 +65,10 @@ class ParetoFront:
 
 
 def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> ParetoFront:
-    """The front of a study by its search-split measurements.
+    """The front of a study by its search-split measurements, within the study's budget.
 
-    Of trials that are equal in both objectives the first is kept.
+    Of trials that are equal in both objectives the first is kept. Where nothing keeps the budget
+    it is the front of all trials, and a warning says so.
 
     Raises:
         ConfigError: No trial has finished.
@@ -73,9 +77,11 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
     trials = tuple(FrontPoint.of(trial) for trial in finished(study))
     if not trials:
         raise ConfigError(f"the study {study.study_name!r} has no finished trial yet")
-    return ParetoFront(
-        study=study.study_name, points=tuple(non_dominated(trials)), trials=trials, ann=ann
-    )
+    within = [FrontPoint.of(trial) for trial in finished(study) if is_feasible(trial)]
+    if not within:
+        _LOG.warning("no trial keeps the budget of the study: the front is that of all trials")
+    points = tuple(non_dominated(within or trials))
+    return ParetoFront(study=study.study_name, points=points, trials=trials, ann=ann)
 
 
 def non_dominated_trials(study: optuna.Study) -> list[Measurement]:

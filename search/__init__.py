@@ -1,10 +1,11 @@
 """The studies: samplers, storage, workers, resume."""
 
 from search._additive import AdditiveSampler
+from search._budget import Budget, is_feasible
 from search._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
 from search._run import MakeEvaluator, OnTrial, run_study
 from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
-from search._sensitivity import Sensitivity, sensitivity
+from search._sensitivity import PHIS, RHOS, Sensitivity, sensitivity
 from search._storage import (
     JOURNAL_NAME,
     StudyError,
@@ -17,11 +18,11 @@ from search._study import (
     DIRECTIONS,
     METRICS,
     StudySetup,
+    baseline_of,
     check_evaluator,
     check_settings,
     enqueue,
     finished,
-    is_baseline,
     load_study,
     measurement_of,
     open_study,
@@ -34,8 +35,11 @@ __all__ = [
     "DIRECTIONS",
     "JOURNAL_NAME",
     "METRICS",
+    "PHIS",
+    "RHOS",
     "SAMPLER_NAMES",
     "AdditiveSampler",
+    "Budget",
     "Frontier",
     "LayerTables",
     "MakeEvaluator",
@@ -45,6 +49,7 @@ __all__ = [
     "Sensitivity",
     "StudyError",
     "StudySetup",
+    "baseline_of",
     "check_evaluator",
     "check_settings",
     "check_writable",
@@ -53,7 +58,7 @@ __all__ = [
     "finished",
     "frontier",
     "hold",
-    "is_baseline",
+    "is_feasible",
     "layer_tables",
     "load_study",
     "make_sampler",

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conversion import Profile
 from evaluators import Measurement
+from search._budget import NO_LIMITS, Budget, is_feasible
 from search._exits import LEAST_LOSS, LOSSES, Done, best_exit, interesting_front, key_of, pass_of
 from search._study import finished, measurement_of
 from search._surrogate import Features, Residual, Surrogate, expected_gain, sweep_prices
@@ -106,10 +107,19 @@ class AdditiveSampler(BaseSampler):
     Args:
         profile: Of the network.
         space: The search space.
+        budget: Limits; it looks where they are kept.
         seed: Seed of the draws.
     """
 
-    def __init__(self, profile: Profile, space: LayerSpace, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        space: LayerSpace,
+        *,
+        budget: Budget = NO_LIMITS,
+        seed: int | None = None,
+    ) -> None:
+        self._dearest = math.log(budget.max_energy) if budget.max_energy else 0.0
         self._space = space
         self._choices: dict[str, list[Any]] = {
             name: list(d.choices)
@@ -146,21 +156,24 @@ class AdditiveSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose all parameters of a trial."""
-        known = [self._seen(study, t) for t in finished(study)]
+        trials = finished(study)
+        known = [self._seen(study, t) for t in trials]
         pending = [
             t.params
             for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if len(t.params) == len(search_space)
         ]
-        done = [(t.params, t.measurement) for t in known]
+        kept = [k for k, t in zip(known, trials, strict=True) if is_feasible(t)] or known
+        done = [(t.params, t.measurement) for t in kept]
         loss = LOSSES[int(self._random.integers(len(LOSSES)))]
         if self._exits and self._random.random() < _REFINEMENTS:
             taken = {t.key for t in known} | {key_of(params) for params in pending}
-            refined = best_exit(done, [t.curve for t in known], taken, self._space, loss)
+            curves = [t.curve for t in kept]
+            refined = best_exit(done, curves, taken, self._space, loss, dearest=self._dearest)
             if refined is not None:
                 return refined
         front = interesting_front(done, loss)
-        learns = "learned" in self._choices["calibration"] and len(done) >= _LEARNING_STARTS
+        learns = "learned" in self._choices["calibration"] and len(known) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
         passes = {t.pass_key for t in known} | {pass_of(params) for params in pending}
@@ -275,7 +288,7 @@ class AdditiveSampler(BaseSampler):
     def _worst(self, known: Sequence[_Trial], front: Done) -> tuple[float, float]:
         """Log energy and log divergence beyond which nobody looks."""
         if not self._exits or not front:
-            return 0.0, math.log(_WORST_DIVERGENCE)
+            return self._dearest, math.log(_WORST_DIVERGENCE)
         parents = {key_of(params) for params, _ in front}
         shown = [t for t in known if t.key in parents]
         dearest = self._log_energy(np.array([t.energies for t in shown])).max()

@@ -70,6 +70,8 @@ def best_exit(
     taken: Container[tuple[Any, ...]],
     space: LayerSpace,
     loss: Criterion,
+    *,
+    dearest: float = 0.0,
 ) -> dict[str, Any] | None:
     """The exit threshold and T, of a pass already made, that would enlarge the front most.
 
@@ -79,17 +81,21 @@ def best_exit(
         taken: Keys of the parameters that are measured, or soon will be.
         space: What may be chosen.
         loss: What is traded against energy.
+        dearest: Logarithm of the share of the ANN's energy from which nothing counts.
     """
     found = interesting_front(done, loss)
     if not found:
         return None
     front = np.log([[m.energy_ratio, max(loss.of_measurement(m), LEAST_LOSS)] for _, m in found])
-    worst = (math.log(_INTERESTING_ENERGY) + front[-1, 0], math.log(2) + front[0, 1])
+    worst = (
+        min(math.log(_INTERESTING_ENERGY) + front[-1, 0], dearest),
+        math.log(2) + front[0, 1],
+    )
     rows = np.concatenate(curves)
     owners = np.repeat(np.arange(len(curves)), [len(curve) for curve in curves])
     least = max(m.accuracy.value for _, m in done) - _INTERESTING_DROP
     offered = np.isin(rows[:, 0], _offered(space, "timesteps", space.timesteps))
-    offered &= rows[:, 2] >= least
+    offered &= (rows[:, 2] >= least) & (rows[:, 3] < math.exp(worst[0]))
     if "iat/alpha" in space.pins:
         offered &= np.isclose(rows[:, 1], space.pins["iat/alpha"])
     rows, owners = rows[offered], owners[offered]

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from optuna.trial import FrozenTrial, TrialState
 
-from conversion import SpikefrontError
+from conversion import ConfigError, SpikefrontError
 from evaluators import Evaluator, Measurement
 from search._samplers import warm_start_attrs
 from search._storage import StudyError, hold
-from search._study import baseline_attrs, enqueue, fail, finished, record
+from search._study import baseline_attrs, enqueue, fail, finished, record, study_setup
 from spaces import LayerSpace
 
 _LOG = logging.getLogger("spikefront")
@@ -54,12 +54,15 @@ def run_study(
     trials: int,
     workers: int = 1,
     folder: Path,
+    pareto_dp: Sequence[Mapping[str, Any]] = (),
+    ann_accuracy: float | None = None,
     on_trial: OnTrial | None = None,
 ) -> None:
     """Search until the study has ``trials`` finished trials, whoever ran them.
 
-    The uniform baselines come first. A trial that raises is marked as failed, with its reason,
-    and the study goes on; Ctrl-C and SIGTERM give the running trials back to the study.
+    The baselines come first: the uniform settings, then the paper's. A trial that raises is marked
+    as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the running trials
+    back to the study.
 
     Args:
         study: From :func:`search.open_study`.
@@ -69,18 +72,24 @@ def run_study(
         workers: Processes; 1 measures in this one.
         folder: Held by one searching process at a time; trials that an earlier holder left
             running when it was killed run again.
+        pareto_dp: Parameters of the paper's search, to be baselines too.
+        ann_accuracy: Of the search split; needed where the study has a limit on lost accuracy.
         on_trial: Told of every trial.
 
     Raises:
         StudyError: Another process holds the folder, or trial after trial fails.
+        ConfigError: Lost accuracy is limited, and nobody said what the ANN's is.
         KeyboardInterrupt: It was stopped.
     """
+    if study_setup(study).budget.max_accuracy_drop is not None and ann_accuracy is None:
+        raise ConfigError("a limit on lost accuracy needs ann_accuracy")
     interrupts = _Interrupts()
     owner = f"{platform.node()}:{folder.resolve()}"
     with hold(folder), interrupts.caught():
-        coordinator = _Coordinator(study, space, owner, on_trial, interrupts)
+        coordinator = _Coordinator(study, space, owner, on_trial, interrupts, ann_accuracy)
         coordinator.take_back("its process was killed")
-        coordinator.enqueue_baselines()
+        coordinator.enqueue_baselines("uniform", space.baselines())
+        coordinator.enqueue_baselines("pareto_dp", pareto_dp)
         if workers == 1:
             coordinator.run_here(make_evaluator(), trials)
         else:
@@ -97,12 +106,15 @@ class _Coordinator:
         owner: str,
         on_trial: OnTrial | None,
         interrupts: _Interrupts,
+        ann_accuracy: float | None,
     ) -> None:
         self._study = study
         self._space = space
         self._owner = owner
         self._on_trial = on_trial
         self._interrupts = interrupts
+        self._budget = study_setup(study).budget
+        self._ann_accuracy = ann_accuracy
         self._running: dict[int, optuna.Trial] = {}
         self._failures = 0
         self._lock = threading.Lock()  # joblib asks from a thread of its own
@@ -118,13 +130,13 @@ class _Coordinator:
         if mine:
             _LOG.info("%d trials will run again: %s", len(mine), reason)
 
-    def enqueue_baselines(self) -> None:
-        """Put the uniform settings that the study does not know yet into its queue."""
+    def enqueue_baselines(self, kind: str, baselines: Sequence[Mapping[str, Any]]) -> None:
+        """Put the settings that the study does not know yet into its queue."""
         known = [_fixed(trial) for trial in self._study.get_trials(deepcopy=False)]
         attrs = warm_start_attrs(self._study.sampler)
-        for params in self._space.baselines():
+        for params in baselines:
             if params not in known:
-                user = {**baseline_attrs(), _OWNER: self._owner}
+                user = {**baseline_attrs(kind), _OWNER: self._owner}
                 enqueue(self._study, params, user_attrs=user, system_attrs=attrs)
 
     def run_here(self, evaluator: Evaluator, trials: int) -> None:
@@ -186,6 +198,9 @@ class _Coordinator:
                 record(self._study, trial, outcome.measurement)
                 trial.set_user_attr("seconds", round(outcome.seconds, 3))
                 m = outcome.measurement
+                limits = self._budget.constraints(m, self._ann_accuracy or 0.0)
+                for name, value in limits.items():
+                    trial.set_constraint(name, value)
                 self._study.tell(trial, [m.accuracy.value, m.energy_pj.value])
                 self._failures = 0
             count = len(finished(self._study))

@@ -18,6 +18,7 @@ from optuna.samplers.nsgaii import PolynomialMutation
 
 from conversion import ConfigError, Profile
 from search._additive import AdditiveSampler
+from search._budget import NO_LIMITS, Budget
 from spaces import LayerSpace
 
 _POPULATION = 20
@@ -47,14 +48,16 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 SAMPLER_NAMES = ("additive", *SAMPLERS)
 
 
-def make_sampler(name: str, *, seed: int, profile: Profile, space: LayerSpace) -> BaseSampler:
+def make_sampler(
+    name: str, *, seed: int, profile: Profile, space: LayerSpace, budget: Budget = NO_LIMITS
+) -> BaseSampler:
     """The sampler of that name: ``additive`` is ours, the others are Optuna's.
 
     Raises:
         ConfigError: There is none; the message lists those there are.
     """
     if name == "additive":
-        return AdditiveSampler(profile, space, seed=seed)
+        return AdditiveSampler(profile, space, budget=budget, seed=seed)
     if name not in SAMPLERS:
         raise ConfigError(f"sampler {name!r} is unknown; known: {', '.join(SAMPLER_NAMES)}")
     return SAMPLERS[name](seed)

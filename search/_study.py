@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluators import Evaluator, Measurement, TaskSpec
+from search._budget import NO_LIMITS, Budget
 from search._storage import StudyError
 from spaces import LayerSpace
 
@@ -37,6 +38,7 @@ class StudySetup:
         data_fingerprint: SHA-256 of the calibration inputs.
         search_fingerprint: SHA-256 of the search split.
         task: What to load, or None if the caller brought objects of their own.
+        budget: Limits that a point of the front must keep.
     """
 
     space: LayerSpace
@@ -46,10 +48,15 @@ class StudySetup:
     data_fingerprint: str
     search_fingerprint: str
     task: TaskSpec | None = None
+    budget: Budget = NO_LIMITS
 
     @classmethod
     def of(
-        cls, evaluator: Evaluator, space: LayerSpace, task: TaskSpec | None = None
+        cls,
+        evaluator: Evaluator,
+        space: LayerSpace,
+        task: TaskSpec | None = None,
+        budget: Budget = NO_LIMITS,
     ) -> StudySetup:
         """The setup of a study of ``space`` by ``evaluator``."""
         return cls(
@@ -60,18 +67,23 @@ class StudySetup:
             data_fingerprint=evaluator.profile.data_fingerprint,
             search_fingerprint=evaluator.search_fingerprint,
             task=task,
+            budget=budget,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
-        values = {**vars(self), "space": self.space.to_dict()}
+        values = {
+            **vars(self), "space": self.space.to_dict(), "budget": self.budget.to_dict()
+        }  # fmt: skip
         return {**values, "task": self.task.to_dict() if self.task else None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudySetup:
         """The inverse of :meth:`to_dict`."""
         task = TaskSpec.from_dict(values["task"]) if values["task"] else None
-        return cls(**{**values, "space": LayerSpace.from_dict(values["space"]), "task": task})
+        space = LayerSpace.from_dict(values["space"])
+        budget = Budget.from_dict(values.get("budget", {}))
+        return cls(**{**values, "space": space, "task": task, "budget": budget})
 
 
 def open_study(
@@ -135,6 +147,7 @@ def check_settings(
     *,
     energy_model: str,
     task: TaskSpec,
+    budget: Budget = NO_LIMITS,
     **space: Any,
 ) -> None:
     """Check what a resumed search was told before anything is loaded or trained.
@@ -144,6 +157,7 @@ def check_settings(
         name: Its name.
         energy_model: Name of the energy model.
         task: What to load.
+        budget: Limits that a point of the front must keep.
         **space: Fields of :class:`spaces.LayerSpace`.
 
     Raises:
@@ -159,6 +173,7 @@ def check_settings(
             energy_model=energy_model,
             seed=task.seed,
             task=task,
+            budget=budget,
             space=replace(there.space, **space),
         )
         _check_same(name, there, here)
@@ -167,7 +182,7 @@ def check_settings(
 def check_evaluator(study: optuna.Study, evaluator: Evaluator) -> None:
     """Raise :class:`StudyError` unless the evaluator has the study's model, data and energies."""
     there = study_setup(study)
-    here = StudySetup.of(evaluator, there.space, there.task)
+    here = StudySetup.of(evaluator, there.space, there.task, there.budget)
     _check_same(study.study_name, there, here)
 
 
@@ -194,7 +209,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tupl
     for key in (*_MEANINGS, "seed"):
         if there[key] != here[key]:
             found.append((_MEANINGS.get(key, key), there[key], here[key]))
-    for group, meaning in (("space", "search space"), ("task", "task")):
+    for group, meaning in (("space", "search space"), ("task", "task"), ("budget", "budget")):
         old, new = there[group] or {}, here[group] or {}
         for key in {**old, **new}:
             if old.get(key) != new.get(key):
@@ -232,9 +247,10 @@ def measurement_of(trial: FrozenTrial) -> Measurement:
     return Measurement.from_dict(trial.user_attrs[_MEASUREMENT])
 
 
-def is_baseline(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the uniform settings."""
-    return bool(trial.user_attrs.get(_BASELINE, False))
+def baseline_of(trial: FrozenTrial) -> str | None:
+    """Which baseline a trial is: ``"uniform"``, ``"pareto_dp"``, or None."""
+    kind = trial.user_attrs.get(_BASELINE)
+    return "uniform" if kind is True else kind  # True: as studies before 0.1.0 said it
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
@@ -248,9 +264,9 @@ def reason_of(trial: FrozenTrial) -> str | None:
     return None if reason is None else str(reason)
 
 
-def baseline_attrs() -> dict[str, Any]:
+def baseline_attrs(kind: str) -> dict[str, Any]:
     """User attributes that mark a baseline."""
-    return {_BASELINE: True}
+    return {_BASELINE: kind}
 
 
 def fail(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str) -> None:

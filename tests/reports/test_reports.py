@@ -62,7 +62,7 @@ def point(trial: int, accuracy: float, energy: float) -> FrontPoint:
     return FrontPoint(
         trial=trial,
         params={"phi/a": 1, "rho/a": 1.0},
-        baseline=trial == 0,
+        baseline="uniform" if trial == 0 else None,
         search=measurement(accuracy, energy),
     )
 

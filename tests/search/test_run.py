@@ -21,10 +21,10 @@ from search import (
     SAMPLER_NAMES,
     StudyError,
     StudySetup,
+    baseline_of,
     check_evaluator,
     check_settings,
     finished,
-    is_baseline,
     load_study,
     make_sampler,
     measurement_of,
@@ -77,7 +77,7 @@ def test_baselines_come_first_and_trials_hold_their_measurements(bench: Bench) -
     bench.run(study, count + 3, on_trial=lambda study, done, reason: seen.append(done))
     trials = finished(study)
     assert seen == list(range(1, count + 4))
-    assert [is_baseline(t) for t in trials] == [True] * count + [False] * 3
+    assert [baseline_of(t) for t in trials] == ["uniform"] * count + [None] * 3
     assert [t.params for t in trials[:count]] == bench.space.baselines()
     for trial in trials:
         measurement = measurement_of(trial)
@@ -110,7 +110,7 @@ def test_every_sampler_searches(small_task: Task, tmp_path: Path, sampler: str) 
     study = bench.study()
     count = len(bench.space.baselines())
     bench.run(study, count + (3 if sampler == "gp" else 25))
-    own = [t for t in finished(study) if not is_baseline(t)]
+    own = [t for t in finished(study) if baseline_of(t) is None]
     assert all(t.distributions == bench.space.distributions() for t in own)
     assert len({tuple(sorted(t.params.items())) for t in own}) > 1
 
@@ -187,7 +187,7 @@ def test_an_interrupted_trial_runs_again(bench: Bench, monkeypatch) -> None:
     bench.run(bench.study(), 25)
     assert failed.system_attrs["fixed_params"] in [t.params for t in finished(study)]
     assert len(finished(study)) == 25
-    assert sum(is_baseline(t) for t in finished(study)) == len(bench.space.baselines())
+    assert sum(baseline_of(t) is not None for t in finished(study)) == len(bench.space.baselines())
 
 
 def test_sigterm_stops_as_ctrl_c_does(bench: Bench) -> None:
@@ -365,5 +365,5 @@ def test_a_kill_before_any_write_loses_nothing(
         assert len(after) == 6
         assert {number: after[number] for number in before} == before
         assert set(states(study)) <= {"COMPLETE", "FAIL", "WAITING"}
-        exits = sorted(t.params["iat/alpha"] for t in finished(study) if is_baseline(t))
+        exits = sorted(t.params["iat/alpha"] for t in finished(study) if baseline_of(t))
         assert exits == [0.4, 0.6, 1.0]

@@ -1,0 +1,73 @@
+"""What a user can afford: limits on energy and on lost accuracy, as constraints of a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from conversion import ConfigError
+from evaluators import Evaluator, Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits that a point must keep to be on the front.
+
+    Attributes:
+        max_energy: Share of the ANN's energy, or None.
+        max_accuracy_drop: Below the ANN's accuracy, as a fraction, or None.
+    """
+
+    max_energy: float | None = None
+    max_accuracy_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_energy is not None and not 0 < self.max_energy < math.inf:
+            raise ConfigError(f"max_energy must be finite and > 0, got {self.max_energy!r}")
+        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 1:
+            raise ConfigError(f"max_accuracy_drop must be in 0..1, got {self.max_accuracy_drop!r}")
+
+    def constraints(self, measurement: Measurement, ann_accuracy: float) -> dict[str, float]:
+        """Optuna's constraints of a measured trial: kept where 0 or less."""
+        found = {}
+        if self.max_energy is not None:
+            found["energy"] = measurement.energy_ratio - self.max_energy
+        if self.max_accuracy_drop is not None:
+            least = ann_accuracy - self.max_accuracy_drop
+            found["accuracy"] = least - measurement.accuracy.value - 1e-12
+        return found
+
+    def check(self, evaluator: Evaluator) -> None:
+        """Say early what no choice can keep.
+
+        Raises:
+            ConfigError: What runs on analog values alone costs more than ``max_energy``.
+        """
+        costs, energy = evaluator.profile.costs, evaluator.energy
+        least = (costs.stem_macs + costs.step_macs) * energy.mac_pj / evaluator.ann_energy_pj
+        if self.max_energy is not None and least >= self.max_energy:
+            raise ConfigError(
+                f"no choice keeps an energy of {self.max_energy:.2%} of the ANN's: the layers that"
+                f" stay analog need {least:.2%} before the first spike"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Budget:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**values)
+
+
+NO_LIMITS = Budget()
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a finished trial keeps its study's budget."""
+    return all(value <= 0 for value in trial.constraints.values())
