@@ -255,7 +255,7 @@ def cli(verbose: bool, debug: bool) -> None:
     "pins",
     multiple=True,
     metavar="LAYER:phi=1",
-    callback=lambda context, option, texts: dict(_pin(text) for text in texts),
+    callback=lambda context, option, texts: _pins(texts),
     help="Keep φ or ρ of a layer; repeat it. `spikefront profile` lists the layers.",
 )
 @click.option(
@@ -343,7 +343,12 @@ def search(
     # A resumed search must not draw what the first one drew.
     seed = spec.seed + len(study.get_trials(deepcopy=False))
     study.sampler = rooms.make_sampler(
-        sampler, seed=seed, profile=evaluator.profile, space=space, budget=budget
+        sampler,
+        seed=seed,
+        profile=evaluator.profile,
+        space=space,
+        energy=evaluator.energy,
+        budget=budget,
     )
     resumed = len(rooms.finished(study))
     if resumed >= trials:
@@ -384,12 +389,17 @@ _PAPER_POINTS = 8
 
 def _paper_baselines(evaluator: Any, space: Any) -> list[dict[str, Any]]:
     """Parameters of the paper's search, as far as the space offers them."""
+    from conversion import ConversionError
     from search import PHIS, RHOS, ParetoSearch
 
     phis = sorted({*(phi for phi in PHIS if phi < space.phi_max), space.phi_max})
     rhos = [rho for rho in RHOS if rho in space.rhos()]
     uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
-    found = _sensitivity(evaluator, uniform["calibration/timesteps"], phis, rhos)
+    try:
+        found = _sensitivity(evaluator, uniform["calibration/timesteps"], phis, rhos)
+    except ConversionError as error:  # a baseline less is better than no search
+        LOG.warning("no baselines of the paper's search: %s", error)
+        return []
     front = ParetoSearch(found, step=None).front(_PAPER_POINTS)
     return [{**uniform, **choice.params(), **space.pins} for choice in front]
 
@@ -407,6 +417,14 @@ def _sensitivity(evaluator: Any, timesteps: int, phis: Any, rhos: Any) -> Any:
             rhos=tuple(rhos),
             on_branch=lambda done, total: progress.update(bar, completed=done, total=total),
         )
+
+
+def _pins(texts: tuple[str, ...]) -> dict[str, Any]:
+    pins = [_pin(text) for text in texts]
+    names = [name for name, _ in pins]
+    if len(set(names)) < len(names):
+        raise click.BadParameter("the same φ or ρ is pinned twice")
+    return dict(pins)
 
 
 def _pin(text: str) -> tuple[str, Any]:
@@ -441,7 +459,10 @@ def _number(text: str, number: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise click.BadParameter(f"give a share like 0.08 or an energy like 350nJ, got {text!r}")
+        raise click.BadParameter(
+            f"give a share like 0.08 or an energy like 350nJ, got {text!r}",
+            param_hint="'--max-energy'",
+        )
     return value
 
 

@@ -66,7 +66,7 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
     values = [hypervolume(pairs[: i + 1]) for i in range(len(pairs))]
     axes.step(range(1, len(values) + 1), values, where="post", color=_FRONT)
     baselines = sum(p.baseline is not None for p in front.trials)
-    if 0 < baselines < len(values):
+    if 0 < baselines < len(values) and all(p.baseline for p in front.trials[:baselines]):
         axes.axvline(baselines, color=_UNIFORM, linestyle=":")
         axes.annotate(
             " baselines end",

@@ -74,10 +74,11 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
         ConfigError: No trial has finished.
     """
     study_setup(study)
-    trials = tuple(FrontPoint.of(trial) for trial in finished(study))
+    done = finished(study)
+    trials = tuple(FrontPoint.of(trial) for trial in done)
     if not trials:
         raise ConfigError(f"the study {study.study_name!r} has no finished trial yet")
-    within = [FrontPoint.of(trial) for trial in finished(study) if is_feasible(trial)]
+    within = [p for p, trial in zip(trials, done, strict=True) if is_feasible(trial)]
     if not within:
         _LOG.warning("no trial keeps the budget of the study: the front is that of all trials")
     points = tuple(non_dominated(within or trials))
@@ -85,8 +86,9 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
 
 
 def non_dominated_trials(study: optuna.Study) -> list[Measurement]:
-    """Measurements of the front so far, by rising energy; empty while no trial has finished."""
-    return [p.search for p in non_dominated([FrontPoint.of(t) for t in finished(study)])]
+    """Measurements of the front within the budget so far, by rising energy."""
+    within = [FrontPoint.of(t) for t in finished(study) if is_feasible(t)]
+    return [p.search for p in non_dominated(within)]
 
 
 def non_dominated(points: Sequence[FrontPoint]) -> list[FrontPoint]:

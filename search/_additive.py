@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from conversion import Profile
+from conversion import ENERGY_MODELS, EnergyModel, Profile
 from evaluators import Measurement
 from search._budget import NO_LIMITS, Budget, is_feasible
 from search._exits import LEAST_LOSS, LOSSES, Done, best_exit, interesting_front, key_of, pass_of
@@ -42,9 +42,6 @@ _LEARNING_STARTS = 40
 
 _KINDS = ("neuron", "calibration", "calibration/timesteps")
 
-_PRICE = 0.9 / 4.6
-"""Of an accumulate, in MACs of the ANN."""
-
 _DRAWS, _PRICES, _NEIGHBOURS = 4, 24, 150
 """Draws from the posterior, points of each one's frontier, and changes to the front's points."""
 
@@ -56,8 +53,6 @@ _WORST_DIVERGENCE = 0.3
 
 _MARGIN = 0.3
 """How far beyond the front, in logarithms, a first step is still of interest."""
-
-_TAKEN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING)
 
 _Candidate = tuple[Mapping[str, Any], np.ndarray]
 """Kinds (neuron, calibration, its T, T) by name, and the cell, (φ, ρ), of each layer."""
@@ -73,11 +68,14 @@ class _Trial:
     cells: np.ndarray
     kinds: np.ndarray
     errors: np.ndarray
-    energies: np.ndarray
     scales: np.ndarray
     log_divergence: float
     key: tuple[Any, ...]
     pass_key: tuple[Any, ...]
+
+    @property
+    def candidate(self) -> _Candidate:
+        return self.params, self.cells
 
     @property
     def learned(self) -> bool:
@@ -107,7 +105,8 @@ class AdditiveSampler(BaseSampler):
     Args:
         profile: Of the network.
         space: The search space.
-        budget: Limits; it looks where they are kept.
+        energy: Prices; of the study.
+        budget: Limits; it looks where they are kept, and never above the ANN's energy.
         seed: Seed of the draws.
     """
 
@@ -116,9 +115,11 @@ class AdditiveSampler(BaseSampler):
         profile: Profile,
         space: LayerSpace,
         *,
+        energy: EnergyModel = ENERGY_MODELS["horowitz45"],
         budget: Budget = NO_LIMITS,
         seed: int | None = None,
     ) -> None:
+        self._names = frozenset(space.distributions())
         self._dearest = math.log(budget.max_energy) if budget.max_energy else 0.0
         self._space = space
         self._choices: dict[str, list[Any]] = {
@@ -133,11 +134,13 @@ class AdditiveSampler(BaseSampler):
             for at in self._choices["calibration/timesteps"]
             for step in steps
         }
-        self._stem = profile.costs.stem_macs / profile.costs.ann_macs
+        self._price = energy.ac_pj / energy.ann_mac_pj
+        analog = energy.mac_pj / energy.ann_mac_pj / profile.costs.ann_macs
+        self._stem, self._step = analog * profile.costs.stem_macs, analog * profile.costs.step_macs
         self._scale = np.ones(len(space.layers))
         self._kinds = [(name, value) for name in _KINDS for value in self._choices[name]]
         self._surrogate = Surrogate(len(space.layers), len(self._kinds))
-        self._known: dict[tuple[int, int], _Trial] = {}
+        self._known: dict[tuple[Any, ...], _Trial] = {}
         self._random = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
 
@@ -156,19 +159,20 @@ class AdditiveSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose all parameters of a trial."""
-        trials = finished(study)
+        trials = [t for t in finished(study) if self._names <= t.params.keys()]
         known = [self._seen(study, t) for t in trials]
         pending = [
-            t.params
+            self._own(t.params)
             for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if len(t.params) == len(search_space)
+            if self._names <= t.params.keys()
         ]
         kept = [k for k, t in zip(known, trials, strict=True) if is_feasible(t)] or known
-        done = [(t.params, t.measurement) for t in kept]
+        done = [(k.params, k.measurement) for k in kept]
         loss = LOSSES[int(self._random.integers(len(LOSSES)))]
-        if self._exits and self._random.random() < _REFINEMENTS:
-            taken = {t.key for t in known} | {key_of(params) for params in pending}
-            curves = [t.curve for t in kept]
+        taken = {t.key for t in known} | {key_of(params) for params in pending}
+        refines = self._exits and self._space.pins.get("iat/beta", 0) == 0
+        if refines and self._random.random() < _REFINEMENTS:
+            curves = [k.curve for k in kept]
             refined = best_exit(done, curves, taken, self._space, loss, dearest=self._dearest)
             if refined is not None:
                 return refined
@@ -176,12 +180,11 @@ class AdditiveSampler(BaseSampler):
         learns = "learned" in self._choices["calibration"] and len(known) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
+        ranked = [self._params(c, front) for c in self._ranked(known, front, pending)]
+        if not self._exits:
+            return next((p for p in ranked if key_of(p) not in taken), ranked[0])
         passes = {t.pass_key for t in known} | {pass_of(params) for params in pending}
-        for candidate in self._ranked(known, front, pending):
-            proposal = self._params(candidate, front)
-            if pass_of(proposal) not in passes:
-                break
-        return proposal
+        return next((p for p in ranked if pass_of(p) not in passes), self._other_exit(ranked[0]))
 
     def sample_independent(
         self,
@@ -193,16 +196,26 @@ class AdditiveSampler(BaseSampler):
         """Random, for parameters that are not of the space."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
+    def _own(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Those parameters that are of the space: a study of the user's may have others."""
+        return {name: value for name, value in params.items() if name in self._names}
+
     def _seen(self, study: optuna.Study, trial: FrozenTrial) -> _Trial:
-        key = (study._study_id, trial.number)
+        # Studies in memory all have the same number: their names tell them apart.
+        key = (study.study_name, study._study_id, trial.number)
         if key not in self._known:
-            self._known[key] = self._read(dict(trial.params), measurement_of(trial))
+            self._known[key] = self._read(self._own(trial.params), measurement_of(trial))
         return self._known[key]
+
+    def _other_exit(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Every pass is made: one of them at another exit threshold."""
+        alpha = round(float(self._random.random()), 2)
+        return {**params, "iat/alpha": alpha, **self._space.pins}
 
     def _read(self, params: dict[str, Any], measurement: Measurement) -> _Trial:
         candidate = (params, self._cells(params))
         energies = self._energies(candidate)
-        ann = measurement.energy_pj.value / measurement.energy_ratio * _PRICE
+        ann = measurement.energy_pj.value / measurement.energy_ratio * self._price
         steps = measurement.timesteps.value if self._exits else 1.0
         spent = [measurement.layer_energy_pj[n] / ann / steps for n in self._space.layers]
         scales = np.log(np.maximum(spent, 1e-6) / np.maximum(energies, 1e-6))
@@ -214,8 +227,7 @@ class AdditiveSampler(BaseSampler):
             cells=candidate[1],
             kinds=self._indicators(candidate),
             errors=self._errors(candidate),
-            energies=energies,
-            scales=np.clip(scales, -1, 1),
+            scales=np.clip(scales, -3, 3),
             log_divergence=math.log(max(divergence, LEAST_LOSS / 10)),
             key=key_of(params),
             pass_key=pass_of(params),
@@ -245,20 +257,25 @@ class AdditiveSampler(BaseSampler):
     def _indicators(self, candidate: _Candidate) -> np.ndarray:
         return np.array([float(candidate[0][name] == value) for name, value in self._kinds])
 
-    def _log_energy(self, energies: np.ndarray) -> np.ndarray:
-        """Log energy over the ANN's, ``(n,)``, of the layers' accumulates, ``(n, layers)``."""
-        total: np.ndarray = np.log(_PRICE * (energies @ self._scale) + self._stem)
-        return total
+    def _log_energies(self, candidates: Sequence[_Candidate]) -> np.ndarray:
+        """Log energy over the ANN's, ``(n,)``, of the first step where samples exit, else of T."""
+        if not candidates:
+            return np.zeros(0)
+        steps = [1 if self._exits else kinds["timesteps"] for kinds, _ in candidates]
+        spikes = np.array([self._energies(c) for c in candidates]) @ self._scale
+        total = self._price * spikes + self._stem + self._step * np.array(steps)
+        logs: np.ndarray = np.log(np.maximum(total, 1e-9))
+        return logs
 
     def _ranked(
         self, known: Sequence[_Trial], front: Done, pending: Sequence[Mapping[str, Any]]
     ) -> list[_Candidate]:
         """Candidates by falling expected gain."""
         self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
-        plain = [t for t in known if not t.learned]
-        energies = self._log_energy(np.array([t.energies for t in plain])) if plain else np.zeros(0)
-        if not self._exits:
-            energies = np.log([t.measurement.energy_ratio for t in plain])
+        only_learned = set(self._choices["calibration"]) == {"learned"}
+        plain = [t for t in known if only_learned or not t.learned]
+        plain = [t for t in plain if math.isfinite(t.log_divergence)]
+        energies = self._log_energies([t.candidate for t in plain])
         losses = np.array([t.log_divergence for t in plain])
         excess = _above_front(energies, losses)
         nearest = np.argsort(excess, kind="stable")[:_NEAREST]
@@ -267,7 +284,7 @@ class AdditiveSampler(BaseSampler):
         candidates = [*self._frontiers(believed.surrogate, best), *self._neighbours(best)]
         running = [(params, self._cells(params)) for params in pending]
         mean, deviation = self._predict(believed, [*candidates, *running])
-        costs = self._log_energy(np.array([self._energies(c) for c in [*candidates, *running]]))
+        costs = self._log_energies([*candidates, *running])
         there = np.column_stack([energies, losses])
         gain = expected_gain(
             np.concatenate([there, np.column_stack([costs, mean])[len(candidates) :]]),
@@ -291,7 +308,7 @@ class AdditiveSampler(BaseSampler):
             return self._dearest, math.log(_WORST_DIVERGENCE)
         parents = {key_of(params) for params, _ in front}
         shown = [t for t in known if t.key in parents]
-        dearest = self._log_energy(np.array([t.energies for t in shown])).max()
+        dearest = self._log_energies([t.candidate for t in shown]).max()
         return float(dearest) + _MARGIN, max(t.log_divergence for t in shown) + _MARGIN
 
     def _frontiers(self, surrogate: Surrogate, best: Sequence[_Trial]) -> list[_Candidate]:
@@ -336,9 +353,8 @@ class AdditiveSampler(BaseSampler):
         space, (kinds, cells) = self._space, candidate
         exits: dict[str, Any] = {"timesteps": kinds["timesteps"], "iat/alpha": 1.0}
         if self._exits and front:
-            aim = self._log_energy(self._energies(candidate)[None])
-            parents = [(params, self._cells(params)) for params, _ in front]
-            there = self._log_energy(np.array([self._energies(parent) for parent in parents]))
+            aim = self._log_energies([candidate])
+            there = self._log_energies([(params, self._cells(params)) for params, _ in front])
             parent, found = front[int(np.abs(there - aim).argmin())]
             exits = {"timesteps": self._enough(found), "iat/alpha": parent["iat/alpha"]}
         elif self._exits:
@@ -369,7 +385,7 @@ class AdditiveSampler(BaseSampler):
             "calibration": "learned",
             "calibration/timesteps": timesteps[self._random.integers(len(timesteps))],
             "learning/energy_weight": round(weight / 0.02) * 0.02,
-            "timesteps": self._enough(found),
+            "timesteps": self._enough(found) if self._exits else parent["timesteps"],
             **self._space.pins,
         }
 

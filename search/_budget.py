@@ -51,8 +51,8 @@ class Budget:
         least = (costs.stem_macs + costs.step_macs) * energy.mac_pj / evaluator.ann_energy_pj
         if self.max_energy is not None and least >= self.max_energy:
             raise ConfigError(
-                f"no choice keeps an energy of {self.max_energy:.2%} of the ANN's: the layers that"
-                f" stay analog need {least:.2%} before the first spike"
+                f"no choice keeps an energy of {self.max_energy:.3g} times the ANN's: the layers"
+                f" that stay analog need {least:.3g} times before the first spike"
             )
 
     def to_dict(self) -> dict[str, Any]:

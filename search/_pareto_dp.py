@@ -71,7 +71,7 @@ def frontier(
     Args:
         costs: Of each layer's options, ``(options,)`` each.
         losses: Likewise.
-        limit: The most points.
+        limit: The most points, but for the first one.
     """
     cost, loss = np.zeros(1), np.zeros(1)
     steps = []
@@ -161,10 +161,9 @@ class ParetoSearch:
     def front(self, points: int) -> list[ParetoDP]:
         """Choices for budgets over the whole range, the predicted front of them, by energy."""
         phis, found = self._phis, []
-        budgets = np.geomspace(
-            phis.cost[0] + self._energy, phis.cost[-1] + self._energy, 2 * points
-        )
-        for budget in dict.fromkeys(phis.least_loss(b - self._energy) for b in budgets):
+        energies = np.maximum(phis.cost + self._energy, _LEAST_ENERGY)  # sums may fall below 0
+        budgets = np.geomspace(energies[0], energies[-1], 2 * points) * (1 + 1e-9)
+        for budget in np.unique(np.searchsorted(energies, budgets, side="right") - 1).tolist():
             least = phis.loss[budget] + self._divergence
             found += [self._with_rho(budget, max(least, 0) * slack) for slack in _SLACKS]
         return _spread(found, points)
@@ -186,6 +185,9 @@ class ParetoSearch:
         )
 
 
+_LEAST_ENERGY = 1e-6
+"""Share of the ANN's, below which predicted energies are all the same."""
+
 _SLACKS = (1.0, 1.5, 2.0, 4.0)
 """How much more divergence than φ's own the choice of ρ may bring."""
 
@@ -195,6 +197,6 @@ def _spread(found: Sequence[ParetoDP], points: int) -> list[ParetoDP]:
     for choice in sorted(found, key=lambda c: (c.energy, c.divergence)):
         if not front or choice.divergence < front[-1].divergence:
             front.append(choice)
-    energies = np.log([c.energy for c in front])
+    energies = np.log([max(c.energy, _LEAST_ENERGY) for c in front])
     aims = np.linspace(energies[0], energies[-1], points)
     return [front[i] for i in dict.fromkeys(int(np.abs(energies - aim).argmin()) for aim in aims)]

@@ -135,7 +135,9 @@ class _Coordinator:
         known = [_fixed(trial) for trial in self._study.get_trials(deepcopy=False)]
         attrs = warm_start_attrs(self._study.sampler)
         for params in baselines:
+            self._space.choice(params)  # one outside the space would end every search
             if params not in known:
+                known.append(dict(params))
                 user = {**baseline_attrs(kind), _OWNER: self._owner}
                 enqueue(self._study, params, user_attrs=user, system_attrs=attrs)
 

@@ -16,7 +16,7 @@ from optuna.samplers import (
 )
 from optuna.samplers.nsgaii import PolynomialMutation
 
-from conversion import ConfigError, Profile
+from conversion import ENERGY_MODELS, ConfigError, EnergyModel, Profile
 from search._additive import AdditiveSampler
 from search._budget import NO_LIMITS, Budget
 from spaces import LayerSpace
@@ -49,7 +49,13 @@ SAMPLER_NAMES = ("additive", *SAMPLERS)
 
 
 def make_sampler(
-    name: str, *, seed: int, profile: Profile, space: LayerSpace, budget: Budget = NO_LIMITS
+    name: str,
+    *,
+    seed: int,
+    profile: Profile,
+    space: LayerSpace,
+    energy: EnergyModel = ENERGY_MODELS["horowitz45"],
+    budget: Budget = NO_LIMITS,
 ) -> BaseSampler:
     """The sampler of that name: ``additive`` is ours, the others are Optuna's.
 
@@ -57,7 +63,7 @@ def make_sampler(
         ConfigError: There is none; the message lists those there are.
     """
     if name == "additive":
-        return AdditiveSampler(profile, space, budget=budget, seed=seed)
+        return AdditiveSampler(profile, space, energy=energy, budget=budget, seed=seed)
     if name not in SAMPLERS:
         raise ConfigError(f"sampler {name!r} is unknown; known: {', '.join(SAMPLER_NAMES)}")
     return SAMPLERS[name](seed)

@@ -114,11 +114,12 @@ def sensitivity(
     """
     folder = cache or user_cache_path("spikefront") / "sensitivity"
     path = folder / f"{_fingerprint(profile, energy, timesteps, phis, rhos)}.json"
-    if path.exists():
-        try:
-            return Sensitivity.from_dict(json.loads(path.read_text("utf-8")))
-        except (ValueError, KeyError, TypeError):
-            _LOG.warning("%s is damaged and made anew", path)
+    try:
+        return Sensitivity.from_dict(json.loads(path.read_text("utf-8")))
+    except OSError:
+        pass  # not there, or not to be read
+    except (ValueError, KeyError, TypeError):
+        _LOG.warning("%s is damaged and made anew", path)
     found = _measured(profile, energy, timesteps, phis, rhos, on_branch)
     try:
         write_file(path, json.dumps(found.to_dict()))

@@ -254,8 +254,9 @@ def baseline_of(trial: FrozenTrial) -> str | None:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials with a measurement, by number."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """The complete trials that hold a measurement, by number."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in complete if _MEASUREMENT in trial.user_attrs]
 
 
 def reason_of(trial: FrozenTrial) -> str | None:

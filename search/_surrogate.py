@@ -14,6 +14,9 @@ _SATURATION = 0.3
 _SLOPE, _SLOPE_SPREAD = 1.5, 0.5
 """Of log divergence over the logarithm of the layers' weighted error."""
 
+_LEAST_SLOPE = 0.1
+"""More error is never taken to be better."""
+
 _WEIGHT_SPREAD = 1.0
 """Prior standard deviation of the logarithm of a layer's weight; half of it is its own, half it
 shares with layers near by: errors of early layers have many layers to grow in."""
@@ -58,7 +61,7 @@ class Surrogate:
     calibration histograms predict for layer l's φ and ρ, w_l > 0 its weight, s a slope, o_k
     offsets of the kinds (neuron, calibration). The parameters, of the weights the logarithms, have
     a Gaussian prior; the posterior is that of Laplace, about the maximum that Gauss-Newton steps
-    find. Whatever s is, the least divergence at an energy is the least weighted sum.
+    find. Whatever s > 0 is, the least divergence at an energy is the least weighted sum.
 
     Args:
         layers: Number of layers.
@@ -98,6 +101,8 @@ class Surrogate:
             gradient = slopes.T @ (weight * missing) - self._precision @ (self.mean - self._prior)
             step = np.linalg.solve(precision, gradient)
             self.mean = self.mean + step * min(1, 1 / np.abs(step).max())
+            at = 1 + self._kinds
+            self.mean[at] = max(self.mean[at], _LEAST_SLOPE)
         self._root = np.linalg.inv(np.linalg.cholesky(precision)).T
 
     def weights(self, random: np.random.Generator) -> np.ndarray:

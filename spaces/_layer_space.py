@@ -91,6 +91,7 @@ class LayerSpace:
         if not 0 <= self.beta_max <= 1:
             raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
         ExitPolicy(score=self.score)
+        object.__setattr__(self, "pins", dict(self.pins))
         self._check_pins()
 
     def _check_pins(self) -> None:

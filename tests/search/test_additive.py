@@ -10,7 +10,7 @@ import torch
 
 from conversion import ConversionConfig, convert
 from evaluators import Evaluator, Task
-from search import AdditiveSampler, layer_tables
+from search import AdditiveSampler, Budget, layer_tables
 from spaces import LayerSpace
 
 
@@ -161,3 +161,88 @@ def test_what_is_running_is_neither_repeated_nor_crowded(evaluator: Evaluator) -
     assert len({tuple(sorted(p.items())) for p in running}) == 8
     spikes = [evaluator.measure(space.choice(p)).spikes.value for p in running]
     assert max(spikes) > 1.5 * min(spikes)
+
+
+def searched(
+    evaluator: Evaluator, space: LayerSpace, trials: int, *, more: bool = False, **options
+) -> tuple[optuna.Study, AdditiveSampler]:
+    """A user's own study, with a parameter of the user's own if asked."""
+    sampler = AdditiveSampler(evaluator.profile, space, seed=0, **options)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(trials):
+        trial = study.ask()
+        choice = space.suggest(trial)
+        if more:
+            trial.suggest_float("rate", 0, 1)
+        measurement = evaluator.measure(choice)
+        trial.set_user_attr("measurement", measurement.to_dict())
+        study.tell(trial, (measurement.accuracy.value, measurement.energy_pj.value))
+    return study, sampler
+
+
+def test_a_study_may_have_parameters_of_the_user_s(evaluator: Evaluator, space: LayerSpace) -> None:
+    study, _ = searched(evaluator, space, 25, more=True)
+    assert len({t.params["rate"] for t in study.trials}) == 25
+
+
+def test_a_trial_without_a_measurement_is_passed_over(
+    evaluator: Evaluator, space: LayerSpace
+) -> None:
+    study, _ = searched(evaluator, space, 3)
+    for _ in range(2):
+        trial = study.ask()
+        space.suggest(trial)
+        study.tell(trial, (0.5, 1.0))
+    space.suggest(study.ask())
+
+
+def test_studies_are_told_apart(evaluator: Evaluator, space: LayerSpace) -> None:
+    first, sampler = searched(evaluator, space, 3)
+    second, _ = searched(evaluator, replace(space, phi_max=2), 3)
+    for study in (first, second):
+        for trial in study.trials:
+            assert sampler._seen(study, trial).params == trial.params
+
+
+def test_every_t_is_tried_where_nothing_exits(evaluator: Evaluator) -> None:
+    space = LayerSpace(
+        layers=evaluator.layers, phi_max=2, rho_max=1.5, rho_step=0.5, timesteps=(1, 2, 4),
+        neurons=("adafire",), calibrations=("light",), calibration_timesteps=(2,),
+        pins={"iat/alpha": 1.0},
+    )  # fmt: skip
+    study, _ = searched(evaluator, space, 30)
+    steps: dict[tuple, set[int]] = {}
+    for trial in study.trials:
+        cells = tuple(v for k, v in trial.params.items() if k.startswith(("phi/", "rho/")))
+        steps.setdefault(cells, set()).add(trial.params["timesteps"])
+    assert max(map(len, steps.values())) > 1
+
+
+def test_a_space_that_only_learns_is_learned_from(evaluator: Evaluator) -> None:
+    space = LayerSpace(
+        layers=evaluator.layers, calibrations=("learned",), iterations=1, timesteps=(1, 2)
+    )
+    _, sampler = searched(evaluator, space, 8)
+    assert not np.allclose(sampler._surrogate.mean, sampler._surrogate._prior)
+
+
+def test_energies_are_predicted_as_measured(evaluator: Evaluator) -> None:
+    """At fixed T, after a few trials, within a few percent: stem, steps and prices included."""
+    space = LayerSpace(layers=evaluator.layers, timesteps=(1, 4), pins={"iat/alpha": 1.0})
+    graded = Evaluator(evaluator.task, energy="horowitz45-int8")
+    study, sampler = searched(graded, space, 20, energy=graded.energy)
+    known = [sampler._seen(study, t) for t in study.trials]
+    sampler._ranked(known, [], [])
+    predicted = sampler._log_energies([t.candidate for t in known])
+    found = np.log([t.measurement.energy_ratio for t in known])
+    assert np.abs(predicted - found).max() < 0.15
+
+
+def test_a_budget_is_looked_within(evaluator: Evaluator) -> None:
+    space = LayerSpace(layers=evaluator.layers, timesteps=(4,), pins={"iat/alpha": 1.0})
+    free, _ = searched(evaluator, space, 25)
+    ratios = sorted(t.user_attrs["measurement"]["energy_ratio"] for t in free.trials)
+    limit = ratios[8]
+    study, _ = searched(evaluator, space, 25, budget=Budget(max_energy=limit))
+    found = [t.user_attrs["measurement"]["energy_ratio"] for t in study.trials[5:]]
+    assert np.mean([ratio <= 1.05 * limit for ratio in found]) > 0.8

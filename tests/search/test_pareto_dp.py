@@ -132,6 +132,23 @@ def test_phi_then_rho_are_the_optimum_of_their_sums(evaluator: Evaluator, tmp_pa
         chosen = [found.phis.index(choice.phi[layer]) for layer in found.layers]
         within = [phi_sums(o)[1] for o in options if phi_sums(o)[0] <= budget + 1e-8]
         assert phi_sums(chosen)[1] == pytest.approx(min(within))
+        own = [
+            found.layer_energy[i, -1] + found.phi_energy[i, chosen[i], -1] - base for i in layers
+        ]
+        share = [
+            np.clip((found.rho_energy[i, :, -1] - base) / found.layer_energy[i, -1], -1, 1)
+            for i in layers
+        ]
+        limit = 2 * choice.divergence
+        saved = [
+            sum(max(own[i], 0) * share[i][r] for i, r in enumerate(rhos))
+            for rhos in itertools.product(range(2), repeat=len(found.layers))
+            if phi_sums(chosen)[1]
+            + sum(found.rho_divergence[i, r, -1] - found.divergence[-1] for i, r in enumerate(rhos))
+            <= limit + 1e-12
+        ]
+        twice = search.choose(max_energy=float(budget) + 1e-9, max_divergence=limit)
+        assert twice.energy == pytest.approx(phi_sums(chosen)[0] + min(saved))
         loose = search.choose(max_energy=float(budget) + 1e-9, max_divergence=1.0)
         assert loose.phi == choice.phi
         assert loose.energy <= choice.energy + 1e-12

@@ -19,12 +19,14 @@ from conversion import ConfigError, ConversionError
 from evaluators import Evaluator, Measurement, Split, Task, TaskSpec
 from search import (
     SAMPLER_NAMES,
+    Budget,
     StudyError,
     StudySetup,
     baseline_of,
     check_evaluator,
     check_settings,
     finished,
+    is_feasible,
     load_study,
     make_sampler,
     measurement_of,
@@ -367,3 +369,44 @@ def test_a_kill_before_any_write_loses_nothing(
         assert set(states(study)) <= {"COMPLETE", "FAIL", "WAITING"}
         exits = sorted(t.params["iat/alpha"] for t in finished(study) if baseline_of(t))
         assert exits == [0.4, 0.6, 1.0]
+
+
+def test_a_baseline_outside_the_space_is_refused_before_anything_runs(bench: Bench) -> None:
+    outside = {**bench.space.baselines()[0], "rho/relu": 1.1}
+    study = bench.study()
+    with pytest.raises(ConfigError, match=r"rho/relu = 1.1 is outside"):
+        bench.run(study, 30, pareto_dp=[outside])
+    assert states(study).get("COMPLETE", 0) == 0
+
+
+def test_a_limit_on_lost_accuracy_needs_the_ann_s(bench: Bench) -> None:
+    study = bench.study(budget=Budget(max_accuracy_drop=0.1))
+    with pytest.raises(ConfigError, match="needs ann_accuracy"):
+        bench.run(study, 1)
+
+
+def test_constraints_say_what_keeps_the_budget(bench: Bench) -> None:
+    budget = Budget(max_energy=1.5, max_accuracy_drop=0.05)
+    ann = bench.evaluator.ann("search").accuracy.value
+    study = bench.study(budget=budget)
+    bench.run(study, 20, ann_accuracy=ann)
+    kept = []
+    for trial in finished(study):
+        m = measurement_of(trial)
+        kept.append(m.energy_ratio <= 1.5 and m.accuracy.value >= ann - 0.05)
+        assert is_feasible(trial) == kept[-1]
+    assert any(kept)
+    assert not all(kept)
+    assert study_setup(study).budget == budget
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_energy": 0.0}, "max_energy must be finite and > 0, got 0.0"),
+        ({"max_accuracy_drop": 2.0}, "max_accuracy_drop must be in 0..1, got 2.0"),
+    ],
+)
+def test_budgets_are_checked(limits: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Budget(**limits)

@@ -93,3 +93,38 @@ def test_the_sweep_finds_the_optimum_at_its_price() -> None:
             for choice in itertools.product(range(6), repeat=3)
         )
         assert sum(loss[i, cell] for i, cell in enumerate(found)) == pytest.approx(best)
+
+
+def test_the_fit_is_where_the_posterior_is_largest() -> None:
+    """By a literal log posterior, which weighs trials as the last step did, and its slope."""
+    random = np.random.default_rng(2)
+    errors, kinds, losses = landscape(np.exp(random.normal(0, 0.5, 4)), 12, random)
+    model = Surrogate(layers=4, kinds=2)
+    for _ in range(40):
+        model.fit(kinds, errors, losses, np.zeros(12))
+    best = model.mean.copy()
+    missing = losses - model.predict(kinds, errors)[0]
+    weight = 1 / (1 + missing**2) / 0.4**2
+
+    def log_posterior(parameters: np.ndarray) -> float:
+        model.mean = parameters
+        off = parameters - model._prior
+        residual = losses - model.predict(kinds, errors)[0]
+        return float(-(weight * residual**2).sum() / 2 - off @ model._precision @ off / 2)
+
+    top = log_posterior(best)
+    for i in range(len(best)):
+        for step in (-0.02, 0.02):
+            moved = best.copy()
+            moved[i] += step
+            assert log_posterior(moved) < top
+
+
+def test_more_error_is_never_better() -> None:
+    random = np.random.default_rng(3)
+    errors = np.exp(random.uniform(-5, -1, (40, 3)))
+    model = Surrogate(layers=3, kinds=0)
+    for _ in range(5):
+        model.fit(np.zeros((40, 0)), errors, -2 * np.log(errors.mean(1)), np.zeros(40))
+    mean, _ = model.predict(np.zeros((2, 0)), np.array([[0.01] * 3, [0.2] * 3]))
+    assert mean[0] < mean[1]

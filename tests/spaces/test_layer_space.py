@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import optuna
 import pytest
 
@@ -108,3 +110,21 @@ def test_parameters_are_checked(space: LayerSpace) -> None:
     for name, value in (("phi/b", 99), ("timesteps", 77), ("rho/b", 1.1), ("iat/alpha", 2.0)):
         with pytest.raises(ConfigError, match=f"{name} = {value} is outside"):
             space.choice({**params, name: value})
+
+
+def test_pins(space: LayerSpace) -> None:
+    pinned = LayerSpace(layers=("a", "b"), pins={"phi/a": 2, "rho/b": 1.5, "iat/alpha": 1.0})
+    assert list(pinned.distributions()) == list(space.distributions())
+    single = [name for name, d in pinned.distributions().items() if d.single()]
+    assert single == ["phi/a", "rho/b", "iat/alpha"]
+    assert all(p["phi/a"] == 2 and p["iat/alpha"] == 1.0 for p in pinned.baselines())
+    assert len(pinned.baselines()) == 8, "two exit thresholds fall away"
+    assert LayerSpace.from_dict(json.loads(json.dumps(pinned.to_dict()))) == pinned
+    for pins, message in (
+        ({"phi/c": 1}, r"'phi/c' cannot be pinned: there is no layer 'c'; the network has: a, b"),
+        ({"speed": 1}, r"'speed' cannot be pinned: there is no such parameter"),
+        ({"phi/a": 9}, r"phi/a cannot be pinned to 9"),
+        ({"rho/a": 1.1}, r"rho/a cannot be pinned to 1.1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            LayerSpace(layers=("a", "b"), pins=pins)
