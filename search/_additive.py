@@ -48,8 +48,8 @@ _DRAWS, _PRICES, _NEIGHBOURS = 4, 24, 150
 _NEAREST = 400
 """Finished trials that the surrogate learns from: those nearest to the front."""
 
-_WORST_DIVERGENCE = 0.3
-"""Nats from which on nobody looks, where nothing exits early: six points and more of accuracy."""
+_WORST_DIVERGENCE = 1.0
+"""Nats from which on nobody looks, where nothing exits early: some twenty points of accuracy."""
 
 _MARGIN = 0.3
 """How far beyond the front, in logarithms, a first step is still of interest."""
@@ -274,7 +274,7 @@ class AdditiveSampler(BaseSampler):
         self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
         only_learned = set(self._choices["calibration"]) == {"learned"}
         plain = [t for t in known if only_learned or not t.learned]
-        plain = [t for t in plain if math.isfinite(t.log_divergence)]
+        plain = [t for t in plain if math.isfinite(t.log_divergence + t.errors.sum())]
         energies = self._log_energies([t.candidate for t in plain])
         losses = np.array([t.log_divergence for t in plain])
         excess = _above_front(energies, losses)
@@ -318,7 +318,7 @@ class AdditiveSampler(BaseSampler):
             kinds = self._draw_kinds(best)
             features = self._features_of(kinds)
             energy = features.energy * self._scale[:, None]
-            errors = surrogate.weights(self._random)[:, None] * features.error
+            errors = surrogate.drawn_terms(features.error, self._random)
             middle = errors[np.isfinite(errors)].mean() / max(energy.mean(), 1e-12)
             prices = middle * 10 ** self._random.uniform(-4, 3, _PRICES)
             found += [(kinds, cells) for cells in sweep_prices(errors, energy, prices)]

@@ -11,11 +11,14 @@ from scipy.special import ndtr
 _SATURATION = 0.3
 """Relative squared error from which on more of it matters less."""
 
-_SLOPE, _SLOPE_SPREAD = 1.5, 0.5
-"""Of log divergence over the logarithm of the layers' weighted error."""
+_SLOPE, _SLOPE_SPREAD = 0.75, 0.3
+"""Of log divergence over the logarithm of the layers' weighted sum."""
 
-_LEAST_SLOPE = 0.1
-"""More error is never taken to be better."""
+_POWER, _POWER_SPREAD = 2.0, 0.5
+"""Of the errors in that sum: the worst layers count for more than their share."""
+
+_LEAST = 0.1
+"""Slope and power are at least this: more error is never taken to be better."""
 
 _WEIGHT_SPREAD = 1.0
 """Prior standard deviation of the logarithm of a layer's weight; half of it is its own, half it
@@ -24,7 +27,7 @@ shares with layers near by: errors of early layers have many layers to grow in."
 _KIND_SPREAD = 0.3
 """Prior standard deviation of a neuron's or a calibration's offset in log divergence."""
 
-_NOISE = 0.4
+_NOISE = 0.3
 """Standard deviation of log divergence about the model."""
 
 _FORGET = 1.0
@@ -57,11 +60,11 @@ class Features:
 class Surrogate:
     """Bayesian regression of log divergence on the layers' errors.
 
-    ``log D = c + Σ_k o_k + s·log Σ_l w_l e_l``: e_l the saturating squared error that the
-    calibration histograms predict for layer l's φ and ρ, w_l > 0 its weight, s a slope, o_k
-    offsets of the kinds (neuron, calibration). The parameters, of the weights the logarithms, have
-    a Gaussian prior; the posterior is that of Laplace, about the maximum that Gauss-Newton steps
-    find. Whatever s > 0 is, the least divergence at an energy is the least weighted sum.
+    ``log D = c + Σ_k o_k + s·log Σ_l w_l e_l^p``: e_l the saturating squared error that the
+    calibration histograms predict for layer l's φ and ρ, w_l > 0 its weight, s a slope, p a power,
+    o_k offsets of the kinds (neuron, calibration). The parameters, of the weights the logarithms,
+    have a Gaussian prior; the posterior is that of Laplace, about the maximum that Gauss-Newton
+    steps find. Whatever s > 0 is, the least divergence at an energy is the least weighted sum.
 
     Args:
         layers: Number of layers.
@@ -72,12 +75,12 @@ class Surrogate:
         self._kinds = kinds
         place = np.arange(layers)
         near = np.exp(-np.abs(place[:, None] - place) / max(layers / 3, 1))
-        spreads = np.array([2.0, *[_KIND_SPREAD] * kinds, _SLOPE_SPREAD])
+        spreads = np.array([2.0, *[_KIND_SPREAD] * kinds, _SLOPE_SPREAD, _POWER_SPREAD])
         covariance = np.zeros((len(spreads) + layers,) * 2)
         np.fill_diagonal(covariance[: len(spreads), : len(spreads)], spreads**2)
         covariance[len(spreads) :, len(spreads) :] = _WEIGHT_SPREAD**2 * (np.eye(layers) + near) / 2
         self._prior = np.zeros(len(covariance))
-        self._prior[:1], self._prior[1 + kinds] = 1.0, _SLOPE
+        self._prior[0], self._prior[1 + kinds : 3 + kinds] = 1.0, (_SLOPE, _POWER)
         self._precision = np.linalg.inv(covariance)
         self._root = np.linalg.cholesky(covariance)
         self.mean = self._prior.copy()
@@ -101,15 +104,16 @@ class Surrogate:
             gradient = slopes.T @ (weight * missing) - self._precision @ (self.mean - self._prior)
             step = np.linalg.solve(precision, gradient)
             self.mean = self.mean + step * min(1, 1 / np.abs(step).max())
-            at = 1 + self._kinds
-            self.mean[at] = max(self.mean[at], _LEAST_SLOPE)
+            both = slice(1 + self._kinds, 3 + self._kinds)
+            self.mean[both] = np.maximum(self.mean[both], _LEAST)
         self._root = np.linalg.inv(np.linalg.cholesky(precision)).T
 
-    def weights(self, random: np.random.Generator) -> np.ndarray:
-        """Weights of the layers, ``(layers,)``, drawn from the posterior."""
-        drawn: np.ndarray = self.mean + self._root @ random.standard_normal(len(self.mean))
-        weights: np.ndarray = np.exp(drawn[2 + self._kinds :])
-        return weights
+    def drawn_terms(self, errors: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Terms of the sum, of ``(layers, cells)`` errors; weights and power from the posterior."""
+        drawn = self.mean + self._root @ random.standard_normal(len(self.mean))
+        power, weights = drawn[2 + self._kinds], np.exp(drawn[3 + self._kinds :])
+        terms: np.ndarray = weights[:, None] * errors ** max(power, _LEAST)
+        return terms
 
     def predict(self, kinds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of log divergence, of ``(n, kinds)``, ``(n, layers)``."""
@@ -119,14 +123,14 @@ class Surrogate:
     def _expected(self, kinds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log divergence, and its derivatives by every parameter."""
         at = 1 + self._kinds
-        parts = errors * np.exp(self.mean[at + 1 :])
-        total = parts.sum(1)
-        log_error = np.log(total / errors.shape[1])
-        slope = self.mean[at]
-        derivatives = np.column_stack(
-            [np.ones(len(errors)), kinds, log_error, slope * parts / total[:, None]]
-        )
-        return self.mean[0] + kinds @ self.mean[1:at] + slope * log_error, derivatives
+        slope, power = self.mean[at : at + 2]
+        terms = errors**power * np.exp(self.mean[at + 2 :])
+        total = terms.sum(1)
+        log_sum = np.log(total / errors.shape[1])
+        shares = slope * terms / total[:, None]
+        by_power = (shares * np.log(errors)).sum(1)
+        derivatives = np.column_stack([np.ones(len(errors)), kinds, log_sum, by_power, shares])
+        return self.mean[0] + kinds @ self.mean[1:at] + slope * log_sum, derivatives
 
 
 class Residual:
@@ -155,10 +159,10 @@ class Residual:
 _NUGGET = 0.05
 """Share of what is missed that does not depend on the place."""
 
-_MISSED = 0.2
+_MISSED = 0.3
 """Standard deviation, in log divergence, of what the surrogate misses."""
 
-_REACH = 1.5
+_REACH = 3.0
 """Distance in log errors over which it changes."""
 
 

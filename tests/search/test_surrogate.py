@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from search._surrogate import Residual, Surrogate, expected_gain, sweep_prices
+from search._surrogate import _NOISE, Residual, Surrogate, expected_gain, sweep_prices
 
 
 def landscape(
@@ -14,8 +14,8 @@ def landscape(
     """Errors of random choices, kinds, and the log divergence that the model's form gives."""
     errors = np.exp(random.uniform(-5, -1, (trials, len(weights))))
     kinds = np.eye(2)[random.integers(2, size=trials)]
-    slope = 1.3 * np.log((errors * weights).mean(1))
-    return errors, kinds, 0.7 + slope + kinds @ [0.2, -0.2]
+    sums = 0.7 * np.log((errors**1.8 * weights).mean(1))
+    return errors, kinds, 0.7 + sums + kinds @ [0.2, -0.2]
 
 
 def test_it_learns_what_each_layer_weighs() -> None:
@@ -30,7 +30,8 @@ def test_it_learns_what_each_layer_weighs() -> None:
     mean, deviation = model.predict(kinds, errors)
     assert np.std(mean - losses) < 0.25
     assert np.std(mean - losses) < 1.2 * deviation.mean() + 0.1
-    drawn = np.mean([np.log(model.weights(random)) for _ in range(200)], 0)
+    alike = np.full((10, 1), 0.1)
+    drawn = np.mean([np.log(model.drawn_terms(alike, random)[:, 0]) for _ in range(200)], 0)
     assert np.corrcoef(drawn, np.log(weights))[0, 1] > 0.9
 
 
@@ -104,7 +105,7 @@ def test_the_fit_is_where_the_posterior_is_largest() -> None:
         model.fit(kinds, errors, losses, np.zeros(12))
     best = model.mean.copy()
     missing = losses - model.predict(kinds, errors)[0]
-    weight = 1 / (1 + missing**2) / 0.4**2
+    weight = 1 / (1 + missing**2) / _NOISE**2
 
     def log_posterior(parameters: np.ndarray) -> float:
         model.mean = parameters
