@@ -350,7 +350,7 @@ def search(
         energy=evaluator.energy,
         budget=budget,
     )
-    resumed = len(rooms.finished(study))
+    resumed = len(rooms.passes(study))
     if resumed >= trials:
         click.echo(f"the study has {resumed} finished trials already: nothing to run", err=True)
     baselines = _paper_baselines(evaluator, space) if paper and resumed < trials else []

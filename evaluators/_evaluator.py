@@ -93,7 +93,7 @@ class Evaluator:
         self.seed = seed
         self._ann_logits: dict[str, tuple[Tensor, Tensor]] = {}
         self._models: OrderedDict[str, SpikingModel] = OrderedDict()
-        self._passes: OrderedDict[tuple[str, str], tuple[SpikingModel, Recording]] = OrderedDict()
+        self._passes: OrderedDict[tuple[str, str], Recording] = OrderedDict()
 
     @cached_property
     def profile(self) -> Profile:
@@ -171,23 +171,22 @@ class Evaluator:
     def measure(self, choice: Choice, split: str = "search") -> Measurement:
         """Convert, run and measure a choice.
 
-        Choices that differ in their exit policy alone share one pass, while it is remembered.
+        Choices that differ in their exit policy alone, or have a smaller T, share one pass while
+        it is remembered.
         """
-        key = (split, choice.conversion.to_json())
-        if key not in self._passes:
-            model = self._converted(choice.conversion)
-            self._passes[key] = (model, self.record(model, split))
+        steps, key = choice.conversion.timesteps, (split, _without_steps(choice.conversion))
+        model = self._converted(choice.conversion)
+        if key not in self._passes or self._passes[key].steps < steps:
+            self._passes[key] = self.record(model, split)
             while len(self._passes) > _REMEMBERED_PASSES:
                 self._passes.popitem(last=False)
-        model, recording = self._passes[key]
-        return recording.measure(self._rule(model, choice.exit))
+        return self._passes[key].first(steps).measure(self._rule(model, choice.exit))
 
     def _converted(
         self, config: ConversionConfig, on_iteration: OnIteration | None = None
     ) -> SpikingModel:
         """The spiking model of a config; those that differ in T alone are calibrated once."""
-        steps = config.steps_of_calibration
-        key = replace(config, timesteps=steps, calibration_timesteps=steps).to_json()
+        key = _without_steps(config)
         if key not in self._models:
             self._models[key] = convert(self.profile, config, on_iteration=on_iteration)
             while len(self._models) > _REMEMBERED_MODELS:
@@ -225,6 +224,12 @@ class Evaluator:
                     raise
                 self.batch_size //= 2
                 _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
+
+
+def _without_steps(config: ConversionConfig) -> str:
+    """Equal for configs that differ in T alone."""
+    steps = config.steps_of_calibration
+    return replace(config, timesteps=steps, calibration_timesteps=steps).to_json()
 
 
 def _device(name: torch.device | str) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -107,6 +107,20 @@ class Recording:
     costs: Costs
     energy: EnergyModel
     metric: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.logits)
+
+    def first(self, steps: int) -> Recording:
+        """What a run of fewer steps would have recorded."""
+        return replace(
+            self,
+            logits=self.logits[:steps],
+            spikes=self.spikes[:, :steps],
+            synops=self.synops[:, :steps],
+        )
 
     def energy_pj(self) -> Tensor:
         """Energy up to and including each step, ``(T, N)``, pJ."""

@@ -2,6 +2,7 @@
 
 from search._additive import AdditiveSampler
 from search._budget import Budget, is_feasible
+from search._exits import measured_exits
 from search._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
 from search._run import MakeEvaluator, OnTrial, run_study
 from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
@@ -26,6 +27,7 @@ from search._study import (
     load_study,
     measurement_of,
     open_study,
+    passes,
     reason_of,
     study_setup,
 )
@@ -62,9 +64,11 @@ __all__ = [
     "layer_tables",
     "load_study",
     "make_sampler",
+    "measured_exits",
     "measurement_of",
     "open_storage",
     "open_study",
+    "passes",
     "reason_of",
     "run_study",
     "sensitivity",

@@ -16,14 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from conversion import ENERGY_MODELS, EnergyModel, Profile
 from evaluators import Measurement
 from search._budget import NO_LIMITS, Budget, is_feasible
-from search._exits import LEAST_LOSS, LOSSES, Done, best_exit, interesting_front, key_of, pass_of
+from search._exits import LEAST_LOSS, LOSSES, interesting_front, key_of, pass_of, points_of
 from search._study import finished, measurement_of
 from search._surrogate import Features, Residual, Surrogate, expected_gain, sweep_prices
 from search._tables import LayerTables, layer_tables
 from spaces import LayerSpace
-
-_REFINEMENTS = 0.5
-"""Share of the trials that may be other exits of a pass already made, rather than new passes."""
 
 _STEPS_AHEAD = 2.5
 """A proposal is measured at the first T that is this many times its parent's mean steps."""
@@ -54,6 +51,9 @@ _WORST_DIVERGENCE = 1.0
 _MARGIN = 0.3
 """How far beyond the front, in logarithms, a first step is still of interest."""
 
+_Done = Sequence[tuple[Mapping[str, Any], Measurement]]
+"""Parameters and measurements of finished trials."""
+
 _Candidate = tuple[Mapping[str, Any], np.ndarray]
 """Kinds (neuron, calibration, its T, T) by name, and the cell, (φ, ρ), of each layer."""
 
@@ -64,7 +64,6 @@ class _Trial:
 
     params: Mapping[str, Any]
     measurement: Measurement
-    curve: np.ndarray
     cells: np.ndarray
     kinds: np.ndarray
     errors: np.ndarray
@@ -96,9 +95,8 @@ class AdditiveSampler(BaseSampler):
     processes may share a study.
 
     With early exit the divergence is that of the first step, and the pass is measured at a T that
-    leaves its exits room; since one pass tells accuracy and energy for every exit threshold and
-    smaller T, the best of these follow as trials of their own while they enlarge the front. Where
-    the space offers learned calibration, some proposals are points of the front whose thresholds
+    leaves its exits room: :func:`search.run_study` adds those that enlarge the front. Where the
+    space offers learned calibration, some proposals are points of the front whose thresholds
     shall be learned, at a weight of energy drawn around 0.2, or around that of a parent that was
     learned itself.
 
@@ -167,21 +165,15 @@ class AdditiveSampler(BaseSampler):
             if self._names <= t.params.keys()
         ]
         kept = [k for k, t in zip(known, trials, strict=True) if is_feasible(t)] or known
-        done = [(k.params, k.measurement) for k in kept]
         loss = LOSSES[int(self._random.integers(len(LOSSES)))]
-        taken = {t.key for t in known} | {key_of(params) for params in pending}
-        refines = self._exits and self._space.pins.get("iat/beta", 0) == 0
-        if refines and self._random.random() < _REFINEMENTS:
-            curves = [k.curve for k in kept]
-            refined = best_exit(done, curves, taken, self._space, loss, dearest=self._dearest)
-            if refined is not None:
-                return refined
-        front = interesting_front(done, loss)
+        chosen = interesting_front(points_of([k.measurement for k in kept]), loss)
+        front = [(kept[i].params, kept[i].measurement) for i in chosen]
         learns = "learned" in self._choices["calibration"] and len(known) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
         ranked = [self._params(c, front) for c in self._ranked(known, front, pending)]
         if not self._exits:
+            taken = {t.key for t in known} | {key_of(params) for params in pending}
             return next((p for p in ranked if key_of(p) not in taken), ranked[0])
         passes = {t.pass_key for t in known} | {pass_of(params) for params in pending}
         return next((p for p in ranked if pass_of(p) not in passes), self._other_exit(ranked[0]))
@@ -223,7 +215,6 @@ class AdditiveSampler(BaseSampler):
         return _Trial(
             params=params,
             measurement=measurement,
-            curve=np.array(measurement.exit_curve),
             cells=candidate[1],
             kinds=self._indicators(candidate),
             errors=self._errors(candidate),
@@ -268,13 +259,13 @@ class AdditiveSampler(BaseSampler):
         return logs
 
     def _ranked(
-        self, known: Sequence[_Trial], front: Done, pending: Sequence[Mapping[str, Any]]
+        self, known: Sequence[_Trial], front: _Done, pending: Sequence[Mapping[str, Any]]
     ) -> list[_Candidate]:
         """Candidates by falling expected gain."""
         self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
         only_learned = set(self._choices["calibration"]) == {"learned"}
-        plain = [t for t in known if only_learned or not t.learned]
-        plain = [t for t in plain if math.isfinite(t.log_divergence + t.errors.sum())]
+        own = {self._what_is_learned_from(t): t for t in known if only_learned or not t.learned}
+        plain = [t for t in own.values() if math.isfinite(t.log_divergence + t.errors.sum())]
         energies = self._log_energies([t.candidate for t in plain])
         losses = np.array([t.log_divergence for t in plain])
         excess = _above_front(energies, losses)
@@ -296,13 +287,17 @@ class AdditiveSampler(BaseSampler):
         )
         return [candidates[i] for i in np.argsort(-gain, kind="stable")]
 
+    def _what_is_learned_from(self, trial: _Trial) -> tuple[Any, ...]:
+        """Equal for trials that tell the surrogate the same."""
+        return trial.pass_key if self._exits else trial.key
+
     def _predict(
         self, believed: _Belief, candidates: Sequence[_Candidate]
     ) -> tuple[np.ndarray, np.ndarray]:
         kinds = np.array([self._indicators(c) for c in candidates])
         return believed.predict(kinds, np.array([self._errors(c) for c in candidates]))
 
-    def _worst(self, known: Sequence[_Trial], front: Done) -> tuple[float, float]:
+    def _worst(self, known: Sequence[_Trial], front: _Done) -> tuple[float, float]:
         """Log energy and log divergence beyond which nobody looks."""
         if not self._exits or not front:
             return self._dearest, math.log(_WORST_DIVERGENCE)
@@ -348,7 +343,7 @@ class AdditiveSampler(BaseSampler):
             kinds[name] = choices[int(self._random.integers(len(choices)))]
         return kinds
 
-    def _params(self, candidate: _Candidate, front: Done) -> dict[str, Any]:
+    def _params(self, candidate: _Candidate, front: _Done) -> dict[str, Any]:
         """All parameters of a candidate; where samples exit, T and threshold of its neighbour."""
         space, (kinds, cells) = self._space, candidate
         exits: dict[str, Any] = {"timesteps": kinds["timesteps"], "iat/alpha": 1.0}
@@ -370,7 +365,7 @@ class AdditiveSampler(BaseSampler):
             **space.pins,
         }
 
-    def _learning(self, front: Done) -> dict[str, Any]:
+    def _learning(self, front: _Done) -> dict[str, Any]:
         """A point of the front whose thresholds shall be learned, at some weight of energy."""
         parent, found = self._parent(front)
         weight = _FIRST_WEIGHT
@@ -395,7 +390,7 @@ class AdditiveSampler(BaseSampler):
         steps = (steps for steps in self._space.timesteps if steps >= enough)
         return min(steps, default=max(self._space.timesteps))
 
-    def _parent(self, front: Done) -> tuple[Mapping[str, Any], Measurement]:
+    def _parent(self, front: _Done) -> tuple[Mapping[str, Any], Measurement]:
         """A point of the front, even over the logarithm of energy however dense its points."""
         energies = np.log([m.energy_ratio for _, m in front])
         aim = self._random.uniform(energies.min(), energies.max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import signal
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import optuna
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -22,16 +24,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conversion import ConfigError, SpikefrontError
 from evaluators import Evaluator, Measurement
+from search._exits import MeasuredExits, measured_exits
 from search._samplers import warm_start_attrs
 from search._storage import StudyError, hold
-from search._study import baseline_attrs, enqueue, fail, finished, record, study_setup
+from search._study import (
+    add_exit,
+    baseline_attrs,
+    enqueue,
+    fail,
+    known_points,
+    passes,
+    record,
+    study_setup,
+)
 from spaces import LayerSpace
 
 _LOG = logging.getLogger("spikefront")
 
 MakeEvaluator = Callable[[], Evaluator]
 OnTrial = Callable[[optuna.Study, int, str | None], None]
-"""Called after each trial with (study, number of finished trials, why it failed or None)."""
+"""Called after each trial with (study, number of :func:`passes`, why it failed or None)."""
 
 _MAX_FAILURES_IN_A_ROW = 5
 _OWNER = "owner"
@@ -39,9 +51,21 @@ _RETRY_OF = "retry_of"
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What to measure, and what a process that measures must know."""
+
+    number: int
+    params: Mapping[str, Any]
+    space: LayerSpace
+    known: np.ndarray
+    dearest: float
+
+
+@dataclass(frozen=True)
 class _Outcome:
     number: int
     measurement: Measurement | None
+    exits: MeasuredExits
     reason: str | None
     seconds: float
 
@@ -58,17 +82,18 @@ def run_study(
     ann_accuracy: float | None = None,
     on_trial: OnTrial | None = None,
 ) -> None:
-    """Search until the study has ``trials`` finished trials, whoever ran them.
+    """Search until ``trials`` trials of the study were run, whoever ran them.
 
-    The baselines come first: the uniform settings, then the paper's. A trial that raises is marked
-    as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the running trials
-    back to the study.
+    The baselines come first: the uniform settings, then the paper's. Exits of a pass that enlarge
+    the front of accuracy or divergence against energy become trials of their own, which cost
+    nothing and do not count. A trial that raises is marked as failed, with its reason, and the
+    study goes on; Ctrl-C and SIGTERM give the running trials back to the study.
 
     Args:
         study: From :func:`search.open_study`.
         space: Its search space.
         make_evaluator: Called once in each process that measures.
-        trials: Finished trials to reach.
+        trials: Trials to run, those that the study has included.
         workers: Processes; 1 measures in this one.
         folder: Held by one searching process at a time; trials that an earlier holder left
             running when it was killed run again.
@@ -144,9 +169,8 @@ class _Coordinator:
     def run_here(self, evaluator: Evaluator, trials: int) -> None:
         """Ask, measure and tell in this process."""
         try:
-            while len(finished(self._study)) < trials:
-                number, params = self._ask()
-                self._tell(_measure(evaluator, self._space, number, params))
+            while len(passes(self._study)) < trials:
+                self._tell(_measure(evaluator, self._ask()))
         finally:
             self.take_back("it was interrupted")
 
@@ -155,10 +179,9 @@ class _Coordinator:
         token = uuid.uuid4().hex
         deaths = 0
         try:
-            while (missing := trials - len(finished(self._study))) > 0:
+            while (missing := trials - len(passes(self._study))) > 0:
                 asked = (
-                    delayed(_measure_in_worker)(token, make, self._space, *self._ask())
-                    for _ in range(missing)
+                    delayed(_measure_in_worker)(token, make, self._ask()) for _ in range(missing)
                 )
                 parallel = Parallel(
                     n_jobs=workers, return_as="generator_unordered", pre_dispatch=workers
@@ -177,7 +200,7 @@ class _Coordinator:
         finally:
             self.take_back("it was interrupted")
 
-    def _ask(self) -> tuple[int, dict[str, Any]]:
+    def _ask(self) -> _Asked:
         with self._lock, self._interrupts.shield():
             # A trial waits with its owner's name before it runs: were the name written after,
             # a kill between the two would leave a trial that runs for ever and is nobody's.
@@ -188,7 +211,9 @@ class _Coordinator:
             if trial.user_attrs.get(_OWNER) != self._owner:  # somebody else's entry in the queue
                 trial.set_user_attr(_OWNER, self._owner)
             self._space.suggest(trial)
-            return trial.number, dict(trial.params)
+            dearest = math.log(self._budget.max_energy or 1.0)
+            known = known_points(self._study)
+            return _Asked(trial.number, dict(trial.params), self._space, known, dearest)
 
     def _tell(self, outcome: _Outcome) -> None:
         with self._lock, self._interrupts.shield():
@@ -197,21 +222,27 @@ class _Coordinator:
                 fail(self._study, trial, outcome.reason or "unknown")
                 self._failures += 1
             else:
-                record(self._study, trial, outcome.measurement)
-                trial.set_user_attr("seconds", round(outcome.seconds, 3))
-                m = outcome.measurement
-                limits = self._budget.constraints(m, self._ann_accuracy or 0.0)
-                for name, value in limits.items():
-                    trial.set_constraint(name, value)
-                self._study.tell(trial, [m.accuracy.value, m.energy_pj.value])
+                self._complete(trial, outcome.measurement, outcome)
                 self._failures = 0
-            count = len(finished(self._study))
+            count = len(passes(self._study))
         if self._on_trial is not None:
             self._on_trial(self._study, count, outcome.reason)
         if self._failures >= _MAX_FAILURES_IN_A_ROW:
             raise StudyError(
                 f"{self._failures} trials in a row failed, the last one because: {outcome.reason}"
             )
+
+    def _complete(self, trial: optuna.Trial, found: Measurement, outcome: _Outcome) -> None:
+        record(self._study, trial, found)
+        trial.set_user_attr("seconds", round(outcome.seconds, 3))
+        for name, value in self._constraints(found).items():
+            trial.set_constraint(name, value)
+        done = self._study.tell(trial, [found.accuracy.value, found.energy_pj.value])
+        for exits, m in outcome.exits:
+            add_exit(self._study, self._space, done, exits, m, self._constraints(m))
+
+    def _constraints(self, measurement: Measurement) -> dict[str, float]:
+        return self._budget.constraints(measurement, self._ann_accuracy or 0.0)
 
     def _give_back(self, trial: FrozenTrial, reason: str) -> None:
         """Put a trial's parameters in the queue again, and fail it.
@@ -241,32 +272,36 @@ def _fixed(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params", {}))
 
 
-def _measure(
-    evaluator: Evaluator, space: LayerSpace, number: int, params: Mapping[str, Any]
-) -> _Outcome:
+def _measure(evaluator: Evaluator, asked: _Asked) -> _Outcome:
     start = time.perf_counter()
-    measurement, reason = None, None
+    measurement, reason, exits = None, None, []
+    space = asked.space
+
+    def measure(params: Mapping[str, Any]) -> Measurement:
+        return evaluator.measure(space.choice(params))
+
     try:
-        measurement = evaluator.measure(space.choice(params))
+        measurement = measure(asked.params)
+        exits = measured_exits(
+            asked.params, measurement, measure, space, known=asked.known, dearest=asked.dearest
+        )
     except SpikefrontError as error:
         reason = str(error)
     except Exception as error:  # one bad trial must not end the study; its reason is kept
-        _LOG.debug("trial %d failed", number, exc_info=True)
+        _LOG.debug("trial %d failed", asked.number, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
-    return _Outcome(number, measurement, reason, time.perf_counter() - start)
+    return _Outcome(asked.number, measurement, exits, reason, time.perf_counter() - start)
 
 
 _EVALUATORS: dict[str, Evaluator] = {}
 
 
-def _measure_in_worker(
-    token: str, make: MakeEvaluator, space: LayerSpace, number: int, params: Mapping[str, Any]
-) -> _Outcome:
+def _measure_in_worker(token: str, make: MakeEvaluator, asked: _Asked) -> _Outcome:
     """Measure in a worker process, which makes its evaluator once per run."""
     if token not in _EVALUATORS:
         _EVALUATORS.clear()
         _EVALUATORS[token] = make()
-    return _measure(_EVALUATORS[token], space, number, params)
+    return _measure(_EVALUATORS[token], asked)
 
 
 class _Interrupts:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluators import Evaluator, Measurement, TaskSpec
-from search._budget import NO_LIMITS, Budget
+from search._budget import NO_LIMITS, Budget, is_feasible
 from search._storage import StudyError
 from spaces import LayerSpace
 
@@ -23,6 +24,7 @@ METRICS = ("accuracy", "energy_pj")
 _SETUP = "spikefront"
 _MEASUREMENT = "measurement"
 _BASELINE = "baseline"
+_EXIT_OF = "exit_of"
 _REASON = "reason"
 
 
@@ -257,6 +259,39 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     """The complete trials that hold a measurement, by number."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in complete if _MEASUREMENT in trial.user_attrs]
+
+
+def passes(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials that were run; not those that are other exits of such a one."""
+    return [trial for trial in finished(study) if _EXIT_OF not in trial.user_attrs]
+
+
+def known_points(study: optuna.Study) -> np.ndarray:
+    """Accuracy, energy over the ANN's, divergence of trials within the budget, ``(n, 3)``."""
+    within = [trial.user_attrs[_MEASUREMENT] for trial in finished(study) if is_feasible(trial)]
+    rows = [(m["accuracy"]["value"], m["energy_ratio"], m["kl"]["value"]) for m in within]
+    return np.array(rows).reshape(-1, 3)
+
+
+def add_exit(
+    study: optuna.Study,
+    space: LayerSpace,
+    trial: FrozenTrial,
+    exits: Mapping[str, Any],
+    measurement: Measurement,
+    constraints: Mapping[str, float],
+) -> None:
+    """Add another exit of a trial's pass as a finished trial, which names it in ``exit_of``."""
+    baseline = {k: v for k, v in trial.user_attrs.items() if k == _BASELINE}
+    study.add_trial(
+        optuna.trial.create_trial(
+            values=[measurement.accuracy.value, measurement.energy_pj.value],
+            params={**trial.params, **exits},
+            distributions=space.distributions(),
+            user_attrs={**baseline, _EXIT_OF: trial.number, _MEASUREMENT: measurement.to_dict()},
+            constraints=dict(constraints),
+        )
+    )
 
 
 def reason_of(trial: FrozenTrial) -> str | None:

@@ -63,6 +63,25 @@ def test_an_early_exit_saves_energy(digits_evaluator: Evaluator) -> None:
     assert early.logits_sha256 == full.logits_sha256, "one pass serves every policy"
 
 
+def test_a_smaller_t_shares_the_pass(small_task: Task, monkeypatch) -> None:
+    evaluator, runs = Evaluator(small_task), []
+    record = evaluator.record
+
+    def counted(model, split):
+        runs.append(model.config.timesteps)
+        return record(model, split)
+
+    def picked(steps: int) -> Choice:
+        options = {"calibration": "light", "calibration_timesteps": 2}
+        conversion = ConversionConfig.uniform(evaluator.layers, timesteps=steps, phi=2, **options)
+        return Choice(conversion=conversion, exit=ExitPolicy(alpha=0.5, beta=0.1))
+
+    monkeypatch.setattr(evaluator, "record", counted)
+    found = [evaluator.measure(picked(steps)) for steps in (4, 1, 2, 8, 4)]
+    assert runs == [4, 8], "the shorter ones are its first steps; a longer one runs anew"
+    assert found == [Evaluator(small_task).measure(picked(steps)) for steps in (4, 1, 2, 8, 4)]
+
+
 def test_exit_policies_share_one_pass(small_task: Task, monkeypatch) -> None:
     evaluator, passes = Evaluator(small_task), []
     record = evaluator.record

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evaluators import Evaluator, Task
-from search._exits import LOSSES, best_exit, dominated_area, interesting_front, key_of
+from search import measured_exits
+from search._exits import LOSSES, dominated_area, gainful_exits, interesting_front, points_of
 from spaces import LayerSpace
 
 
@@ -17,31 +18,83 @@ def test_dominated_area_by_hand() -> None:
     assert dominated_area(points, worst) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_best_exit_of_all_passes(small_task: Task, loss) -> None:
+def test_the_interesting_front_by_hand() -> None:
+    points = np.array(
+        [
+            (0.90, 0.10, 0.5),
+            (0.95, 0.20, 0.3),
+            (0.95, 0.30, 0.2),  # of no more accuracy, of less divergence
+            (0.94, 0.25, 0.6),
+            (0.80, 0.05, 0.9),  # far less accurate than the best
+            (0.95, 0.31, 0.1),  # more than 1.5 times the energy of the most accurate one
+        ]
+    )
+    by_divergence, by_accuracy = (interesting_front(points, loss).tolist() for loss in LOSSES)
+    assert by_divergence == [0, 1, 2]
+    assert by_accuracy == [0, 1]
+    assert interesting_front(points[:0], LOSSES[0]).tolist() == []
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_exit_that_gains_most_comes_first(small_task: Task, which: int) -> None:
+    """Against every exit, measured, and areas of the whole front."""
     evaluator = Evaluator(small_task)
     space = LayerSpace(layers=evaluator.layers)
-    done = [(p, evaluator.measure(space.choice(p))) for p in space.baselines()[:6]]
-    curves = [np.array(m.exit_curve) for _, m in done]
-    found = best_exit(done, curves, {key_of(p) for p, _ in done}, space, loss)
-    assert found is not None
+    loss = LOSSES[which]
+    done = [evaluator.measure(space.choice(p)) for p in space.baselines()[:6]]
+    params = space.baselines()[2]
+    curve = np.array(evaluator.measure(space.choice(params)).exit_curve)
+    known = points_of(done)
+    found = gainful_exits(known, curve, space)
+    assert found
 
-    def gain(params) -> float:
-        m = evaluator.measure(space.choice(params))
-        front = interesting_front(done, loss)
-        before = np.log([[f.energy_ratio, max(loss.of_measurement(f), 1e-3)] for _, f in front])
+    def gain(exits: dict[str, float]) -> float:
+        m = evaluator.measure(space.choice({**params, "iat/beta": 0.0, **exits}))
+        front = known[interesting_front(known, loss)]
+        before = np.log(np.column_stack([front[:, 1], np.maximum(loss(front), 1e-3)]))
         worst = (before[-1, 0] + math.log(1.5), before[0, 1] + math.log(2))
-        point = np.log([[m.energy_ratio, max(loss.of_measurement(m), 1e-3)]])
-        after = dominated_area(np.vstack([before, point]), worst)
-        return after - dominated_area(before, worst)
+        added = points_of([m])
+        point = np.log([[added[0, 1], max(float(loss(added)[0]), 1e-3)]])
+        return dominated_area(np.vstack([before, point]), worst) - dominated_area(before, worst)
 
-    least = max(m.accuracy.value for _, m in done) - 0.06
-    others = [
-        {**params, "timesteps": int(row[0]), "iat/alpha": float(row[1]), "iat/beta": 0.0}
-        for params, m in done
-        for row in m.exit_curve
-        if row[2] >= least
+    least = known[:, 0].max() - 0.06
+    every = [
+        {"timesteps": int(row[0]), "iat/alpha": float(row[1])} for row in curve if row[2] >= least
     ]
-    assert gain(found) == pytest.approx(max(gain(params) for params in [*others[::7], found]))
-    assert gain(found) > 0
-    assert best_exit([], [], set(), space, loss) is None
+    assert max(gain(exits) for exits in found) == pytest.approx(max(gain(e) for e in every))
+
+
+def test_exits_enlarge_the_front_one_after_the_other(small_task: Task) -> None:
+    evaluator = Evaluator(small_task)
+    space = LayerSpace(layers=evaluator.layers)
+    params = {**space.uniform(phi=2, rho=2.0, alpha=1.0), "timesteps": 8}
+    measurement = evaluator.measure(space.choice(params))
+    none = np.zeros((0, 3))
+
+    def measure(params):
+        return evaluator.measure(space.choice(params))
+
+    found = measured_exits(params, measurement, measure, space, known=none)
+    keys = [(exits["timesteps"], exits["iat/alpha"]) for exits, _ in found]
+    assert len(set(keys)) == len(keys) > 0
+    rows = {(row[0], row[1]): row for row in measurement.exit_curve}
+    for exits, m in found:
+        row = rows[exits["timesteps"], exits["iat/alpha"]]
+        assert points_of([m])[0] == pytest.approx(row[2:])
+    assert len({m.energy_ratio for _, m in found}) == 2
+    points = points_of([measurement, *(m for _, m in found)])
+    for loss in LOSSES:
+        before, after = (points[interesting_front(p, loss)] for p in (points[:1], points))
+        assert len(after) > len(before)
+
+
+def test_no_exit_where_pins_forbid_it_or_it_is_too_dear(small_task: Task) -> None:
+    evaluator = Evaluator(small_task)
+    free = LayerSpace(layers=evaluator.layers)
+    params = free.baselines()[3]
+    measurement = evaluator.measure(free.choice(params))
+    known, curve = points_of([measurement]), np.array(measurement.exit_curve)
+    assert gainful_exits(known, curve, free)
+    never = LayerSpace(layers=evaluator.layers, pins={"iat/alpha": 1.0})
+    assert all(exits["iat/alpha"] == 1.0 for exits in gainful_exits(known, curve, never))
+    assert not gainful_exits(known, curve, free, dearest=math.log(curve[:, 3].min() / 2))

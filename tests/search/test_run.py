@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from torch import Tensor
 
 from conversion import ConfigError, ConversionError
-from evaluators import Evaluator, Measurement, Split, Task, TaskSpec
+from evaluators import Evaluator, Measurement, Recording, Split, Task, TaskSpec
 from search import (
     SAMPLER_NAMES,
     Budget,
@@ -32,6 +32,7 @@ from search import (
     measurement_of,
     open_storage,
     open_study,
+    passes,
     reason_of,
     run_study,
     study_setup,
@@ -77,7 +78,7 @@ def test_baselines_come_first_and_trials_hold_their_measurements(bench: Bench) -
     seen: list[int] = []
     count = len(bench.space.baselines())
     bench.run(study, count + 3, on_trial=lambda study, done, reason: seen.append(done))
-    trials = finished(study)
+    trials = passes(study)
     assert seen == list(range(1, count + 4))
     assert [baseline_of(t) for t in trials] == ["uniform"] * count + [None] * 3
     assert [t.params for t in trials[:count]] == bench.space.baselines()
@@ -89,15 +90,32 @@ def test_baselines_come_first_and_trials_hold_their_measurements(bench: Bench) -
         assert fresh.measure(bench.space.choice(trial.params)) == measurement
 
 
+def test_gainful_exits_of_a_pass_are_trials_of_their_own(bench: Bench) -> None:
+    study = bench.study()
+    bench.run(study, 9)
+    every = finished(study)
+    more = [t for t in every if "exit_of" in t.user_attrs]
+    assert len(passes(study)) == 9 == len(every) - len(more)
+    assert more
+    for trial in more:
+        parent = every[trial.user_attrs["exit_of"]]
+        changed = {k for k, v in trial.params.items() if parent.params[k] != v}
+        assert changed <= {"timesteps", "iat/alpha", "iat/beta"}
+        assert baseline_of(trial) == baseline_of(parent)
+        fresh = Evaluator(bench.evaluator.task).measure(bench.space.choice(trial.params))
+        assert measurement_of(trial) == fresh
+        assert trial.values == [fresh.accuracy.value, fresh.energy_pj.value]
+
+
 def test_the_same_call_goes_on(bench: Bench) -> None:
     bench.run(bench.study(), 4)
-    first = [t.params for t in finished(bench.study())]
+    first = [t.params for t in passes(bench.study())]
     study = bench.study()
     bench.run(study, 7)
-    assert [t.params for t in finished(study)][:4] == first
-    assert len(finished(study)) == 7
+    assert [t.params for t in passes(study)][:4] == first
+    assert len(passes(study)) == 7
     bench.run(study, 5)
-    assert len(finished(study)) == 7
+    assert len(passes(study)) == 7
 
 
 SLOW = ("gp",)
@@ -112,7 +130,7 @@ def test_every_sampler_searches(small_task: Task, tmp_path: Path, sampler: str) 
     study = bench.study()
     count = len(bench.space.baselines())
     bench.run(study, count + (3 if sampler == "gp" else 25))
-    own = [t for t in finished(study) if baseline_of(t) is None]
+    own = [t for t in passes(study) if baseline_of(t) is None]
     assert all(t.distributions == bench.space.distributions() for t in own)
     assert len({tuple(sorted(t.params.items())) for t in own}) > 1
 
@@ -127,17 +145,18 @@ def test_genetic_samplers_see_the_baselines_as_parents(small_task: Task, tmp_pat
 
 
 def test_a_failing_trial_keeps_its_reason_and_the_study_goes_on(bench: Bench, monkeypatch) -> None:
-    measure, calls = bench.evaluator.measure, []
+    evaluator, calls = bench.evaluator, []
+    run = evaluator.record
 
-    def sometimes(choice, split="search") -> Measurement:
+    def sometimes(model, split) -> Recording:
         calls.append(1)
         if len(calls) == 2:
             raise ConversionError("layer 'relu' diverges")
         if len(calls) == 3:
             raise ZeroDivisionError("by zero")
-        return measure(choice, split)
+        return run(model, split)
 
-    monkeypatch.setattr(bench.evaluator, "measure", sometimes)
+    monkeypatch.setattr(evaluator, "record", sometimes)
     study = bench.study()
     reasons: list[str | None] = []
     bench.run(study, 4, on_trial=lambda study, done, reason: reasons.append(reason))
@@ -147,7 +166,7 @@ def test_a_failing_trial_keeps_its_reason_and_the_study_goes_on(bench: Bench, mo
         "ZeroDivisionError: by zero",
     ]
     assert reasons.count(None) == 4
-    assert states(study)["COMPLETE"] == 4
+    assert len(passes(study)) == 4
 
 
 @pytest.mark.parametrize("score", [float("nan"), 7.0])
@@ -187,9 +206,9 @@ def test_an_interrupted_trial_runs_again(bench: Bench, monkeypatch) -> None:
     assert "RUNNING" not in states(study)
     (failed,) = study.get_trials(states=(TrialState.FAIL,))
     bench.run(bench.study(), 25)
-    assert failed.system_attrs["fixed_params"] in [t.params for t in finished(study)]
-    assert len(finished(study)) == 25
-    assert sum(baseline_of(t) is not None for t in finished(study)) == len(bench.space.baselines())
+    assert failed.system_attrs["fixed_params"] in [t.params for t in passes(study)]
+    assert len(passes(study)) == 25
+    assert sum(baseline_of(t) is not None for t in passes(study)) == len(bench.space.baselines())
 
 
 def test_sigterm_stops_as_ctrl_c_does(bench: Bench) -> None:
@@ -205,7 +224,7 @@ def test_sigterm_stops_as_ctrl_c_does(bench: Bench) -> None:
 def test_what_a_killed_process_left_running_runs_again(bench: Bench) -> None:
     study = bench.study()
     bench.run(study, 2)
-    owner = finished(study)[0].user_attrs["owner"]
+    owner = passes(study)[0].user_attrs["owner"]
     mine, other = study.ask(), study.ask()
     mine.set_user_attr("owner", owner)
     other.set_user_attr("owner", "another machine")
@@ -217,28 +236,28 @@ def test_what_a_killed_process_left_running_runs_again(bench: Bench) -> None:
     assert reason_of(found[mine.number]) == "its process was killed"
     assert found[other.number].state is TrialState.RUNNING
     bench.run(bench.study(), len(bench.space.baselines()) + 1)
-    again = [t for t in finished(study) if t.user_attrs.get("retry_of") == mine.number]
+    again = [t for t in passes(study) if t.user_attrs.get("retry_of") == mine.number]
     assert [t.params for t in again] == [mine.params]
 
 
 def test_a_trial_killed_while_being_asked_is_only_failed(bench: Bench) -> None:
     bench.run(bench.study(), 20)
     study = bench.study()
-    owner = finished(study)[0].user_attrs["owner"]
+    owner = passes(study)[0].user_attrs["owner"]
     half = study.ask()
     half.set_user_attr("owner", owner)
     half.suggest_int("phi/relu", 1, 8)
     bench.run(bench.study(), 21)
     found = study.get_trials()[half.number]
     assert found.state is TrialState.FAIL
-    assert len(finished(study)) == 21
+    assert len(passes(study)) == 21
 
 
 def test_two_processes_measure_what_one_does(bench: Bench, small_task: Task) -> None:
     study = bench.study()
     # cloudpickle carries the task to the workers; the command line sends a reference instead.
     bench.run(study, 12, workers=2, make=lambda: Evaluator(small_task))
-    trials = finished(study)
+    trials = passes(study)
     assert len(trials) == 12
     assert sorted(t.number for t in trials) == list(range(12))
     for trial in trials:
@@ -267,12 +286,12 @@ def test_a_killed_worker_s_trial_runs_again(bench: Bench, small_task: Task, tmp_
     study = bench.study()
     bench.run(study, 8, workers=2, make=make)
     assert marker.exists()
-    assert len(finished(study)) == 8
+    assert len(passes(study)) == 8
     failed = study.get_trials(states=(TrialState.FAIL,))
     assert failed
     assert {reason_of(t) for t in failed} == {"its worker died"}
     assert "RUNNING" not in states(study)
-    done = [t.params for t in finished(study)]
+    done = [t.params for t in passes(study)]
     waiting = [
         t.system_attrs["fixed_params"] for t in study.get_trials() if t.state.name == "WAITING"
     ]
@@ -360,14 +379,14 @@ def test_a_kill_before_any_write_loses_nothing(
         with monkeypatch.context() as patch, contextlib.suppress(Killed):
             patch.setattr(JournalFileBackend, "append_logs", write_or_die)
             bench.run(study, 5)
-        before = {t.number: t.values for t in finished(bench.study())}
+        before = {t.number: t.values for t in passes(bench.study())}
         bench.run(bench.study(), 6)
         study = bench.study()
-        after = {t.number: t.values for t in finished(study)}
+        after = {t.number: t.values for t in passes(study)}
         assert len(after) == 6
         assert {number: after[number] for number in before} == before
         assert set(states(study)) <= {"COMPLETE", "FAIL", "WAITING"}
-        exits = sorted(t.params["iat/alpha"] for t in finished(study) if baseline_of(t))
+        exits = sorted(t.params["iat/alpha"] for t in passes(study) if baseline_of(t))
         assert exits == [0.4, 0.6, 1.0]
 
 
@@ -391,7 +410,7 @@ def test_constraints_say_what_keeps_the_budget(bench: Bench) -> None:
     study = bench.study(budget=budget)
     bench.run(study, 20, ann_accuracy=ann)
     kept = []
-    for trial in finished(study):
+    for trial in passes(study):
         m = measurement_of(trial)
         kept.append(m.energy_ratio <= 1.5 and m.accuracy.value >= ann - 0.05)
         assert is_feasible(trial) == kept[-1]
