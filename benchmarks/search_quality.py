@@ -183,6 +183,8 @@ def kept_run(
 ) -> list[Spent]:
     """A run of one of Optuna's samplers, which need not be judged twice."""
     kind = "run" if there.synthetic is None else "synthetic run"
+    if "iat/alpha" not in there.space.pins:
+        kind += ", exits free"
     key = there.key(kind, there.space.to_dict(), sampler, seed, evaluations, start)
     rows = kept(key, lambda: [asdict(p) for p in run(there, sampler, seed, evaluations, **start)])
     return [Spent(**row) for row in rows]

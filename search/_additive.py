@@ -16,7 +16,18 @@ from optuna.trial import FrozenTrial, TrialState
 from conversion import ENERGY_MODELS, EnergyModel, Profile
 from evaluators import Measurement
 from search._budget import NO_LIMITS, Budget, is_feasible
-from search._exits import LEAST_LOSS, LOSSES, interesting_front, key_of, pass_of, points_of
+from search._exits import (
+    LOSSES,
+    Criterion,
+    foreseen_exits,
+    interesting_front,
+    key_of,
+    logarithms,
+    pass_of,
+    points_of,
+    staircase,
+    worst_of,
+)
 from search._study import finished, measurement_of
 from search._surrogate import Features, Residual, Surrogate, expected_gain, sweep_prices
 from search._tables import LayerTables, layer_tables
@@ -48,8 +59,11 @@ _NEAREST = 400
 _WORST_DIVERGENCE = 1.0
 """Nats from which on nobody looks, where nothing exits early: some twenty points of accuracy."""
 
-_MARGIN = 0.3
-"""How far beyond the front, in logarithms, a first step is still of interest."""
+_MARGIN = 0.1
+"""How far above the front's worst loss, in logarithms, an exit is still of interest."""
+
+_LEAST_DIVERGENCE = 1e-3
+"""Nats below which there is nothing to be gained."""
 
 _Done = Sequence[tuple[Mapping[str, Any], Measurement]]
 """Parameters and measurements of finished trials."""
@@ -64,6 +78,7 @@ class _Trial:
 
     params: Mapping[str, Any]
     measurement: Measurement
+    exits: Mapping[Criterion, np.ndarray]
     cells: np.ndarray
     kinds: np.ndarray
     errors: np.ndarray
@@ -166,12 +181,13 @@ class AdditiveSampler(BaseSampler):
         ]
         kept = [k for k, t in zip(known, trials, strict=True) if is_feasible(t)] or known
         loss = LOSSES[int(self._random.integers(len(LOSSES)))]
-        chosen = interesting_front(points_of([k.measurement for k in kept]), loss)
+        points = points_of([k.measurement for k in kept])
+        chosen = interesting_front(points, loss)
         front = [(kept[i].params, kept[i].measurement) for i in chosen]
         learns = "learned" in self._choices["calibration"] and len(known) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
-        ranked = [self._params(c, front) for c in self._ranked(known, front, pending)]
+        ranked = [self._params(c, front) for c in self._ranked(known, kept, pending, loss)]
         if not self._exits:
             taken = {t.key for t in known} | {key_of(params) for params in pending}
             return next((p for p in ranked if key_of(p) not in taken), ranked[0])
@@ -207,19 +223,23 @@ class AdditiveSampler(BaseSampler):
     def _read(self, params: dict[str, Any], measurement: Measurement) -> _Trial:
         candidate = (params, self._cells(params))
         energies = self._energies(candidate)
+        curve = np.array(measurement.exit_curve)
         ann = measurement.energy_pj.value / measurement.energy_ratio * self._price
-        steps = measurement.timesteps.value if self._exits else 1.0
-        spent = [measurement.layer_energy_pj[n] / ann / steps for n in self._space.layers]
+        spent = np.array([measurement.layer_energy_pj[n] / ann for n in self._space.layers])
+        if self._exits:  # the layers share the first step's energy as they do that of all steps
+            first = (curve[0, 3] - self._stem - self._step) / self._price
+            spent *= first / max(spent.sum(), 1e-12)
         scales = np.log(np.maximum(spent, 1e-6) / np.maximum(energies, 1e-6))
         divergence = measurement.kl_by_step[0 if self._exits else -1]
         return _Trial(
             params=params,
             measurement=measurement,
+            exits={loss: staircase(curve, self._space, loss) for loss in LOSSES},
             cells=candidate[1],
             kinds=self._indicators(candidate),
             errors=self._errors(candidate),
             scales=np.clip(scales, -3, 3),
-            log_divergence=math.log(max(divergence, LEAST_LOSS / 10)),
+            log_divergence=math.log(max(divergence, _LEAST_DIVERGENCE / 10)),
             key=key_of(params),
             pass_key=pass_of(params),
         )
@@ -259,7 +279,11 @@ class AdditiveSampler(BaseSampler):
         return logs
 
     def _ranked(
-        self, known: Sequence[_Trial], front: _Done, pending: Sequence[Mapping[str, Any]]
+        self,
+        known: Sequence[_Trial],
+        kept: Sequence[_Trial],
+        pending: Sequence[Mapping[str, Any]],
+        loss: Criterion,
     ) -> list[_Candidate]:
         """Candidates by falling expected gain."""
         self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
@@ -272,20 +296,45 @@ class AdditiveSampler(BaseSampler):
         nearest = np.argsort(excess, kind="stable")[:_NEAREST]
         believed = _Belief(self._surrogate, [plain[i] for i in nearest], excess[nearest])
         best = [plain[i] for i in np.flatnonzero(excess <= 0)]
+        if self._exits:
+            best = self._owners_of_the_front(plain, kept, loss) or best
         candidates = [*self._frontiers(believed.surrogate, best), *self._neighbours(best)]
         running = [(params, self._cells(params)) for params in pending]
         mean, deviation = self._predict(believed, [*candidates, *running])
         costs = self._log_energies([*candidates, *running])
-        there = np.column_stack([energies, losses])
-        gain = expected_gain(
-            np.concatenate([there, np.column_stack([costs, mean])[len(candidates) :]]),
-            costs[: len(candidates)],
-            mean[: len(candidates)],
-            deviation[: len(candidates)],
-            worst=self._worst(known, front),
-            floor=math.log(LEAST_LOSS),
+        there, sought = np.column_stack([energies, losses]), np.column_stack([costs, mean])
+        owner = np.arange(len(sought))
+        front, worst = there, (self._dearest, math.log(_WORST_DIVERGENCE))
+        if self._exits and plain:
+            stairs = [t.exits[loss] for t in plain]
+            kinds = np.array([self._indicators(c) for c in (*candidates, *running)])
+            unlike = len(_KINDS) - kinds @ np.array([t.kinds for t in plain]).T
+            sought, owner = foreseen_exits(stairs, there, sought, unlike, loss)
+            deviation = loss.elasticity * deviation
+            points = points_of([k.measurement for k in kept])
+            front = logarithms(points[interesting_front(points, loss)], loss)
+            worst = worst_of(front, self._dearest, _MARGIN)
+        new = owner < len(candidates)
+        gains = expected_gain(
+            np.concatenate([front, sought[~new]]),
+            sought[new, 0],
+            sought[new, 1],
+            deviation[owner[new]],
+            worst=worst,
+            floor=math.log(loss.least if self._exits else _LEAST_DIVERGENCE),
         )
+        gain = np.zeros(len(candidates))
+        np.maximum.at(gain, owner[new], gains)
         return [candidates[i] for i in np.argsort(-gain, kind="stable")]
+
+    def _owners_of_the_front(
+        self, plain: Sequence[_Trial], kept: Sequence[_Trial], loss: Criterion
+    ) -> list[_Trial]:
+        """Of the front of what was not learned, the passes."""
+        keys = {t.pass_key: t for t in plain}
+        among = [t for t in kept if t.pass_key in keys]
+        front = interesting_front(points_of([t.measurement for t in among]), loss)
+        return [keys[key] for key in dict.fromkeys(among[i].pass_key for i in front)]
 
     def _what_is_learned_from(self, trial: _Trial) -> tuple[Any, ...]:
         """Equal for trials that tell the surrogate the same."""
@@ -296,15 +345,6 @@ class AdditiveSampler(BaseSampler):
     ) -> tuple[np.ndarray, np.ndarray]:
         kinds = np.array([self._indicators(c) for c in candidates])
         return believed.predict(kinds, np.array([self._errors(c) for c in candidates]))
-
-    def _worst(self, known: Sequence[_Trial], front: _Done) -> tuple[float, float]:
-        """Log energy and log divergence beyond which nobody looks."""
-        if not self._exits or not front:
-            return self._dearest, math.log(_WORST_DIVERGENCE)
-        parents = {key_of(params) for params, _ in front}
-        shown = [t for t in known if t.key in parents]
-        dearest = self._log_energies([t.candidate for t in shown]).max()
-        return float(dearest) + _MARGIN, max(t.log_divergence for t in shown) + _MARGIN
 
     def _frontiers(self, surrogate: Surrogate, best: Sequence[_Trial]) -> list[_Candidate]:
         """Points of the frontiers of draws from the posterior."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,38 @@ _INTERESTING_DROP = 0.06
 _INTERESTING_ENERGY = 1.5
 """Nor are points that need this many times the energy of the most accurate one."""
 
-LEAST_LOSS = 1e-3
-"""Losses below count as this: their logarithm would be all that is looked at."""
-
 _LEAST_GAIN = 5e-3
 """Relative hypervolume gain for which an exit is worth a trial of its own."""
 
 _MOST_EXITS = 4
 """Of one pass, for one loss."""
 
-Criterion = Callable[[np.ndarray], np.ndarray]
-"""The loss, ``(n,)``, of points ``(n, 3)``: accuracy, energy over the ANN's, divergence."""
+_UNLIKE = 0.5
+"""Distance, in logarithms of energy or loss, of passes of another neuron or calibration."""
 
-LOSSES: tuple[Criterion, ...] = (lambda points: points[:, 2], lambda points: 1 - points[:, 0])
+_MOST_STEPS = 12
+"""Of the staircase by which a pass's exits are foreseen."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What is traded against energy.
+
+    Attributes:
+        of: The loss, ``(n,)``, of points ``(n, 3)``: accuracy, energy over the ANN's, divergence.
+        least: Losses below count as this: their logarithm would be all that is looked at.
+        elasticity: By how much its logarithm grows with that of the first step's divergence.
+    """
+
+    of: Callable[[np.ndarray], np.ndarray]
+    least: float
+    elasticity: float
+
+
+LOSSES = (
+    Criterion(lambda points: points[:, 2], least=5e-3, elasticity=1.0),
+    Criterion(lambda points: 1 - points[:, 0], least=1e-3, elasticity=0.5),
+)
 
 
 def points_of(measurements: Sequence[Measurement]) -> np.ndarray:
@@ -47,15 +67,71 @@ def interesting_front(points: np.ndarray, loss: Criterion) -> np.ndarray:
     """
     if not len(points):
         return np.zeros(0, dtype=int)
-    losses = loss(points)
     best = points[np.lexsort((points[:, 1], -points[:, 0]))[0]]
     wanted = points[:, 0] >= best[0] - _INTERESTING_DROP
     wanted &= points[:, 1] <= _INTERESTING_ENERGY * best[1]
-    front: list[int] = []
-    for i in np.lexsort((losses, points[:, 1])):
-        if wanted[i] and (not front or losses[i] < losses[front[-1]]):
-            front.append(int(i))
-    return np.array(front)
+    among = np.flatnonzero(wanted)
+    chosen: np.ndarray = among[_front(points[among], loss)]
+    return chosen
+
+
+def _front(points: np.ndarray, loss: Criterion) -> np.ndarray:
+    """Which points no other beats in loss and energy, by rising energy."""
+    losses = np.maximum(loss.of(points), loss.least)
+    order = np.lexsort((losses, points[:, 1]))
+    least = np.minimum.accumulate(losses[order])
+    first: np.ndarray = order[np.concatenate([[True], losses[order][1:] < least[:-1]])]
+    return first
+
+
+def logarithms(points: np.ndarray, loss: Criterion) -> np.ndarray:
+    """Log energy and log loss, ``(n, 2)``, of points ``(n, 3)``."""
+    pairs = np.column_stack([points[:, 1], np.maximum(loss.of(points), loss.least)])
+    logs: np.ndarray = np.log(pairs)
+    return logs
+
+
+def worst_of(front: np.ndarray, dearest: float, margin: float) -> tuple[float, float]:
+    """Log energy and log loss beyond which nobody looks, given the logarithms of a front."""
+    return min(math.log(_INTERESTING_ENERGY) + front[-1, 0], dearest), margin + front[0, 1]
+
+
+def staircase(curve: np.ndarray, space: LayerSpace, loss: Criterion) -> np.ndarray:
+    """Log energy and log loss of the best exits of a pass, ``(rows, 2)``, a dozen of them."""
+    points = offered_exits(curve, space)[:, 2:]
+    front = logarithms(points[_front(points, loss)], loss)
+    some = np.unique(np.linspace(0, len(front) - 1, _MOST_STEPS).round().astype(int))
+    rows: np.ndarray = front[some]
+    return rows
+
+
+def foreseen_exits(
+    staircases: Sequence[np.ndarray],
+    seen: np.ndarray,
+    sought: np.ndarray,
+    unlike: np.ndarray,
+    loss: Criterion,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exits of passes that nobody has run, from those of the nearest one that was.
+
+    Its energies are scaled as the first step's energy is, its losses as the first step's
+    divergence, to the power of the loss's elasticity.
+
+    Args:
+        staircases: Of each pass that was run.
+        seen: Log energy and log divergence of their first steps, ``(passes, 2)``.
+        sought: Of those that nobody has run, foreseen, ``(n, 2)``.
+        unlike: In how many kinds, neuron and calibration, they differ, ``(n, passes)``.
+        loss: What is traded against energy.
+
+    Returns:
+        Log energy and log loss of exits, ``(rows, 2)``, and whose they are, ``(rows,)``.
+    """
+    squares = np.square(sought[:, None] - seen).sum(-1) + unlike * _UNLIKE**2
+    near = squares.argmin(1)
+    owner = np.repeat(np.arange(len(sought)), [len(staircases[i]) for i in near])
+    rows = np.concatenate([staircases[i] for i in near])
+    return rows + (sought - seen[near])[owner] * (1, loss.elasticity), owner
 
 
 MeasuredExits = list[tuple[dict[str, Any], Measurement]]
@@ -103,9 +179,7 @@ def gainful_exits(
     found: list[dict[str, Any]] = []
     if space.pins.get("iat/beta", 0.0) != 0:  # the curve is that of constant thresholds
         return found
-    offered = np.isin(curve[:, 0], _offered(space, "timesteps", space.timesteps))
-    offered &= np.isclose(curve[:, 1], space.pins.get("iat/alpha", curve[:, 1]))
-    rows = curve[offered]
+    rows = offered_exits(curve, space)
     for loss in LOSSES:
         points = known
         for _ in range(_MOST_EXITS):
@@ -124,29 +198,25 @@ def _most_gainful(
 ) -> np.ndarray | None:
     """The row that enlarges the front of the points most, if it does so noticeably."""
     chosen = points[interesting_front(points, loss)]
-    front = np.log(np.column_stack([chosen[:, 1], np.maximum(loss(chosen), LEAST_LOSS)]))
-    worst = (
-        min(math.log(_INTERESTING_ENERGY) + front[-1, 0], dearest),
-        math.log(2) + front[0, 1],
-    )
+    front = logarithms(chosen, loss)
+    worst = worst_of(front, dearest, math.log(2))
     rows = rows[rows[:, 2] >= points[:, 0].max() - _INTERESTING_DROP]
     if not len(rows):
         return None
-    losses = np.log(np.maximum(loss(rows[:, 2:]), LEAST_LOSS))
-    gains = expected_gain(
-        front,
-        np.log(rows[:, 3]),
-        losses,
-        np.zeros(len(rows)),
-        worst=worst,
-        floor=math.log(LEAST_LOSS),
-    )
+    energies, losses = logarithms(rows[:, 2:], loss).T
+    certain, floor = np.zeros(len(rows)), math.log(loss.least)
+    gains = expected_gain(front, energies, losses, certain, worst=worst, floor=floor)
     best = int(gains.argmax())
     return rows[best] if gains[best] > _LEAST_GAIN * dominated_area(front, worst) else None
 
 
-def _offered(space: LayerSpace, name: str, values: Sequence[Any]) -> list[Any]:
-    return [space.pins[name]] if name in space.pins else list(values)
+def offered_exits(curve: np.ndarray, space: LayerSpace) -> np.ndarray:
+    """The rows of an exit curve that a space has."""
+    steps = [space.pins["timesteps"]] if "timesteps" in space.pins else list(space.timesteps)
+    offered = np.isin(curve[:, 0], steps)
+    offered &= np.isclose(curve[:, 1], space.pins.get("iat/alpha", curve[:, 1]))
+    rows: np.ndarray = curve[offered]
+    return rows
 
 
 def dominated_area(front: np.ndarray, worst: tuple[float, float]) -> float:

@@ -11,6 +11,7 @@ import torch
 from conversion import ConversionConfig, convert
 from evaluators import Evaluator, Task
 from search import AdditiveSampler, Budget, layer_tables
+from search._exits import LOSSES
 from spaces import LayerSpace
 
 
@@ -232,10 +233,21 @@ def test_energies_are_predicted_as_measured(evaluator: Evaluator) -> None:
     graded = Evaluator(evaluator.task, energy="horowitz45-int8")
     study, sampler = searched(graded, space, 20, energy=graded.energy)
     known = [sampler._seen(study, t) for t in study.trials]
-    sampler._ranked(known, [], [])
+    sampler._ranked(known, known, [], LOSSES[0])
     predicted = sampler._log_energies([t.candidate for t in known])
     found = np.log([t.measurement.energy_ratio for t in known])
     assert np.abs(predicted - found).max() < 0.15
+
+
+def test_energies_of_first_steps_are_predicted_where_samples_exit(evaluator: Evaluator) -> None:
+    space = LayerSpace(layers=evaluator.layers, timesteps=(1, 4), neurons=("adafire",))
+    study, sampler = searched(evaluator, space, 20)
+    known = [sampler._seen(study, t) for t in study.trials]
+    sampler._ranked(known, known, [], LOSSES[0])
+    predicted = sampler._log_energies([t.candidate for t in known])
+    found = np.log([t.measurement.exit_curve[0][3] for t in known])
+    assert abs(np.mean(predicted - found)) < 0.05
+    assert np.abs(predicted - found).max() < 0.3
 
 
 def test_a_budget_is_looked_within(evaluator: Evaluator) -> None:

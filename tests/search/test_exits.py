@@ -7,7 +7,16 @@ import pytest
 
 from evaluators import Evaluator, Task
 from search import measured_exits
-from search._exits import LOSSES, dominated_area, gainful_exits, interesting_front, points_of
+from search._exits import (
+    LOSSES,
+    dominated_area,
+    foreseen_exits,
+    gainful_exits,
+    interesting_front,
+    logarithms,
+    points_of,
+    staircase,
+)
 from spaces import LayerSpace
 
 
@@ -51,10 +60,10 @@ def test_the_exit_that_gains_most_comes_first(small_task: Task, which: int) -> N
     def gain(exits: dict[str, float]) -> float:
         m = evaluator.measure(space.choice({**params, "iat/beta": 0.0, **exits}))
         front = known[interesting_front(known, loss)]
-        before = np.log(np.column_stack([front[:, 1], np.maximum(loss(front), 1e-3)]))
+        before = np.log(np.column_stack([front[:, 1], np.maximum(loss.of(front), loss.least)]))
         worst = (before[-1, 0] + math.log(1.5), before[0, 1] + math.log(2))
         added = points_of([m])
-        point = np.log([[added[0, 1], max(float(loss(added)[0]), 1e-3)]])
+        point = np.log([[added[0, 1], max(float(loss.of(added)[0]), loss.least)]])
         return dominated_area(np.vstack([before, point]), worst) - dominated_area(before, worst)
 
     least = known[:, 0].max() - 0.06
@@ -83,9 +92,41 @@ def test_exits_enlarge_the_front_one_after_the_other(small_task: Task) -> None:
         assert points_of([m])[0] == pytest.approx(row[2:])
     assert len({m.energy_ratio for _, m in found}) == 2
     points = points_of([measurement, *(m for _, m in found)])
-    for loss in LOSSES:
-        before, after = (points[interesting_front(p, loss)] for p in (points[:1], points))
-        assert len(after) > len(before)
+    areas = np.array(
+        [
+            [dominated_area(logarithms(points[:n], loss), (1.0, 0.0)) for loss in LOSSES]
+            for n in range(1, len(points) + 1)
+        ]
+    )
+    assert (np.diff(areas, axis=0).max(1) > 0).all(), "each one, by divergence or by accuracy"
+
+
+def test_exits_are_foreseen_from_the_nearest_pass_by_hand() -> None:
+    stairs = [np.log([(0.1, 0.4), (0.2, 0.1)]), np.log([(0.5, 0.01)])]
+    seen = np.log([(0.1, 0.5), (0.4, 0.02)])
+    sought = np.log([(0.12, 0.25), (0.4, 0.01)])
+    alike = np.zeros((2, 2))
+    rows, owner = foreseen_exits(stairs, seen, sought, alike, LOSSES[0])
+    assert owner.tolist() == [0, 0, 1]
+    assert np.exp(rows) == pytest.approx(np.array([(0.12, 0.2), (0.24, 0.05), (0.5, 0.005)]))
+    rows, _ = foreseen_exits(stairs, seen, sought, alike, LOSSES[1])
+    assert np.exp(rows[0]) == pytest.approx((0.12, 0.4 * 0.5**0.5))
+    unlike = np.array([[40.0, 0.0], [0.0, 0.0]])
+    assert foreseen_exits(stairs, seen, sought, unlike, LOSSES[0])[1].tolist() == [0, 1]
+
+
+def test_a_staircase_is_what_a_pass_can_do(small_task: Task) -> None:
+    evaluator = Evaluator(small_task)
+    space = LayerSpace(layers=evaluator.layers)
+    params = {**space.uniform(phi=2, rho=2.0, alpha=1.0), "timesteps": 8}
+    curve = np.array(evaluator.measure(space.choice(params)).exit_curve)
+    stairs = np.exp(staircase(curve, space, LOSSES[0]))
+    assert 1 < len(stairs) <= 12
+    assert (np.diff(stairs[:, 0]) > 0).all()
+    assert (np.diff(stairs[:, 1]) < 0).all()
+    for energy, divergence in stairs:
+        cheaper = curve[curve[:, 3] <= energy * 1.0001]
+        assert divergence == pytest.approx(max(cheaper[:, 4].min(), 5e-3))
 
 
 def test_no_exit_where_pins_forbid_it_or_it_is_too_dear(small_task: Task) -> None:
