@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from conversion._errors import ConfigError
@@ -108,6 +108,18 @@ class ConversionConfig:
         """The same φ, ρ and neuron for every layer."""
         layer = LayerConfig(phi=phi, rho=rho, neuron=neuron)
         return cls(timesteps=timesteps, layers=dict.fromkeys(layers, layer), **options)
+
+    def quantised(self) -> ConversionConfig:
+        """The ANN with ClipFloor activations of the same levels, as a config of one step.
+
+        A neuron that may fire φ·T times in a single step rounds its activation to what the T
+        steps could add up to; what differs is when spikes arrive. It costs one step instead of T.
+        """
+        layers = {
+            name: replace(layer, phi=layer.phi * self.timesteps)
+            for name, layer in self.layers.items()
+        }
+        return replace(self, timesteps=1, calibration_timesteps=1, layers=layers)
 
     def check_layers(self, names: Iterable[str]) -> None:
         """Raise :class:`ConfigError` unless the config names exactly these layers."""

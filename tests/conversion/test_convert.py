@@ -370,3 +370,24 @@ def test_inputs_of_another_shape_are_refused() -> None:
             ConversionError, match=r"the shape \(N, 1, 6, 6\) .* got \(3, 1, 8, 8\)"
         ):
             run(torch.randn(3, 1, 8, 8))
+
+
+def test_a_quantised_config_is_the_ann_with_clip_floor_activations() -> None:
+    """ClipFloor put into the ANN by hand, with θ, φ and T of the spiking one."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(64, 6)
+    found = profile(net, x)
+    steps, phi, rho = 4, 2, 1.5
+    config = uniform(found, timesteps=steps, phi=phi, rho=rho, calibration="none")
+    simulated = convert(found, config.quantised()).simulate(x)
+    assert simulated.logits.shape[0] == 1
+    y = x
+    layers = iter(found.layers)
+    for module in net:
+        if isinstance(module, nn.ReLU):
+            theta = found.threshold(next(layers), phi=phi, timesteps=steps, shift=0.5) * rho
+            y = torch.clamp(torch.floor(y * steps / theta + 0.5), 0, phi * steps) * theta / steps
+        else:
+            y = module(y)
+    torch.testing.assert_close(simulated.logits[0], y, atol=1e-5, rtol=1e-4)
