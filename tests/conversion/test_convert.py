@@ -373,7 +373,7 @@ def test_inputs_of_another_shape_are_refused() -> None:
 
 
 def test_a_quantised_config_is_the_ann_with_clip_floor_activations() -> None:
-    """ClipFloor put into the ANN by hand, with θ, φ and T of the spiking one."""
+    """ClipFloor of φ·T levels put into the ANN by hand; the levels are those of the T steps."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
     x = torch.randn(64, 6)
@@ -386,8 +386,13 @@ def test_a_quantised_config_is_the_ann_with_clip_floor_activations() -> None:
     layers = iter(found.layers)
     for module in net:
         if isinstance(module, nn.ReLU):
-            theta = found.threshold(next(layers), phi=phi, timesteps=steps, shift=0.5) * rho
-            y = torch.clamp(torch.floor(y * steps / theta + 0.5), 0, phi * steps) * theta / steps
+            layer, levels = next(layers), phi * steps
+            level = found.threshold(layer, phi=levels, timesteps=1, shift=0.5) * rho
+            y = torch.clamp(torch.floor(y / level + 0.5), 0, levels) * level
+            theta = found.threshold(layer, phi=phi, timesteps=steps, shift=0.5) * rho
+            active = found.layers[layer].sums.sum(1) > 0
+            # Both minimise the same error, over grids of their own.
+            torch.testing.assert_close(level[active], theta[active] / steps, rtol=0.1, atol=0)
         else:
             y = module(y)
     torch.testing.assert_close(simulated.logits[0], y, atol=1e-5, rtol=1e-4)
