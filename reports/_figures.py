@@ -46,7 +46,7 @@ def front_figure(front: ParetoFront) -> Figure:
     below = [p for p in front.points if p.search.accuracy.value < bottom]
     if below:
         axes.annotate(
-            f"↓ {len(below)} more points of the front below",
+            f"↓ {len(below)} more of the front below",
             (0.01, 0.01),
             xycoords="axes fraction",
             color=_FRONT,
