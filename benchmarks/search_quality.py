@@ -15,8 +15,8 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ FINEST, COARSEST = 1e-3, 1.0
 POINTS = 0.10
 """… or against this much accuracy below the ANN's; more than the ANN's counts as the ANN's."""
 
+LEVELS = {"divergence": (0.3, 0.1, 0.03, 0.01, 0.003), "accuracy": (0.005, 0.01, 0.02, 0.03, 0.05)}
+"""Nats, and accuracy below the ANN's, at which energies are compared."""
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -58,6 +61,12 @@ class Spent:
     accuracy: float
     energy: float
     divergence: float
+    params: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, evaluations: float, m: Measurement, params: Mapping[str, Any]) -> Spent:
+        """Of a measurement."""
+        return cls(evaluations, m.accuracy.value, m.energy_ratio, m.kl.value, dict(params))
 
 
 @dataclass
@@ -73,12 +82,11 @@ class Landscape:
         """Of the network."""
         return self.evaluator.profile
 
-    @property
-    def ann(self) -> float:
+    def ann(self, split: str = "search") -> float:
         """Accuracy of the ANN."""
         if self.synthetic is not None:
             return self.synthetic.ann
-        return self.evaluator.ann("search").accuracy.value
+        return self.evaluator.ann(split).accuracy.value
 
     def key(self, *parts: Any) -> str:
         """Hash of the model, the data and whatever else a result hangs on."""
@@ -171,10 +179,10 @@ def run(
         trial.set_user_attr("measurement", m.to_dict())
         done = study.tell(trial, [m.accuracy.value, m.energy_pj.value])
         spent += 1
+        points.append(Spent.of(spent, m, trial.params))
         for exits, found in more:
             add_exit(study, there.space, done, exits, found, {})
-        for found in (m, *(found for _, found in more)):
-            points.append(Spent(spent, found.accuracy.value, found.energy_ratio, found.kl.value))
+            points.append(Spent.of(spent, found, {**trial.params, **exits}))
     return points
 
 
@@ -186,8 +194,12 @@ def kept_run(
     if "iat/alpha" not in there.space.pins:
         kind += ", exits free"
     key = there.key(kind, there.space.to_dict(), sampler, seed, evaluations, start)
-    rows = kept(key, lambda: [asdict(p) for p in run(there, sampler, seed, evaluations, **start)])
-    return [Spent(**row) for row in rows]
+
+    def rows() -> list[dict[str, Any]]:
+        points = run(there, sampler, seed, evaluations, **start)
+        return [asdict(replace(p, params=None)) for p in points]
+
+    return [Spent(**row) for row in kept(key, rows)]
 
 
 def hypervolume(points: Sequence[Spent], ann: float, *, by: str) -> float:
@@ -215,7 +227,7 @@ def series(runs: Sequence[Sequence[Spent]], there: Landscape, by: str, evaluatio
     found = {}
     for limit in (c for c in CHECKPOINTS if c <= evaluations):
         within = [[p for p in run if p.evaluations <= limit] for run in runs]
-        found[str(limit)] = statistics.median(hypervolume(w, there.ann, by=by) for w in within)
+        found[str(limit)] = statistics.median(hypervolume(w, there.ann(), by=by) for w in within)
     return found
 
 
@@ -230,9 +242,64 @@ def uniform_grid(there: Landscape) -> list[Spent]:
 
 
 def measured(there: Landscape, settings: Sequence[Mapping[str, Any]]) -> list[Spent]:
-    """Settings one after the other."""
-    every = [there.measure(params) for params in settings]
-    return [Spent(i, m.accuracy.value, m.energy_ratio, m.kl.value) for i, m in enumerate(every, 1)]
+    """Settings one after the other, with those exits of each that enlarge the front."""
+    points: list[Spent] = []
+    for i, params in enumerate(settings, 1):
+        m = there.measure(params)
+        known = np.array([(p.accuracy, p.energy, p.divergence) for p in points]).reshape(-1, 3)
+        points.append(Spent.of(i, m, params))
+        for exits, found in measured_exits(params, m, there.measure, there.space, known=known):
+            points.append(Spent.of(i, found, {**params, **exits}))
+    return points
+
+
+def on_test(points: Sequence[Spent], there: Landscape) -> list[Spent]:
+    """The front of the points, by accuracy or by divergence, on the test split."""
+    fronts: dict[float, Spent] = {}
+    for value in (lambda p: p.divergence, lambda p: -p.accuracy):
+        least = math.inf
+        for p in sorted(points, key=lambda p: (p.energy, value(p))):
+            if value(p) < least and p.params is not None:
+                fronts[p.energy] = p
+                least = value(p)
+    choices = [(p.params, there.space.choice(p.params)) for p in fronts.values() if p.params]
+    return [Spent.of(0, there.evaluator.measure(c, "test"), params) for params, c in choices]
+
+
+def cheapest(points: Sequence[Spent], by: str, level: float, ann: float) -> float:
+    """Least energy at no more divergence, or no more lost accuracy, than the level."""
+    if by == "divergence":
+        return min((p.energy for p in points if p.divergence <= level), default=math.nan)
+    # The best of the others may lose less than a whole image: accuracies are compared exactly.
+    lost = level + 1e-9
+    return min((p.energy for p in points if p.accuracy >= ann - lost), default=math.nan)
+
+
+Compared = dict[str, dict[str, list[float]]]
+"""Energy of ours over the other's: by name of the other and split, by objective, per level."""
+
+
+def compared(
+    there: Landscape, ours: Sequence[Sequence[Spent]], others: Mapping[str, Sequence[Spent]]
+) -> Compared:
+    """Energies at equal loss, ours over theirs, median over seeds."""
+    found: Compared = {}
+    for split in ("search", "test"):
+        shown = ours if split == "search" else [on_test(run, there) for run in ours]
+        for name, points in others.items():
+            theirs = points if split == "search" else on_test(points, there)
+            found[f"{name}, {split}"] = {
+                by: [
+                    _median(
+                        cheapest(run, by, level, there.ann(split))
+                        / cheapest(theirs, by, level, there.ann(split))
+                        for run in shown
+                    )
+                    for level in levels
+                ]
+                for by, levels in LEVELS.items()
+            }
+    return found
 
 
 def judge(
@@ -256,10 +323,17 @@ def judge(
         others["pareto_dp"] = measured(there, paper)
     if there.synthetic is not None:
         others["optimum"] = [
-            Spent(0, there.ann * max(0.0, 1 - d / 4), energy, d)
+            Spent(0, there.ann() * max(0.0, 1 - d / 4), energy, d)
             for energy, d in there.synthetic.front
         ]
     return runs, others
+
+
+def _median(ratios: Iterable[float]) -> float:
+    """Not a number where most of them are none: a level that nobody reaches."""
+    every = list(ratios)
+    known = [ratio for ratio in every if not math.isnan(ratio)]
+    return statistics.median(known) if 2 * len(known) > len(every) else math.nan
 
 
 def drawn(runs: Mapping[str, Sequence[Sequence[Spent]]], there: Landscape) -> Figure:
@@ -272,7 +346,7 @@ def drawn(runs: Mapping[str, Sequence[Sequence[Spent]]], there: Landscape) -> Fi
             values = np.array(
                 [
                     [
-                        hypervolume([p for p in run if p.evaluations <= n], there.ann, by=by)
+                        hypervolume([p for p in run if p.evaluations <= n], there.ann(), by=by)
                         for n in counts
                     ]
                     for run in these
@@ -333,7 +407,7 @@ def main(
     result: dict[str, Any] = {"task": task, "space": kind, "seeds": seeds}
     for by in OBJECTIVES:
         found = {name: series(these, there, by, evaluations) for name, these in runs.items()}
-        plain = {name: hypervolume(points, there.ann, by=by) for name, points in others.items()}
+        plain = {name: hypervolume(points, there.ann(), by=by) for name, points in others.items()}
         table = Table("", title=f"{task}, {kind}: hypervolume of energy and {by}, {seeds} seeds")
         for limit in found["ours"]:
             table.add_column(limit, justify="right")
@@ -345,10 +419,26 @@ def main(
         Console(width=110).print(table)
         ours = found.pop("ours")
         result[by] = {"ours": ours, "stock": found, "others": plain}
+    if there.synthetic is None:
+        result["energy_of_ours"] = compared(there, runs["ours"], others)
+        _print_compared(result["energy_of_ours"], evaluations)
     if figure is not None:
         write_figure(drawn(runs, there), figure)
     if as_json:
         click.echo(json.dumps({**result, **result["divergence"]}))
+
+
+def _print_compared(found: Compared, evaluations: int) -> None:
+    for by, levels in LEVELS.items():
+        title = f"energy of ours after {evaluations} evaluations over that of others, equal {by}"
+        table = Table("", title=title)
+        for level in levels:
+            table.add_column(
+                f"{level:g} nats" if by == "divergence" else f"−{100 * level:g} points"
+            )
+        for name, ratios in found.items():
+            table.add_row(name, *("–" if math.isnan(r) else f"{r:.2f}" for r in ratios[by]))
+        Console(width=110).print(table)
 
 
 if __name__ == "__main__":
