@@ -195,7 +195,7 @@ def cli(verbose: bool, debug: bool) -> None:
     type=click.IntRange(1),
     default=200,
     show_default=True,
-    help="Finished trials that the study shall have, whoever ran them.",
+    help="Trials that the study shall have run, whoever ran them; further exits are free.",
 )
 @click.option(
     "--sampler",
@@ -352,7 +352,7 @@ def search(
     )
     resumed = len(rooms.passes(study))
     if resumed >= trials:
-        click.echo(f"the study has {resumed} finished trials already: nothing to run", err=True)
+        click.echo(f"the study has run {resumed} trials already: nothing to run", err=True)
     baselines = _paper_baselines(evaluator, space) if paper and resumed < trials else []
     with _trial_progress(evaluator, trials, resumed) as on_trial:
         rooms.run_study(
@@ -524,8 +524,8 @@ def report(
 @click.option("--trial", type=click.IntRange(0), help="This trial.")
 @click.option(
     "--max-energy",
-    type=click.FloatRange(0, min_open=True),
-    help="The most accurate point up to this share of the ANN's energy (0.08 is 8 %).",
+    metavar="LIMIT",
+    help="The most accurate point up to 0.08 (of the ANN's energy), or 350nJ (pJ, nJ, uJ, mJ).",
 )
 @click.option(
     "--max-accuracy-drop",
@@ -540,7 +540,7 @@ def export(
     device: str,
     batch_size: int | None,
     trial: int | None,
-    max_energy: float | None,
+    max_energy: str | None,
     max_accuracy_drop: float | None,
     to: Path | None,
     **task: Any,
@@ -555,10 +555,14 @@ def export(
 
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
+    absolute = _picojoules(max_energy)
+    share = None if max_energy is None or absolute else _share(max_energy)
     study, spec = _open_existing(out, storage, study_name, task)
     evaluator = _evaluator_of(study, spec, device, batch_size)
     front = measure_front(study, evaluator, test=False)
-    point = select(front, trial=trial, max_energy=max_energy, max_accuracy_drop=max_accuracy_drop)
+    if absolute:
+        share = absolute / evaluator.ann_energy_pj
+    point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
     model = evaluator.convert(study_setup(study).space.choice(point.params))
     measurement = evaluator.record(model, "search").measure(model.exit)
     target = to or out / f"trial-{point.trial}.json"

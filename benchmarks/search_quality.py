@@ -3,8 +3,8 @@
 Hypervolume against the number of evaluations, median over seeds: ours, and Optuna's samplers, each
 with and without a warm start (the uniform settings, and points of ``pareto_dp`` with the cost of
 their sensitivities). ``--space fixed`` chooses φ and ρ at T = 4; ``iat`` everything that a search
-chooses but what learns; further exits of a pass are free, for every sampler. Ours starts with the
-uniform settings, as every search does. Evaluations and the runs of
+chooses but what learns; further exits of a pass are free, for every sampler, and ours starts with
+the uniform settings, as every search does. Evaluations and the runs of
 Optuna's samplers are kept on disk, under the fingerprints of model, data and space: a second run
 costs what our sampler costs.
 """
@@ -307,11 +307,16 @@ def judge(
 ) -> tuple[dict[str, list[list[Spent]]], dict[str, list[Spent]]]:
     """Runs by name of the sampler, and what needs no sampler."""
     warm, cost = warm_start(there, 20)
-    runs: dict[str, list[list[Spent]]] = {"ours": []}
+    ours: dict[str, dict[str, Any]] = {"ours": {}}
+    if "iat/alpha" not in there.space.pins:
+        uniform = there.space.baselines()
+        ours = {"ours": {"warm": uniform}, "ours, warm": {"warm": warm, "spent": cost}}
+    runs: dict[str, list[list[Spent]]] = {name: [] for name in ours}
     for name in samplers:
         runs |= {name: [], f"{name}, warm": []}
     for seed in range(seeds):
-        runs["ours"].append(run(there, "additive", seed, evaluations))
+        for name, start in ours.items():
+            runs[name].append(run(there, "additive", seed, evaluations, **start))
         for name in samplers:
             runs[name].append(kept_run(there, name, seed, evaluations))
             started = kept_run(there, name, seed, evaluations, warm=warm, spent=cost)
@@ -339,8 +344,9 @@ def _median(ratios: Iterable[float]) -> float:
 def drawn(runs: Mapping[str, Sequence[Sequence[Spent]]], there: Landscape) -> Figure:
     """Median hypervolume against evaluations, with the range of the seeds for ours."""
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    stock = [name for name in runs if not name.startswith("ours")]
     for axes, by in zip(figure.subplots(1, 2), OBJECTIVES, strict=True):
-        for i, (name, these) in enumerate(runs.items()):
+        for name, these in runs.items():
             last = int(min(run[-1].evaluations for run in these))
             counts = sorted({round(x) for x in np.geomspace(5, last, 25)})
             values = np.array(
@@ -352,9 +358,9 @@ def drawn(runs: Mapping[str, Sequence[Sequence[Spent]]], there: Landscape) -> Fi
                     for run in these
                 ]
             )
-            own = name == "ours"
-            style = "-" if own or name.endswith("warm") else ":"
-            color = "#0b5fa5" if own else f"C{1 + (i - 1) // 2}"
+            own = name not in stock
+            style = "-" if name == "ours" or name.endswith("warm") else ":"
+            color = "#0b5fa5" if own else f"C{1 + stock.index(name) // 2}"
             axes.plot(counts, np.median(values, 0), style, color=color, label=name, lw=1 + own)
             if own:
                 axes.fill_between(counts, values.min(0), values.max(0), color=color, alpha=0.15)

@@ -18,10 +18,16 @@ def front_table(front: ParetoFront) -> Table:
     """The front on every split that was measured, the ANN below it; 80 columns wide at most."""
     best = knee(front.points).trial
     last = list(front.ann)[-1]
+    marks = {"u": "uniform φ and ρ", "p": "the paper's search"}
+    shown = {(point.baseline or " ")[0] for point in front.points}
+    notes = [f"   {mark} baseline: {what}" for mark, what in marks.items() if mark in shown]
+    limits = [f"within the budget: {front.budget}\n"] if front.budget else []
     table = Table(
-        title=f"{front.study}: {len(front.points)} of {len(front.trials)} trials on the front",
-        caption=f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split)\n"
-        "* the knee of the front   u baseline: uniform φ and ρ   p baseline: the paper's search",
+        title=f"{front.study}: {len(front.points)} points on the front of {front.passes} trials"
+        f" and {len(front.trials) - front.passes} further exits of theirs",
+        caption="".join(limits)
+        + f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split)\n"
+        + "".join(["* the knee of the front", *notes]),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
@@ -34,11 +40,11 @@ def front_table(front: ParetoFront) -> Table:
     for column in ("/int8", "steps", "KL"):
         table.add_column(column, justify="right", no_wrap=True)
     for point in front.points:
-        marks = ("*" if point.trial == best else "") + (point.baseline or " ")[0].strip()
+        sign = ("*" if point.trial == best else "") + (point.baseline or " ")[0].strip()
         cells = [cell for split in front.ann for cell in _cells(getattr(point, split))]
         m: Measurement = getattr(point, last)
         more = (f"{m.energy_ratio_int8:.0%}", f"{m.timesteps.value:.2f}", f"{m.kl.value:.3f}")
-        table.add_row(f"{marks} {point.trial}".strip(), *cells, *more)
+        table.add_row(f"{sign} {point.trial}".strip(), *cells, *more)
     table.add_section()
     reference: list[str] = []
     for ann in front.ann.values():
@@ -137,13 +143,14 @@ def sensitivity_table(found: Sensitivity) -> Table:
         "layer",
         title="divergence from the ANN in 1e-3 nats when one layer changes,"
         f" T = {found.base.timesteps}",
-        caption=f"others: φ = {most}, ρ = 1 (then {1e3 * found.divergence[-1]:.2f});"
-        " energy: of this layer's spikes, share of the ANN's",
+        caption=f"φ = {most} and ρ = 1 everywhere: {1e3 * found.divergence[-1]:.2f}; what is near"
+        f" that is noise of {len(found.layers)} other layers. Own energy: of this layer's spikes"
+        " there, share of the ANN's",
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
     )  # fmt: skip
     columns = [f"φ={phi}" for phi in found.phis if phi != most]
     columns += [f"ρ={rho:g}" for rho in found.rhos if rho != 1]
-    for column in (*columns, "energy"):
+    for column in (*columns, "own energy"):
         table.add_column(column, justify="right", no_wrap=True)
     for i, layer in enumerate(found.layers):
         losses = [x for x, phi in zip(found.phi_divergence[i, :, -1], found.phis, strict=True)
@@ -179,7 +186,8 @@ def paper_table(
     """Points of the paper's search, as predicted and as measured."""
     table = Table(
         title=f"the paper's search: points by its sums, n = {ann.n} of the {ann.split} split",
-        caption="predicted: on the calibration inputs, as if single layers' effects added up",
+        caption="predicted: on the calibration inputs, as if single layers' effects added up; that"
+        " may be less than nothing, where a change did no harm",
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
     )  # fmt: skip
     columns = ("mean φ", "mean ρ", "accuracy", "95 %", "energy", "predicted", "KL", "predicted KL")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -47,7 +48,7 @@ def front_figure(front: ParetoFront) -> Figure:
     if below:
         axes.annotate(
             f"↓ {len(below)} more of the front below",
-            (0.01, 0.01),
+            (0.25, 0.01),
             xycoords="axes fraction",
             color=_FRONT,
             fontsize=8,
@@ -65,8 +66,8 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
     pairs = [(p.search.accuracy.value, p.search.energy_ratio) for p in front.trials]
     values = [hypervolume(pairs[: i + 1]) for i in range(len(pairs))]
     axes.step(range(1, len(values) + 1), values, where="post", color=_FRONT)
-    baselines = sum(p.baseline is not None for p in front.trials)
-    if 0 < baselines < len(values) and all(p.baseline for p in front.trials[:baselines]):
+    baselines = next((i for i, p in enumerate(front.trials) if p.baseline is None), 0)
+    if baselines:
         axes.axvline(baselines, color=_UNIFORM, linestyle=":")
         axes.annotate(
             " baselines end",
@@ -76,7 +77,7 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
             va="bottom",
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("finished trials")
+    axes.set_xlabel("trials and further exits of theirs, as they came")
     axes.set_ylabel("hypervolume\n(accuracy × energy saved)")
     return figure
 
@@ -84,10 +85,11 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
 def layers_figure(front: ParetoFront) -> Figure:
     """φ and ρ of the front's points, layer by layer."""
     layers = _layers(front)
+    points = _of_different_layers(front.points)
     figure = Figure(figsize=(7.2, 1.6 + 0.22 * len(layers)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, symbol, name in ((left, "φ", "phi"), (right, "ρ", "rho")):
-        values = np.array([[p.params[f"{name}/{layer}"] for p in front.points] for layer in layers])
+        values = np.array([[p.params[f"{name}/{layer}"] for p in points] for layer in layers])
         most = values.max()
         whole = name == "phi"
         image = axes.imshow(
@@ -100,7 +102,7 @@ def layers_figure(front: ParetoFront) -> Figure:
         )
         axes.set_title(f"{symbol}, {'spikes per step' if name == 'phi' else 'threshold factor'}")
         axes.set_xlabel("trial, by rising energy")
-        _label_points(axes, front)
+        _label_points(axes, points)
         figure.colorbar(image, ax=axes, shrink=0.9, ticks=MaxNLocator(integer=name == "phi"))
     left.set_yticks(range(len(layers)), layers, fontsize=7)
     return figure
@@ -297,8 +299,21 @@ def _layers(front: ParetoFront) -> list[str]:
     return [name.removeprefix("phi/") for name in names if name.startswith("phi/")]
 
 
-def _label_points(axes: Axes, front: ParetoFront) -> None:
-    numbers = [str(p.trial) for p in front.points]
+def _of_different_layers(points: Sequence[FrontPoint]) -> list[FrontPoint]:
+    """Without those that differ from the point before in T, exit or calibration alone."""
+    found: list[FrontPoint] = []
+    for point in points:
+        if not found or _layers_of(point) != _layers_of(found[-1]):
+            found.append(point)
+    return found
+
+
+def _layers_of(point: FrontPoint) -> dict[str, Any]:
+    return {k: v for k, v in point.params.items() if k.startswith(("phi/", "rho/"))}
+
+
+def _label_points(axes: Axes, points: Sequence[FrontPoint]) -> None:
+    numbers = [str(p.trial) for p in points]
     every = max(1, len(numbers) // 12)
     axes.set_xticks(range(0, len(numbers), every), numbers[::every], rotation=90, fontsize=7)
 

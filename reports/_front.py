@@ -12,7 +12,10 @@ from optuna.trial import FrozenTrial
 
 from conversion import ConfigError
 from evaluators import AnnReference, Measurement
-from search import baseline_of, finished, is_feasible, measurement_of, study_setup
+from search import baseline_of, exit_of, finished, is_feasible, measurement_of, study_setup
+
+_KNEE_DROP = 0.05
+"""Less accurate than the best point by more than this, none is the knee."""
 
 _LOG = logging.getLogger("spikefront")
 
@@ -25,6 +28,7 @@ class FrontPoint:
         trial: Its number in the study.
         params: Its parameters.
         baseline: ``"uniform"``, ``"pareto_dp"`` (the paper's search), or None.
+        exit_of: The trial whose pass it is another exit of, or None.
         search: Its measurement on the search split.
         test: Its measurement on the test split, if there is one.
     """
@@ -34,6 +38,7 @@ class FrontPoint:
     baseline: str | None
     search: Measurement
     test: Measurement | None = None
+    exit_of: int | None = None
 
     @classmethod
     def of(cls, trial: FrozenTrial, test: Measurement | None = None) -> FrontPoint:
@@ -44,6 +49,7 @@ class FrontPoint:
             baseline=baseline_of(trial),
             search=measurement_of(trial),
             test=test,
+            exit_of=exit_of(trial),
         )
 
 
@@ -56,12 +62,19 @@ class ParetoFront:
         points: By rising energy, hence rising accuracy.
         trials: Every finished trial, by number.
         ann: The ANN on each split that was measured.
+        budget: Limits that the points keep, in words; empty without any.
     """
 
     study: str
     points: tuple[FrontPoint, ...]
     trials: tuple[FrontPoint, ...]
     ann: Mapping[str, AnnReference]
+    budget: str = ""
+
+    @property
+    def passes(self) -> int:
+        """How many trials were run; the others are further exits of theirs."""
+        return sum(trial.exit_of is None for trial in self.trials)
 
 
 def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> ParetoFront:
@@ -73,7 +86,7 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
     Raises:
         ConfigError: No trial has finished.
     """
-    study_setup(study)
+    budget = str(study_setup(study).budget)
     done = finished(study)
     trials = tuple(FrontPoint.of(trial) for trial in done)
     if not trials:
@@ -82,7 +95,7 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
     if not within:
         _LOG.warning("no trial keeps the budget of the study: the front is that of all trials")
     points = tuple(non_dominated(within or trials))
-    return ParetoFront(study=study.study_name, points=points, trials=trials, ann=ann)
+    return ParetoFront(study=study.study_name, points=points, trials=trials, ann=ann, budget=budget)
 
 
 def non_dominated_trials(study: optuna.Study) -> list[Measurement]:
@@ -150,8 +163,11 @@ def select(
 def knee(points: Sequence[FrontPoint]) -> FrontPoint:
     """The point farthest from the line between the cheapest and the most accurate one.
 
-    Both axes are scaled to 0..1 over the front; of equally far ones it is the most accurate.
+    Both axes are scaled to 0..1 over the front, but for points of much less accuracy than the
+    best; of equally far ones it is the most accurate.
     """
+    least = _accuracy(points[-1]) - _KNEE_DROP
+    points = [point for point in points if _accuracy(point) >= least]
     first, last = points[0], points[-1]
     width = _energy(last) - _energy(first)
     height = _accuracy(last) - _accuracy(first)

@@ -26,7 +26,12 @@ def trials_frame(front: ParetoFront) -> pd.DataFrame:
     """``trials.csv``: every finished trial on the search split, a column per parameter."""
     on_front = {point.trial for point in front.points}
     rows = [
-        {**_row(p, p.search), "baseline": p.baseline, "on_front": p.trial in on_front}
+        {
+            **_row(p, p.search),
+            "baseline": p.baseline,
+            "exit_of": p.exit_of,
+            "on_front": p.trial in on_front,
+        }
         for p in front.trials
     ]
     return _flat(rows)

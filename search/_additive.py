@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from search._study import finished, measurement_of
 from search._surrogate import Features, Residual, Surrogate, expected_gain, sweep_prices
 from search._tables import LayerTables, layer_tables
 from spaces import LayerSpace
+
+_LOG = logging.getLogger("spikefront")
 
 _STEPS_AHEAD = 2.5
 """A proposal is measured at the first T that is this many times its parent's mean steps."""
@@ -115,6 +118,9 @@ class AdditiveSampler(BaseSampler):
     shall be learned, at a weight of energy drawn around 0.2, or around that of a parent that was
     learned itself.
 
+    It learns from trials with the user attribute ``measurement``, a
+    :meth:`evaluators.Measurement.to_dict`; objectives are the caller's own affair.
+
     Args:
         profile: Of the network.
         space: The search space.
@@ -153,6 +159,7 @@ class AdditiveSampler(BaseSampler):
         self._scale = np.ones(len(space.layers))
         self._kinds = [(name, value) for name in _KINDS for value in self._choices[name]]
         self._surrogate = Surrogate(len(space.layers), len(self._kinds))
+        self._warned = False
         self._known: dict[tuple[Any, ...], _Trial] = {}
         self._random = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
@@ -174,6 +181,8 @@ class AdditiveSampler(BaseSampler):
         """Propose all parameters of a trial."""
         trials = [t for t in finished(study) if self._names <= t.params.keys()]
         known = [self._seen(study, t) for t in trials]
+        if not known and study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            self._warn_of_missing_measurements()
         pending = [
             self._own(t.params)
             for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -203,6 +212,14 @@ class AdditiveSampler(BaseSampler):
     ) -> Any:
         """Random, for parameters that are not of the space."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _warn_of_missing_measurements(self) -> None:
+        if not self._warned:
+            _LOG.warning(
+                "no finished trial holds its measurement, and nothing is learned from them: give"
+                " each trial.set_user_attr('measurement', measurement.to_dict())"
+            )
+        self._warned = True
 
     def _own(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Those parameters that are of the space: a study of the user's may have others."""

@@ -31,6 +31,13 @@ class Budget:
         if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 1:
             raise ConfigError(f"max_accuracy_drop must be in 0..1, got {self.max_accuracy_drop!r}")
 
+    def __str__(self) -> str:
+        """In words; empty without limits."""
+        energy, drop = self.max_energy, self.max_accuracy_drop
+        limits = [] if energy is None else [f"at most {100 * energy:.3g} % of the ANN's energy"]
+        limits += [] if drop is None else [f"{100 * drop:.3g} points of accuracy lost at most"]
+        return ", ".join(limits)
+
     def constraints(self, measurement: Measurement, ann_accuracy: float) -> dict[str, float]:
         """Optuna's constraints of a measured trial: kept where 0 or less."""
         found = {}

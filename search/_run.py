@@ -153,7 +153,8 @@ class _Coordinator:
                 self._give_back(trial, reason)
             self._running.clear()
         if mine:
-            _LOG.info("%d trials will run again: %s", len(mine), reason)
+            numbers = ", ".join(str(trial.number) for trial in mine)
+            _LOG.info("will run again, because %s: trial %s", reason, numbers)
 
     def enqueue_baselines(self, kind: str, baselines: Sequence[Mapping[str, Any]]) -> None:
         """Put the settings that the study does not know yet into its queue."""

@@ -255,6 +255,12 @@ def baseline_of(trial: FrozenTrial) -> str | None:
     return "uniform" if kind is True else kind  # True: as studies before 0.1.0 said it
 
 
+def exit_of(trial: FrozenTrial) -> int | None:
+    """The number of the trial whose pass this one is another exit of, or None."""
+    number = trial.user_attrs.get(_EXIT_OF)
+    return None if number is None else int(number)
+
+
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """The complete trials that hold a measurement, by number."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -263,7 +269,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 def passes(study: optuna.Study) -> list[FrozenTrial]:
     """The finished trials that were run; not those that are other exits of such a one."""
-    return [trial for trial in finished(study) if _EXIT_OF not in trial.user_attrs]
+    return [trial for trial in finished(study) if exit_of(trial) is None]
 
 
 def known_points(study: optuna.Study) -> np.ndarray:

@@ -100,7 +100,9 @@ class LayerSpace:
             if name not in free:
                 raise ConfigError(f"{name!r} cannot be pinned: {_known(name, self.layers)}")
             if not _offers(free[name], value):
-                raise ConfigError(f"{name} cannot be pinned to {value!r}: {free[name]}")
+                raise ConfigError(
+                    f"{name} cannot be pinned to {value!r}, only to {_offer(free[name])}"
+                )
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Every parameter's distribution, by name; a pinned one has a single value."""
@@ -184,21 +186,20 @@ class LayerSpace:
         }
 
     def baselines(self) -> list[dict[str, Any]]:
-        """The uniform settings that stand in every report: φ × ρ × exit threshold.
+        """The uniform settings that stand in every report.
 
-        φ in 1, 2, 4, 8 and ρ in 1, 2, as far as the space allows them; leaving above a
-        confidence of 0.4 or 0.6, or, for ρ = 1, never.
+        φ in 1, 2, 4, 8 and ρ in 1, 2, as far as the space allows them, leaving above a confidence
+        of 0.6; a search adds those other exits of theirs that gain something.
         """
         grid = [
-            (phi, rho, alpha)
-            for alpha in (0.6, 0.4, 1.0)
+            (phi, rho)
             for rho in (1.0, 2.0)
             for phi in (1, 2, 4, 8)
-            if phi <= self.phi_max and rho <= self.rho_max and (alpha < 1 or rho == 1)
+            if phi <= self.phi_max and rho <= self.rho_max
         ]
         found: list[dict[str, Any]] = []
-        for phi, rho, alpha in grid:
-            params = self.uniform(phi=phi, rho=rho, alpha=alpha)
+        for phi, rho in grid:
+            params = self.uniform(phi=phi, rho=rho, alpha=0.6)
             if params not in found:  # pins make some of them the same
                 found.append(params)
         return found
@@ -230,6 +231,15 @@ class LayerSpace:
         for name, distribution in distributions.items():
             if not _offers(distribution, params[name]):
                 raise ConfigError(f"{name} = {params[name]!r} is outside {distribution}")
+
+
+def _offer(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, IntDistribution):
+        return f"{distribution.low} to {distribution.high}"
+    if isinstance(distribution, FloatDistribution):
+        return f"{distribution.low:g} to {distribution.high:g} in steps of {distribution.step:g}"
+    assert isinstance(distribution, CategoricalDistribution)
+    return ", ".join(map(str, distribution.choices))
 
 
 def _offers(distribution: BaseDistribution, value: Any) -> bool:

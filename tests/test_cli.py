@@ -79,8 +79,8 @@ def test_the_road_from_study_to_a_verified_config(
     assert answer["timesteps"].double().mean() == pytest.approx(row["timesteps_mean"])
 
     again = spikefront("search", "--task", searched, "--trials", 24, "--timesteps", "1,4")
-    assert "24 trials on the front" in again.stdout
-    assert "24 finished trials already: nothing to run" in again.stderr
+    assert "points on the front of 24 trials" in again.stdout
+    assert "has run 24 trials already: nothing to run" in again.stderr
     assert ",test," in (out / "front.csv").read_text(), "what a report measured stays in the files"
     changed = spikefront("search", "--task", searched, "--phi-max", 3, check=False)
     assert changed.returncode == 1

@@ -118,7 +118,16 @@ def test_pins(space: LayerSpace) -> None:
     single = [name for name, d in pinned.distributions().items() if d.single()]
     assert single == ["phi/a", "rho/b", "iat/alpha"]
     assert all(p["phi/a"] == 2 and p["iat/alpha"] == 1.0 for p in pinned.baselines())
-    assert len(pinned.baselines()) == 8, "two exit thresholds fall away"
+    assert len(pinned.baselines()) == 8
+    both = LayerSpace(layers=("a",), pins={"phi/a": 2, "rho/a": 1.5})
+    assert len(both.baselines()) == 1, "those that pins make the same stand once"
+    for pins, message in (
+        ({"phi/a": 99}, "phi/a cannot be pinned to 99, only to 1 to 8"),
+        ({"rho/a": 1.3}, r"cannot be pinned to 1.3, only to 1 to 3 in steps of 0.25"),
+        ({"timesteps": 3}, "only to 1, 2, 4, 8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            LayerSpace(layers=("a", "b"), pins=pins)
     assert LayerSpace.from_dict(json.loads(json.dumps(pinned.to_dict()))) == pinned
     for pins, message in (
         ({"phi/c": 1}, r"'phi/c' cannot be pinned: there is no layer 'c'; the network has: a, b"),
