@@ -87,8 +87,8 @@ class _Trial:
     errors: np.ndarray
     scales: np.ndarray
     log_divergence: float
-    key: tuple[Any, ...]
-    pass_key: tuple[Any, ...]
+    key: str
+    pass_key: str
 
     @property
     def candidate(self) -> _Candidate:
@@ -179,14 +179,14 @@ class AdditiveSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose all parameters of a trial."""
-        trials = [t for t in finished(study) if self._names <= t.params.keys()]
+        trials = [t for t in finished(study) if self._key(study, t) in self._known or self._fits(t)]
         known = [self._seen(study, t) for t in trials]
         if not known and study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             self._warn_of_missing_measurements()
         pending = [
             self._own(t.params)
             for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if self._names <= t.params.keys()
+            if self._fits(t)
         ]
         kept = [k for k, t in zip(known, trials, strict=True) if is_feasible(t)] or known
         loss = LOSSES[int(self._random.integers(len(LOSSES)))]
@@ -196,12 +196,14 @@ class AdditiveSampler(BaseSampler):
         learns = "learned" in self._choices["calibration"] and len(known) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
-        ranked = [self._params(c, front) for c in self._ranked(known, kept, pending, loss)]
+        candidates = self._ranked(known, kept, pending, loss)
+        ranked = (self._params(candidate, front) for candidate in candidates)
+        first = self._params(candidates[0], front)
         if not self._exits:
             taken = {t.key for t in known} | {key_of(params) for params in pending}
-            return next((p for p in ranked if key_of(p) not in taken), ranked[0])
+            return next((p for p in ranked if key_of(p) not in taken), first)
         passes = {t.pass_key for t in known} | {pass_of(params) for params in pending}
-        return next((p for p in ranked if pass_of(p) not in passes), self._other_exit(ranked[0]))
+        return next((p for p in ranked if pass_of(p) not in passes), self._other_exit(first))
 
     def sample_independent(
         self,
@@ -221,13 +223,20 @@ class AdditiveSampler(BaseSampler):
             )
         self._warned = True
 
+    def _fits(self, trial: FrozenTrial) -> bool:
+        return self._names <= trial.params.keys()
+
+    @staticmethod
+    def _key(study: optuna.Study, trial: FrozenTrial) -> tuple[Any, ...]:
+        # Studies in memory all have the same number: their names tell them apart.
+        return study.study_name, study._study_id, trial.number
+
     def _own(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Those parameters that are of the space: a study of the user's may have others."""
         return {name: value for name, value in params.items() if name in self._names}
 
     def _seen(self, study: optuna.Study, trial: FrozenTrial) -> _Trial:
-        # Studies in memory all have the same number: their names tell them apart.
-        key = (study.study_name, study._study_id, trial.number)
+        key = self._key(study, trial)
         if key not in self._known:
             self._known[key] = self._read(self._own(trial.params), measurement_of(trial))
         return self._known[key]
@@ -323,10 +332,11 @@ class AdditiveSampler(BaseSampler):
         owner = np.arange(len(sought))
         front, worst = there, (self._dearest, math.log(_WORST_DIVERGENCE))
         if self._exits and plain:
-            stairs = [t.exits[loss] for t in plain]
+            parents = [plain[i] for i in nearest]
+            stairs = [t.exits[loss] for t in parents]
             kinds = np.array([self._indicators(c) for c in (*candidates, *running)])
-            unlike = len(_KINDS) - kinds @ np.array([t.kinds for t in plain]).T
-            sought, owner = foreseen_exits(stairs, there, sought, unlike, loss)
+            unlike = len(_KINDS) - kinds @ np.array([t.kinds for t in parents]).T
+            sought, owner = foreseen_exits(stairs, there[nearest], sought, unlike, loss)
             deviation = loss.elasticity * deviation
             points = points_of([k.measurement for k in kept])
             front = logarithms(points[interesting_front(points, loss)], loss)
@@ -353,7 +363,7 @@ class AdditiveSampler(BaseSampler):
         front = interesting_front(points_of([t.measurement for t in among]), loss)
         return [keys[key] for key in dict.fromkeys(among[i].pass_key for i in front)]
 
-    def _what_is_learned_from(self, trial: _Trial) -> tuple[Any, ...]:
+    def _what_is_learned_from(self, trial: _Trial) -> str:
         """Equal for trials that tell the surrogate the same."""
         return trial.pass_key if self._exits else trial.key
 

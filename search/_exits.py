@@ -229,14 +229,14 @@ def dominated_area(front: np.ndarray, worst: tuple[float, float]) -> float:
     return float(area)
 
 
-def key_of(params: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Equal for equal parameters."""
-    return tuple(params[name] for name in sorted(params))
+def key_of(params: Mapping[str, Any]) -> str:
+    """Equal for equal parameters; a string, whose hash is worked out once."""
+    return str([params[name] for name in sorted(params)])
 
 
-def pass_of(params: Mapping[str, Any]) -> tuple[Any, ...]:
+def pass_of(params: Mapping[str, Any]) -> str:
     """Equal for parameters that share a forward pass, but for its length."""
-    return tuple(params[name] for name in sorted(params) if name not in EXITS)
+    return key_of({name: value for name, value in params.items() if name not in EXITS})
 
 
 EXITS = ("timesteps", "iat/alpha", "iat/beta")

@@ -89,6 +89,8 @@ def test_the_road_from_study_to_a_verified_config(
     assert "another seed: 0 there, 1 here" in other.stderr
     nothing = spikefront("export", "--task", searched, "--max-energy", 1e-6, check=False)
     assert "no point of the front has an energy" in nothing.stderr
+    nothing = spikefront("export", "--task", searched, "--max-energy", "1pJ", check=False)
+    assert "no point of the front has an energy" in nothing.stderr
 
     body = config["measurement"]
     tampered = tmp_path / config["tensors"]
@@ -242,6 +244,8 @@ def test_pins_and_budgets_hold(spikefront: CommandLine, small: str, tmp_path: Pa
     assert {"uniform", "pareto_dp", None} == set(kinds)
     assert {t.params["phi/1"] for t in study.trials} == {2}
     assert any(max(t.constraints.values()) > 0 for t in finished(study))
+    page = (tmp_path / "spikefront-out" / "report.html").read_text()
+    assert "within the budget: at most 60 % of the ANN's energy, 2 points of accuracy lost" in page
     for row in report["front"]:
         assert row["energy_ratio"] <= 0.6
         assert row["accuracy"] >= report["ann_accuracy"]["search"] - 0.02 - 1e-9

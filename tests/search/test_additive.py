@@ -186,6 +186,19 @@ def test_a_study_may_have_parameters_of_the_user_s(evaluator: Evaluator, space: 
     assert len({t.params["rate"] for t in study.trials}) == 25
 
 
+def test_a_study_without_measurements_is_warned_of_once(
+    evaluator: Evaluator, space: LayerSpace, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = AdditiveSampler(evaluator.profile, space, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(3):
+        trial = study.ask()
+        space.suggest(trial)
+        study.tell(trial, (0.5, 1.0))
+    told = [r.message for r in caplog.records if "nothing is learned from them" in r.message]
+    assert len(told) == 1
+
+
 def test_a_trial_without_a_measurement_is_passed_over(
     evaluator: Evaluator, space: LayerSpace
 ) -> None:
