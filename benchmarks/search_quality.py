@@ -359,14 +359,14 @@ def drawn(runs: Mapping[str, Sequence[Sequence[Spent]]], there: Landscape) -> Fi
                 ]
             )
             own = name not in stock
-            style = "-" if name == "ours" or name.endswith("warm") else ":"
+            style = "--" if name == "ours, warm" else "-" if own or name.endswith("warm") else ":"
             color = "#0b5fa5" if own else f"C{1 + stock.index(name) // 2}"
             axes.plot(counts, np.median(values, 0), style, color=color, label=name, lw=1 + own)
             if own:
                 axes.fill_between(counts, values.min(0), values.max(0), color=color, alpha=0.15)
         axes.set_xscale("log")
         axes.set_xlabel("evaluations, those of the warm start included")
-        axes.set_title(f"energy and {by}, both logarithmic" if by == "divergence" else f"{by}")
+        axes.set_title(f"energy and {by}")
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("hypervolume, share of the box")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
