@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def kept_run(
     """A run of one of Optuna's samplers, which need not be judged twice."""
     kind = "run" if there.synthetic is None else "synthetic run"
     if "iat/alpha" not in there.space.pins:
-        kind += ", exits free"
+        kind += ", exits free"  # to be changed with what search._exits does
     key = there.key(kind, there.space.to_dict(), sampler, seed, evaluations, start)
 
     def rows() -> list[dict[str, Any]]:
@@ -267,12 +267,12 @@ def on_test(points: Sequence[Spent], there: Landscape) -> list[Spent]:
 
 
 def cheapest(points: Sequence[Spent], by: str, level: float, ann: float) -> float:
-    """Least energy at no more divergence, or no more lost accuracy, than the level."""
+    """Least energy at no more divergence, or lost accuracy, than the level; or infinite."""
     if by == "divergence":
-        return min((p.energy for p in points if p.divergence <= level), default=math.nan)
+        return min((p.energy for p in points if p.divergence <= level), default=math.inf)
     # The best of the others may lose less than a whole image: accuracies are compared exactly.
     lost = level + 1e-9
-    return min((p.energy for p in points if p.accuracy >= ann - lost), default=math.nan)
+    return min((p.energy for p in points if p.accuracy >= ann - lost), default=math.inf)
 
 
 Compared = dict[str, dict[str, list[float]]]
@@ -290,9 +290,11 @@ def compared(
             theirs = points if split == "search" else on_test(points, there)
             found[f"{name}, {split}"] = {
                 by: [
-                    _median(
-                        cheapest(run, by, level, there.ann(split))
-                        / cheapest(theirs, by, level, there.ann(split))
+                    statistics.median(
+                        ratio(
+                            cheapest(run, by, level, there.ann(split)),
+                            cheapest(theirs, by, level, there.ann(split)),
+                        )
                         for run in shown
                     )
                     for level in levels
@@ -334,11 +336,11 @@ def judge(
     return runs, others
 
 
-def _median(ratios: Iterable[float]) -> float:
-    """Not a number where most of them are none: a level that nobody reaches."""
-    every = list(ratios)
-    known = [ratio for ratio in every if not math.isnan(ratio)]
-    return statistics.median(known) if 2 * len(known) > len(every) else math.nan
+def ratio(ours: float, theirs: float) -> float:
+    """Of energies; infinite where ours are not there, not a number where neither are."""
+    if math.isinf(theirs):
+        return math.nan if math.isinf(ours) else 0.0
+    return ours / theirs
 
 
 def drawn(runs: Mapping[str, Sequence[Sequence[Spent]]], there: Landscape) -> Figure:
@@ -424,6 +426,7 @@ def main(
             table.add_row(f"{name} ({len(points)} points)", *last, f"{plain[name]:.3f}")
         Console(width=110).print(table)
         ours = found.pop("ours")
+        found.pop("ours, warm", None)
         result[by] = {"ours": ours, "stock": found, "others": plain}
     if there.synthetic is None:
         result["energy_of_ours"] = compared(there, runs["ours"], others)

@@ -114,7 +114,12 @@ class ConversionConfig:
 
         A neuron that may fire φ·T times in a single step rounds its activation to what the T
         steps could add up to; what differs is when spikes arrive. It costs one step instead of T.
+
+        Raises:
+            ConfigError: The thresholds are those of another T: the levels would be others.
         """
+        if self.steps_of_calibration != self.timesteps:
+            raise ConfigError("a config calibrated at another T has no quantised one")
         layers = {
             name: replace(layer, phi=layer.phi * self.timesteps)
             for name, layer in self.layers.items()

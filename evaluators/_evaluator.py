@@ -178,6 +178,7 @@ class Evaluator:
         model = self._converted(choice.conversion)
         if key not in self._passes or self._passes[key].steps < steps:
             self._passes[key] = self.record(model, split)
+            self._passes.move_to_end(key)
             while len(self._passes) > _REMEMBERED_PASSES:
                 self._passes.popitem(last=False)
         return self._passes[key].first(steps).measure(self._rule(model, choice.exit))

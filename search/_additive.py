@@ -48,8 +48,8 @@ _LEARNED = 0.15
 _FIRST_WEIGHT = 0.2
 """Of energy, about which the first learned passes are drawn."""
 
-_LEARNING_STARTS = 40
-"""Finished trials before which nothing learns: there is no front yet to start from."""
+_LEARNING_STARTS = 25
+"""Passes before which nothing learns: there is no front yet to start from."""
 
 _KINDS = ("neuron", "calibration", "calibration/timesteps")
 
@@ -193,7 +193,8 @@ class AdditiveSampler(BaseSampler):
         points = points_of([k.measurement for k in kept])
         chosen = interesting_front(points, loss)
         front = [(kept[i].params, kept[i].measurement) for i in chosen]
-        learns = "learned" in self._choices["calibration"] and len(known) >= _LEARNING_STARTS
+        passes = {t.pass_key for t in known}
+        learns = "learned" in self._choices["calibration"] and len(passes) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
         candidates = self._ranked(known, kept, pending, loss)
@@ -202,7 +203,7 @@ class AdditiveSampler(BaseSampler):
         if not self._exits:
             taken = {t.key for t in known} | {key_of(params) for params in pending}
             return next((p for p in ranked if key_of(p) not in taken), first)
-        passes = {t.pass_key for t in known} | {pass_of(params) for params in pending}
+        passes |= {pass_of(params) for params in pending}
         return next((p for p in ranked if pass_of(p) not in passes), self._other_exit(first))
 
     def sample_independent(
@@ -260,7 +261,7 @@ class AdditiveSampler(BaseSampler):
         return _Trial(
             params=params,
             measurement=measurement,
-            exits={loss: staircase(curve, self._space, loss) for loss in LOSSES},
+            exits={loss: self._stairs(curve, measurement, loss) for loss in LOSSES},
             cells=candidate[1],
             kinds=self._indicators(candidate),
             errors=self._errors(candidate),
@@ -269,6 +270,10 @@ class AdditiveSampler(BaseSampler):
             key=key_of(params),
             pass_key=pass_of(params),
         )
+
+    def _stairs(self, curve: np.ndarray, found: Measurement, loss: Criterion) -> np.ndarray:
+        stairs = staircase(curve, self._space, loss)
+        return stairs if len(stairs) else logarithms(points_of([found]), loss)
 
     def _cells(self, params: Mapping[str, Any]) -> np.ndarray:
         """Index of each layer's (φ, ρ), ``(layers,)``."""
@@ -314,7 +319,10 @@ class AdditiveSampler(BaseSampler):
         """Candidates by falling expected gain."""
         self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
         only_learned = set(self._choices["calibration"]) == {"learned"}
-        own = {self._what_is_learned_from(t): t for t in known if only_learned or not t.learned}
+        own: dict[str, _Trial] = {}
+        for trial in known:  # a pass comes before its further exits, whose curves are shorter
+            if only_learned or not trial.learned:
+                own.setdefault(self._what_is_learned_from(trial), trial)
         plain = [t for t in own.values() if math.isfinite(t.log_divergence + t.errors.sum())]
         energies = self._log_energies([t.candidate for t in plain])
         losses = np.array([t.log_divergence for t in plain])

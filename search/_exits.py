@@ -97,8 +97,13 @@ def worst_of(front: np.ndarray, dearest: float, margin: float) -> tuple[float, f
 
 
 def staircase(curve: np.ndarray, space: LayerSpace, loss: Criterion) -> np.ndarray:
-    """Log energy and log loss of the best exits of a pass, ``(rows, 2)``, a dozen of them."""
+    """Log energy and log loss of the best exits of a pass, ``(rows, 2)``, a dozen of them.
+
+    None, where the space offers no exit of the curve.
+    """
     points = offered_exits(curve, space)[:, 2:]
+    if not len(points):
+        return np.zeros((0, 2))
     front = logarithms(points[_front(points, loss)], loss)
     some = np.unique(np.linspace(0, len(front) - 1, _MOST_STEPS).round().astype(int))
     rows: np.ndarray = front[some]
@@ -146,6 +151,7 @@ def measured_exits(
     *,
     known: np.ndarray,
     dearest: float = 0.0,
+    least_accuracy: float = 0.0,
 ) -> MeasuredExits:
     """The other exits of a pass just measured that enlarge a front.
 
@@ -156,9 +162,12 @@ def measured_exits(
         space: What may be chosen.
         known: Points of the finished trials, ``(n, 3)``.
         dearest: Logarithm of the share of the ANN's energy from which nothing counts.
+        least_accuracy: Below it nothing counts.
     """
     points = np.concatenate([known, points_of([measurement])])
-    gainful = gainful_exits(points, np.array(measurement.exit_curve), space, dearest=dearest)
+    curve = np.array(measurement.exit_curve)
+    curve = curve[curve[:, 2] >= least_accuracy - 1e-12]
+    gainful = gainful_exits(points, curve, space, dearest=dearest)
     return [(exits, measure({**params, **exits})) for exits in gainful]
 
 

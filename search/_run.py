@@ -59,6 +59,7 @@ class _Asked:
     space: LayerSpace
     known: np.ndarray
     dearest: float
+    least_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def run_study(
 
     The baselines come first: the uniform settings, then the paper's. Exits of a pass that enlarge
     the front of accuracy or divergence against energy become trials of their own, which cost
-    nothing and do not count. A trial that raises is marked as failed, with its reason, and the
-    study goes on; Ctrl-C and SIGTERM give the running trials back to the study.
+    nothing and do not count; a process killed while it writes them loses some. A trial that raises
+    is marked as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the running
+    trials back to the study.
 
     Args:
         study: From :func:`search.open_study`.
@@ -213,8 +215,15 @@ class _Coordinator:
                 trial.set_user_attr(_OWNER, self._owner)
             self._space.suggest(trial)
             dearest = math.log(self._budget.max_energy or 1.0)
-            known = known_points(self._study)
-            return _Asked(trial.number, dict(trial.params), self._space, known, dearest)
+            drop = self._budget.max_accuracy_drop
+            return _Asked(
+                trial.number,
+                dict(trial.params),
+                self._space,
+                known_points(self._study),
+                dearest,
+                0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
+            )
 
     def _tell(self, outcome: _Outcome) -> None:
         with self._lock, self._interrupts.shield():
@@ -283,14 +292,24 @@ def _measure(evaluator: Evaluator, asked: _Asked) -> _Outcome:
 
     try:
         measurement = measure(asked.params)
-        exits = measured_exits(
-            asked.params, measurement, measure, space, known=asked.known, dearest=asked.dearest
-        )
     except SpikefrontError as error:
         reason = str(error)
     except Exception as error:  # one bad trial must not end the study; its reason is kept
         _LOG.debug("trial %d failed", asked.number, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
+    if measurement is not None:
+        try:
+            exits = measured_exits(
+                asked.params,
+                measurement,
+                measure,
+                space,
+                known=asked.known,
+                dearest=asked.dearest,
+                least_accuracy=asked.least_accuracy,
+            )
+        except Exception as error:  # the trial itself is whole
+            _LOG.warning("no further exits of trial %d: %s", asked.number, error)
     return _Outcome(asked.number, measurement, exits, reason, time.perf_counter() - start)
 
 

@@ -395,3 +395,5 @@ def test_a_quantised_config_is_the_ann_with_clip_floor_activations() -> None:
         else:
             y = module(y)
     torch.testing.assert_close(simulated.logits[0], y, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="calibrated at another T has no quantised one"):
+        replace(config, calibration_timesteps=1).quantised()

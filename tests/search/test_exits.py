@@ -139,3 +139,11 @@ def test_no_exit_where_pins_forbid_it_or_it_is_too_dear(small_task: Task) -> Non
     never = LayerSpace(layers=evaluator.layers, pins={"iat/alpha": 1.0})
     assert all(exits["iat/alpha"] == 1.0 for exits in gainful_exits(known, curve, never))
     assert not gainful_exits(known, curve, free, dearest=math.log(curve[:, 3].min() / 2))
+
+    def measure(params):
+        return evaluator.measure(free.choice(params))
+
+    above = known[0, 0] + 0.01
+    found = measured_exits(params, measurement, measure, free, known=known, least_accuracy=above)
+    assert all(m.accuracy.value >= above for _, m in found)
+    assert not measured_exits(params, measurement, measure, free, known=known, least_accuracy=2.0)

@@ -22,6 +22,7 @@ from search import (
     Budget,
     StudyError,
     StudySetup,
+    _run,
     baseline_of,
     check_evaluator,
     check_settings,
@@ -105,6 +106,20 @@ def test_gainful_exits_of_a_pass_are_trials_of_their_own(bench: Bench) -> None:
         fresh = Evaluator(bench.evaluator.task).measure(bench.space.choice(trial.params))
         assert measurement_of(trial) == fresh
         assert trial.values == [fresh.accuracy.value, fresh.energy_pj.value]
+
+
+def test_a_trial_is_whole_without_its_further_exits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(_run, "measured_exits", broken)
+    study, reasons = bench.study(), []
+    bench.run(study, 3, on_trial=lambda study, done, reason: reasons.append(reason))
+    assert reasons == [None] * 3
+    assert len(finished(study)) == 3
+    assert "no further exits of trial 0: by zero" in caplog.text
 
 
 def test_the_same_call_goes_on(bench: Bench) -> None:
