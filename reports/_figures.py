@@ -48,10 +48,12 @@ def front_figure(front: ParetoFront) -> Figure:
     if below:
         axes.annotate(
             f"↓ {len(below)} more of the front below",
-            (0.25, 0.01),
+            (0.25, 0.02),
             xycoords="axes fraction",
             color=_FRONT,
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
+            zorder=10,
         )
     model = front.points[0].search.energy_model
     axes.set_xlabel(f"energy per inference, share of the ANN's ({model})")
