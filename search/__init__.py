@@ -4,7 +4,7 @@ from search._additive import AdditiveSampler
 from search._budget import Budget, is_feasible
 from search._exits import measured_exits
 from search._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
-from search._run import MakeEvaluator, OnTrial, run_study
+from search._run import MakeEvaluator, OnTrial, run_study, run_worker
 from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
 from search._sensitivity import PHIS, RHOS, Sensitivity, sensitivity
 from search._storage import (
@@ -73,6 +73,7 @@ __all__ = [
     "passes",
     "reason_of",
     "run_study",
+    "run_worker",
     "sensitivity",
     "study_setup",
     "warm_start_attrs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import platform
 import signal
 import threading
@@ -20,11 +21,13 @@ import numpy as np
 import optuna
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from conversion import ConfigError, SpikefrontError
 from evaluators import Evaluator, Measurement
 from search._exits import MeasuredExits, measured_exits
+from search._lease import BEATS, Leases, beating
 from search._samplers import warm_start_attrs
 from search._storage import StudyError, hold
 from search._study import (
@@ -48,6 +51,8 @@ OnTrial = Callable[[optuna.Study, int, str | None], None]
 _MAX_FAILURES_IN_A_ROW = 5
 _OWNER = "owner"
 _RETRY_OF = "retry_of"
+_DEATHS = "deaths"
+_MAX_DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ def run_study(
     pareto_dp: Sequence[Mapping[str, Any]] = (),
     ann_accuracy: float | None = None,
     on_trial: OnTrial | None = None,
+    beat: float = 5.0,
+    grace: float = 30.0,
 ) -> None:
     """Search until ``trials`` trials of the study were run, whoever ran them.
 
@@ -102,6 +109,8 @@ def run_study(
         pareto_dp: Parameters of the paper's search, to be baselines too.
         ann_accuracy: Of the search split; needed where the study has a limit on lost accuracy.
         on_trial: Told of every trial.
+        beat: Seconds between the signs of life that it gives to others on the same study.
+        grace: Seconds after which a trial of another process that gives none is lost.
 
     Raises:
         StudyError: Another process holds the folder, or trial after trial fails.
@@ -113,7 +122,9 @@ def run_study(
     interrupts = _Interrupts()
     owner = f"{platform.node()}:{folder.resolve()}"
     with hold(folder), interrupts.caught():
-        coordinator = _Coordinator(study, space, owner, on_trial, interrupts, ann_accuracy)
+        coordinator = _Coordinator(
+            study, space, owner, on_trial, interrupts, ann_accuracy, beat, grace
+        )
         coordinator.take_back("its process was killed")
         coordinator.enqueue_baselines("uniform", space.baselines())
         coordinator.enqueue_baselines("pareto_dp", pareto_dp)
@@ -123,8 +134,50 @@ def run_study(
             coordinator.run_in_processes(make_evaluator, trials, workers)
 
 
+def run_worker(
+    study: optuna.Study,
+    space: LayerSpace,
+    evaluator: Evaluator,
+    *,
+    trials: int,
+    beat: float = 5.0,
+    grace: float = 30.0,
+    ann_accuracy: float | None = None,
+    on_trial: OnTrial | None = None,
+) -> None:
+    """Take part in a study that other processes, on other machines perhaps, work on too.
+
+    Every worker asks, measures and tells by itself; all they share is the storage. A trial whose
+    worker gave no sign of life for ``grace`` seconds is failed by one of the others and its
+    parameters run again; where that happens three times to the same parameters they are left out.
+
+    Args:
+        study: From :func:`search.load_study`, or :func:`search.open_study`.
+        space: Its search space.
+        evaluator: Of the study's task; see :func:`search.check_evaluator`.
+        trials: Trials that the study shall have run.
+        beat: Seconds between signs of life.
+        grace: Seconds without one after which a trial is lost.
+        ann_accuracy: As of :func:`run_study`.
+        on_trial: Told of every trial of this worker.
+
+    Raises:
+        StudyError: Trial after trial fails.
+        KeyboardInterrupt: It was stopped; its running trial waits to be run again.
+    """
+    interrupts = _Interrupts()
+    owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    with interrupts.caught():
+        worker = _Worker(study, space, owner, on_trial, interrupts, ann_accuracy, beat, grace)
+        worker.run_here(evaluator, trials)
+
+
 class _Coordinator:
-    """Asks and tells; the only one in a process that touches the study."""
+    """Asks and tells; the only one in a process that touches the study.
+
+    Other processes may work on the same study: it gives signs of life of its trials, and brings
+    back those of others that give none.
+    """
 
     def __init__(
         self,
@@ -134,6 +187,8 @@ class _Coordinator:
         on_trial: OnTrial | None,
         interrupts: _Interrupts,
         ann_accuracy: float | None,
+        beat: float,
+        grace: float,
     ) -> None:
         self._study = study
         self._space = space
@@ -142,6 +197,9 @@ class _Coordinator:
         self._interrupts = interrupts
         self._budget = study_setup(study).budget
         self._ann_accuracy = ann_accuracy
+        self._beat, self._grace = beat, grace
+        self._leases = Leases(grace)
+        self._looked = 0.0
         self._running: dict[int, optuna.Trial] = {}
         self._failures = 0
         self._lock = threading.Lock()  # joblib asks from a thread of its own
@@ -172,8 +230,14 @@ class _Coordinator:
     def run_here(self, evaluator: Evaluator, trials: int) -> None:
         """Ask, measure and tell in this process."""
         try:
-            while len(passes(self._study)) < trials:
-                self._tell(_measure(evaluator, self._ask()))
+            with beating(self._study, self._running, self._beat):
+                while (missing := trials - len(passes(self._study))) > 0:
+                    if self._others_suffice(missing):
+                        self._bring_back_lost()
+                        time.sleep(min(self._beat, 0.5))
+                    else:
+                        self._tell(_measure(evaluator, self._ask()))
+            self._settle()
         finally:
             self.take_back("it was interrupted")
 
@@ -190,8 +254,9 @@ class _Coordinator:
                     n_jobs=workers, return_as="generator_unordered", pre_dispatch=workers
                 )
                 try:
-                    for outcome in parallel(asked):
-                        self._tell(outcome)
+                    with beating(self._study, self._running, self._beat):
+                        for outcome in parallel(asked):
+                            self._tell(outcome)
                 except TerminatedWorkerError as error:
                     deaths += 1
                     self.take_back("its worker died")
@@ -200,15 +265,50 @@ class _Coordinator:
                             "worker processes died three times; the usual cause is memory: use"
                             " fewer --workers or a smaller --batch-size"
                         ) from error
+            self._settle()
         finally:
             self.take_back("it was interrupted")
 
+    def _others_suffice(self, missing: int) -> bool:
+        """Whether the trials that others run are all that the study still needs."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return len(running) >= missing
+
+    def _settle(self) -> None:
+        """Wait until the last trials of others have finished, or were seen to be lost."""
+        end = time.monotonic() + self._grace + 2 * self._beat
+        while time.monotonic() < end and self._others_suffice(1):
+            self._bring_back_lost()
+            time.sleep(min(self._beat, 0.5))
+
+    def _bring_back_lost(self) -> None:
+        """Fail the trials that lost their worker, and put their parameters into the queue."""
+        if time.monotonic() - self._looked < self._beat:
+            return
+        self._looked = time.monotonic()
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in self._leases.lost([t for t in running if t.number not in self._running]):
+            with self._interrupts.shield():
+                self._bring_back(trial)
+
+    def _bring_back(self, trial: FrozenTrial) -> None:
+        """The storage lets one process only fail a trial: that one queues its parameters."""
+        deaths = int(trial.user_attrs.get(_DEATHS, 0)) + 1
+        params = _fixed(trial) or trial.params
+        again = deaths < _MAX_DEATHS and set(params) == set(self._space.distributions())
+        try:
+            fail(self._study, trial, f"its worker was lost, {deaths} of {_MAX_DEATHS} times")
+        except (ValueError, UpdateFinishedTrialError):
+            return  # it came back, or another worker was faster
+        if again:
+            self._queue_again(trial, params, {_DEATHS: deaths})
+        then = "it will run again" if again else "it is left out"
+        _LOG.warning("trial %d lost its worker: %s", trial.number, then)
+
     def _ask(self) -> _Asked:
+        self._bring_back_lost()
         with self._lock, self._interrupts.shield():
-            # A trial waits with its owner's name before it runs: were the name written after,
-            # a kill between the two would leave a trial that runs for ever and is nobody's.
-            if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                enqueue(self._study, {}, user_attrs={_OWNER: self._owner})
+            self._before_asking()
             trial = self._study.ask()
             self._running[trial.number] = trial
             if trial.user_attrs.get(_OWNER) != self._owner:  # somebody else's entry in the queue
@@ -225,15 +325,19 @@ class _Coordinator:
                 0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
             )
 
+    def _before_asking(self) -> None:
+        # A trial waits with its owner's name before it runs: were the name written after,
+        # a kill between the two would leave a trial that runs for ever and is nobody's.
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            enqueue(self._study, {}, user_attrs={_OWNER: self._owner})
+
     def _tell(self, outcome: _Outcome) -> None:
         with self._lock, self._interrupts.shield():
             trial = self._running.pop(outcome.number)
-            if outcome.measurement is None:
-                fail(self._study, trial, outcome.reason or "unknown")
-                self._failures += 1
-            else:
-                self._complete(trial, outcome.measurement, outcome)
-                self._failures = 0
+            try:
+                self._finish(trial, outcome)
+            except (ValueError, UpdateFinishedTrialError):
+                _LOG.warning("trial %d was given up by another worker meanwhile", outcome.number)
             count = len(passes(self._study))
         if self._on_trial is not None:
             self._on_trial(self._study, count, outcome.reason)
@@ -241,6 +345,14 @@ class _Coordinator:
             raise StudyError(
                 f"{self._failures} trials in a row failed, the last one because: {outcome.reason}"
             )
+
+    def _finish(self, trial: optuna.Trial, outcome: _Outcome) -> None:
+        if outcome.measurement is None:
+            fail(self._study, trial, outcome.reason or "unknown")
+            self._failures += 1
+        else:
+            self._complete(trial, outcome.measurement, outcome)
+            self._failures = 0
 
     def _complete(self, trial: optuna.Trial, found: Measurement, outcome: _Outcome) -> None:
         record(self._study, trial, found)
@@ -262,19 +374,32 @@ class _Coordinator:
         params = _fixed(trial) or trial.params
         complete = set(params) == set(self._space.distributions())  # not killed while being asked
         if complete and trial.number not in self._retried():
-            kept = {k: v for k, v in trial.user_attrs.items() if k not in (_OWNER, "reason")}
-            system = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
-            enqueue(
-                self._study,
-                params,
-                user_attrs={**kept, _RETRY_OF: trial.number, _OWNER: self._owner},
-                system_attrs=system,
-            )
+            self._queue_again(trial, params, {})
         fail(self._study, trial, reason)
+
+    def _queue_again(
+        self, trial: FrozenTrial, params: Mapping[str, Any], more: Mapping[str, Any]
+    ) -> None:
+        dropped = (_OWNER, BEATS, "reason")
+        kept = {k: v for k, v in trial.user_attrs.items() if k not in dropped}
+        system = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
+        enqueue(
+            self._study,
+            params,
+            user_attrs={**kept, **more, _RETRY_OF: trial.number, _OWNER: self._owner},
+            system_attrs=system,
+        )
 
     def _retried(self) -> set[int]:
         trials = self._study.get_trials(deepcopy=False)
         return {t.user_attrs[_RETRY_OF] for t in trials if _RETRY_OF in t.user_attrs}
+
+
+class _Worker(_Coordinator):
+    """One of several that ask and tell; none of them is told of the others."""
+
+    def _before_asking(self) -> None:
+        """Nothing: whoever is killed is missed by the others, by name or not."""
 
 
 def _fixed(trial: FrozenTrial) -> dict[str, Any]:

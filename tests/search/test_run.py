@@ -245,11 +245,12 @@ def test_what_a_killed_process_left_running_runs_again(bench: Bench) -> None:
     other.set_user_attr("owner", "another machine")
     for trial in (mine, other):
         bench.space.suggest(trial)
-    bench.run(bench.study(), 6)
+    bench.run(bench.study(), 6, beat=0.1, grace=1.0)
     found = {t.number: t for t in study.get_trials()}
     assert found[mine.number].state is TrialState.FAIL
     assert reason_of(found[mine.number]) == "its process was killed"
-    assert found[other.number].state is TrialState.RUNNING
+    assert found[other.number].state is TrialState.FAIL
+    assert reason_of(found[other.number]) == "its worker was lost, 1 of 3 times"
     bench.run(bench.study(), len(bench.space.baselines()) + 1)
     again = [t for t in passes(study) if t.user_attrs.get("retry_of") == mine.number]
     assert [t.params for t in again] == [mine.params]

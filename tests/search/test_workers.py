@@ -96,7 +96,9 @@ def killed_again_and_again(
 def check_whole(study: optuna.Study, trials: int, workers: int = 1) -> None:
     every = study.get_trials(deepcopy=False)
     assert [t.number for t in every] == list(range(len(every)))
-    assert {t.state for t in every} <= {TrialState.COMPLETE, TrialState.FAIL}
+    waiting = [t for t in every if t.state is TrialState.WAITING]
+    assert {t.state for t in every} <= {TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING}
+    assert all("retry_of" in t.user_attrs for t in waiting), "lost when the study was done"
     own = passes(study)
     assert trials <= len(own) < trials + workers, "the last ones may start at the same time"
     again = [t.user_attrs["retry_of"] for t in every if "retry_of" in t.user_attrs]
