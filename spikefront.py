@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,35 @@ def _version() -> str:
 Command = Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class EnergyLimit:
+    """A limit as a share of the ANN's energy, or in picojoules: one of the two."""
+
+    share: float | None = None
+    picojoules: float | None = None
+
+    def over(self, ann_pj: float) -> float:
+        """As a share of an ANN's energy, pJ."""
+        return self.share or (self.picojoules or 0.0) / ann_pj
+
+
 def _apply(options: list[Command], command: Command) -> Command:
     return functools.reduce(lambda found, option: option(found), reversed(options), command)
+
+
+def limit_options(energy: str, drop: str) -> Callable[[Command], Command]:
+    """Limits on energy and on lost accuracy, with what they do."""
+    units = ": 0.08 (of the ANN's), or 350nJ (pJ, nJ, uJ, mJ)."
+    options: list[Command] = [
+        click.option(
+            "--max-energy",
+            metavar="LIMIT",
+            callback=lambda context, option, text: _energy_limit(text),
+            help=energy + units,
+        ),
+        click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), help=drop),
+    ]
+    return functools.partial(_apply, options)
 
 
 def task_options(command: Command) -> Command:
@@ -258,15 +285,8 @@ def cli(verbose: bool, debug: bool) -> None:
     callback=lambda context, option, texts: _pins(texts),
     help="Keep φ or ρ of a layer; repeat it. `spikefront profile` lists the layers.",
 )
-@click.option(
-    "--max-energy",
-    metavar="LIMIT",
-    help="Most energy of a point of the front: 0.08 (of the ANN's), or 350nJ (pJ, nJ, uJ, mJ).",
-)
-@click.option(
-    "--max-accuracy-drop",
-    type=click.FloatRange(0, 1),
-    help="Most accuracy it may lose (0.01 is one point).",
+@limit_options(
+    "Most energy of a point of the front", "Most accuracy it may lose (0.01 is one point)."
 )
 @click.option(
     "--paper/--no-paper",
@@ -290,7 +310,7 @@ def search(
     phi_max: int,
     rho_max: float,
     pins: dict[str, Any],
-    max_energy: str | None,
+    max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
     paper: bool,
     **task: Any,
@@ -319,23 +339,18 @@ def search(
         "pins": pins,
     }
     place = storage or out / rooms.JOURNAL_NAME
-    absolute = _picojoules(max_energy)
-    budget = rooms.Budget(
-        max_energy=None if max_energy is None or absolute else _share(max_energy),
-        max_accuracy_drop=max_accuracy_drop,
-    )
-    if not absolute:  # a share of an energy that is not known yet cannot be compared
-        settings = {"energy_model": energy_model, "task": spec, "budget": budget}
-        _check_place(out, place, name, **settings, **limits)
+    energy = max_energy or EnergyLimit()
+    budget = rooms.Budget(max_energy=energy.share, max_accuracy_drop=max_accuracy_drop)
+    settings = {"energy_model": energy_model, "task": spec, **limits}
+    if energy.picojoules is None:  # else what share that is shows when the network is loaded
+        _check_place(out, place, name, budget=budget, **settings)
     make = functools.partial(make_evaluator, spec, device, energy_model, batch_size)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
         space = LayerSpace(layers=evaluator.layers, **limits)
-    if absolute:
-        budget = replace(budget, max_energy=absolute / evaluator.ann_energy_pj)
-        _check_place(
-            out, place, name, energy_model=energy_model, task=spec, budget=budget, **limits
-        )
+    if energy.picojoules is not None:
+        budget = replace(budget, max_energy=energy.over(evaluator.ann_energy_pj))
+        _check_place(out, place, name, budget=budget, **settings)
     budget.check(evaluator)
     _warn_of_a_useless_ann(evaluator)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget)
@@ -419,6 +434,22 @@ def _sensitivity(evaluator: Any, timesteps: int, phis: Any, rhos: Any) -> Any:
         )
 
 
+_UNITS = {"pJ": 1.0, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9}
+
+
+def _energy_limit(text: str | None) -> EnergyLimit | None:
+    if text is None:
+        return None
+    unit = _UNITS.get(text.strip()[-2:])
+    try:
+        number = float(text.strip()[:-2] if unit else text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise click.BadParameter(f"give a share like 0.08 or an energy like 350nJ, got {text!r}")
+    return EnergyLimit(picojoules=number * unit) if unit else EnergyLimit(share=number)
+
+
 def _pins(texts: tuple[str, ...]) -> dict[str, Any]:
     pins = [_pin(text) for text in texts]
     names = [name for name, _ in pins]
@@ -438,32 +469,6 @@ def _pin(text: str) -> tuple[str, Any]:
     except ValueError:
         pass
     raise click.BadParameter(f"give LAYER:phi=1 or LAYER:rho=1.5, got {text!r}")
-
-
-_UNITS = {"pJ": 1.0, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9}
-
-
-def _picojoules(text: str | None) -> float | None:
-    """An absolute energy, or None if it has no unit."""
-    unit = (text or "").strip()[-2:]
-    return _number(text or "", (text or "").strip()[:-2]) * _UNITS[unit] if unit in _UNITS else None
-
-
-def _share(text: str) -> float:
-    return _number(text, text)
-
-
-def _number(text: str, number: str) -> float:
-    try:
-        value = float(number)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise click.BadParameter(
-            f"give a share like 0.08 or an energy like 350nJ, got {text!r}",
-            param_hint="'--max-energy'",
-        )
-    return value
 
 
 def _report_search(study: Any, evaluator: Any, spec: Any, out: Path) -> None:
@@ -522,15 +527,9 @@ def report(
 @task_options
 @run_options
 @click.option("--trial", type=click.IntRange(0), help="This trial.")
-@click.option(
-    "--max-energy",
-    metavar="LIMIT",
-    help="The most accurate point up to 0.08 (of the ANN's energy), or 350nJ (pJ, nJ, uJ, mJ).",
-)
-@click.option(
-    "--max-accuracy-drop",
-    type=click.FloatRange(0, 1),
-    help="The cheapest point that loses at most this much (0.01 is one point).",
+@limit_options(
+    "The most accurate point up to this energy",
+    "The cheapest point that loses at most this much (0.01 is one point).",
 )
 @click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
 def export(
@@ -540,7 +539,7 @@ def export(
     device: str,
     batch_size: int | None,
     trial: int | None,
-    max_energy: str | None,
+    max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
     to: Path | None,
     **task: Any,
@@ -555,13 +554,10 @@ def export(
 
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
-    absolute = _picojoules(max_energy)
-    share = None if max_energy is None or absolute else _share(max_energy)
     study, spec = _open_existing(out, storage, study_name, task)
     evaluator = _evaluator_of(study, spec, device, batch_size)
     front = measure_front(study, evaluator, test=False)
-    if absolute:
-        share = absolute / evaluator.ann_energy_pj
+    share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
     model = evaluator.convert(study_setup(study).space.choice(point.params))
     measurement = evaluator.record(model, "search").measure(model.exit)

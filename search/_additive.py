@@ -318,15 +318,9 @@ class AdditiveSampler(BaseSampler):
     ) -> list[_Candidate]:
         """Candidates by falling expected gain."""
         self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
-        only_learned = set(self._choices["calibration"]) == {"learned"}
-        own: dict[str, _Trial] = {}
-        for trial in known:  # a pass comes before its further exits, whose curves are shorter
-            if only_learned or not trial.learned:
-                own.setdefault(self._what_is_learned_from(trial), trial)
-        plain = [t for t in own.values() if math.isfinite(t.log_divergence + t.errors.sum())]
-        energies = self._log_energies([t.candidate for t in plain])
-        losses = np.array([t.log_divergence for t in plain])
-        excess = _above_front(energies, losses)
+        plain = self._teachers(known)
+        there = self._first_steps(plain)
+        excess = _above_front(*there.T)
         nearest = np.argsort(excess, kind="stable")[:_NEAREST]
         believed = _Belief(self._surrogate, [plain[i] for i in nearest], excess[nearest])
         best = [plain[i] for i in np.flatnonzero(excess <= 0)]
@@ -334,33 +328,76 @@ class AdditiveSampler(BaseSampler):
             best = self._owners_of_the_front(plain, kept, loss) or best
         candidates = [*self._frontiers(believed.surrogate, best), *self._neighbours(best)]
         running = [(params, self._cells(params)) for params in pending]
-        mean, deviation = self._predict(believed, [*candidates, *running])
-        costs = self._log_energies([*candidates, *running])
-        there, sought = np.column_stack([energies, losses]), np.column_stack([costs, mean])
-        owner = np.arange(len(sought))
-        front, worst = there, (self._dearest, math.log(_WORST_DIVERGENCE))
+        every, count = [*candidates, *running], len(candidates)
+        mean, deviation = self._predict(believed, every)
+        sought = np.column_stack([self._log_energies(every), mean])
         if self._exits and plain:
             parents = [plain[i] for i in nearest]
-            stairs = [t.exits[loss] for t in parents]
-            kinds = np.array([self._indicators(c) for c in (*candidates, *running)])
-            unlike = len(_KINDS) - kinds @ np.array([t.kinds for t in parents]).T
-            sought, owner = foreseen_exits(stairs, there[nearest], sought, unlike, loss)
+            exits, owner = self._foreseen(parents, there[nearest], every, sought, loss)
             deviation = loss.elasticity * deviation
-            points = points_of([k.measurement for k in kept])
-            front = logarithms(points[interesting_front(points, loss)], loss)
-            worst = worst_of(front, self._dearest, _MARGIN)
-        new = owner < len(candidates)
+            gain = self._gain_at_exits(kept, exits, owner, deviation, count, loss)
+        else:
+            gain = expected_gain(
+                np.concatenate([there, sought[count:]]),
+                sought[:count, 0],
+                sought[:count, 1],
+                deviation[:count],
+                worst=(self._dearest, math.log(_WORST_DIVERGENCE)),
+                floor=math.log(_LEAST_DIVERGENCE),
+            )
+        return [candidates[i] for i in np.argsort(-np.maximum(gain, 0), kind="stable")]
+
+    def _foreseen(
+        self,
+        parents: Sequence[_Trial],
+        seen: np.ndarray,
+        every: Sequence[_Candidate],
+        sought: np.ndarray,
+        loss: Criterion,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Exits of candidates, and whose each is, from those of the parents."""
+        kinds = np.array([self._indicators(c) for c in every])
+        unlike = len(_KINDS) - kinds @ np.array([t.kinds for t in parents]).T
+        return foreseen_exits([t.exits[loss] for t in parents], seen, sought, unlike, loss)
+
+    def _gain_at_exits(
+        self,
+        kept: Sequence[_Trial],
+        exits: np.ndarray,
+        owner: np.ndarray,
+        deviation: np.ndarray,
+        count: int,
+        loss: Criterion,
+    ) -> np.ndarray:
+        """Gain of the best exit of each of the first ``count`` passes; the others are running."""
+        points = points_of([k.measurement for k in kept])
+        front = logarithms(points[interesting_front(points, loss)], loss)
+        new = owner < count
         gains = expected_gain(
-            np.concatenate([front, sought[~new]]),
-            sought[new, 0],
-            sought[new, 1],
+            np.concatenate([front, exits[~new]]),
+            exits[new, 0],
+            exits[new, 1],
             deviation[owner[new]],
-            worst=worst,
-            floor=math.log(loss.least if self._exits else _LEAST_DIVERGENCE),
+            worst=worst_of(front, self._dearest, _MARGIN),
+            floor=math.log(loss.least),
         )
-        gain = np.zeros(len(candidates))
-        np.maximum.at(gain, owner[new], gains)
-        return [candidates[i] for i in np.argsort(-gain, kind="stable")]
+        best = np.zeros(count)
+        np.maximum.at(best, owner[new], gains)
+        return best
+
+    def _teachers(self, known: Sequence[_Trial]) -> list[_Trial]:
+        """Those that the surrogate learns from: once each, and none whose thresholds learned."""
+        only_learned = set(self._choices["calibration"]) == {"learned"}
+        own: dict[str, _Trial] = {}
+        for trial in known:  # a pass comes before its further exits, whose curves are shorter
+            if only_learned or not trial.learned:
+                own.setdefault(trial.pass_key if self._exits else trial.key, trial)
+        return [t for t in own.values() if math.isfinite(t.log_divergence + t.errors.sum())]
+
+    def _first_steps(self, trials: Sequence[_Trial]) -> np.ndarray:
+        """Log energy, foreseen, and log divergence, ``(n, 2)``; of T where nothing exits."""
+        energies = self._log_energies([t.candidate for t in trials])
+        return np.column_stack([energies, [t.log_divergence for t in trials]])
 
     def _owners_of_the_front(
         self, plain: Sequence[_Trial], kept: Sequence[_Trial], loss: Criterion
@@ -370,10 +407,6 @@ class AdditiveSampler(BaseSampler):
         among = [t for t in kept if t.pass_key in keys]
         front = interesting_front(points_of([t.measurement for t in among]), loss)
         return [keys[key] for key in dict.fromkeys(among[i].pass_key for i in front)]
-
-    def _what_is_learned_from(self, trial: _Trial) -> str:
-        """Equal for trials that tell the surrogate the same."""
-        return trial.pass_key if self._exits else trial.key
 
     def _predict(
         self, believed: _Belief, candidates: Sequence[_Candidate]

@@ -150,6 +150,7 @@ def run_worker(
     Every worker asks, measures and tells by itself; all they share is the storage. A trial whose
     worker gave no sign of life for ``grace`` seconds is failed by one of the others and its
     parameters run again; where that happens three times to the same parameters they are left out.
+    Trials that a loop of the user's own runs in the same study give no signs of life.
 
     Args:
         study: From :func:`search.load_study`, or :func:`search.open_study`.
@@ -337,6 +338,8 @@ class _Coordinator:
             try:
                 self._finish(trial, outcome)
             except (ValueError, UpdateFinishedTrialError):
+                if not self._study._storage.get_trial(trial._trial_id).state.is_finished():
+                    raise
                 _LOG.warning("trial %d was given up by another worker meanwhile", outcome.number)
             count = len(passes(self._study))
         if self._on_trial is not None:
