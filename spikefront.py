@@ -116,6 +116,17 @@ def run_options(command: Command) -> Command:
     return _apply(options, command)
 
 
+def timeout_option(command: Command) -> Command:
+    """How long a trial may take."""
+    limit = click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        help="Longest time of a trial. Default: an hour, or ten times the longest so far.",
+    )
+    return _apply([limit], command)
+
+
 def energy_option(command: Command) -> Command:
     """The energy model."""
     meaning = "Prices of a MAC and of a synaptic operation."
@@ -202,6 +213,7 @@ def cli(verbose: bool, debug: bool) -> None:
     spikefront export --max-energy 0.08    write one point of the front as a config that deploys
     spikefront verify CONFIG.json      measure an exported config again, in a fresh process
     spikefront sensitivity             how much each layer matters; --figure
+    spikefront worker --storage URL    take part in a search from any machine; see also status
     """  # noqa: D301 - click wants the control character
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     if STDERR.is_terminal and not verbose:
@@ -233,11 +245,18 @@ def cli(verbose: bool, debug: bool) -> None:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="Processes that measure.",
+    help="Processes that measure, here; on cuda each has a GPU of its own. 0 only makes the study"
+    " and its queue, for `spikefront worker`.",
 )
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Measure on the workers of this Dask scheduler (or scheduler file) instead.",
+)
+@timeout_option
 @click.option(
     "--timesteps",
     default="1,2,4,8",
@@ -304,6 +323,8 @@ def search(
     trials: int,
     sampler: str,
     workers: int,
+    dask: str | None,
+    timeout: float | None,
     timesteps: tuple[int, ...],
     neurons: tuple[str, ...],
     calibrations: tuple[str, ...],
@@ -355,6 +376,7 @@ def search(
     _warn_of_a_useless_ann(evaluator)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
+    rooms.set_plan(study, rooms.Plan(trials=trials, sampler=sampler, timeout=timeout))
     # A resumed search must not draw what the first one drew.
     seed = spec.seed + len(study.get_trials(deepcopy=False))
     study.sampler = rooms.make_sampler(
@@ -373,19 +395,156 @@ def search(
         rooms.run_study(
             study,
             space,
-            make if workers > 1 else lambda: evaluator,
+            make if workers > 1 or dask else lambda: evaluator,
             trials=trials,
             workers=workers,
+            dask=dask,
             folder=out,
+            device=device,
+            timeout=timeout,
             pareto_dp=baselines,
             ann_accuracy=evaluator.ann("search").accuracy.value,
             on_trial=on_trial,
         )
-    _report_search(study, evaluator, spec, out)
     again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
+    if not rooms.finished(study):  # --workers 0
+        click.echo(
+            f"the study {name!r} is ready. On every machine:\n"
+            f"spikefront worker --storage {place} --study {name}{again}"
+        )
+        return
+    _report_search(study, evaluator, spec, out)
     click.echo(
         f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
     )
+
+
+@cli.command()
+@click.option("--storage", required=True, help="Where the study is: an Optuna URL, or a journal.")
+@click.option("--study", "study_name", help="Its name. Default: the only one there.")
+@task_options
+@run_options
+@click.option("--trials", type=click.IntRange(1), help="Default: as many as the search said.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads. Default: torch's, all cores as a rule."
+)
+@timeout_option
+def worker(
+    storage: str,
+    study_name: str | None,
+    device: str,
+    batch_size: int | None,
+    trials: int | None,
+    threads: int | None,
+    timeout: float | None,
+    **task: Any,
+) -> None:
+    """Take part in a study, from any machine that reaches its storage, until it is done.
+
+    `spikefront search --storage URL` makes the study (with --workers 0 it does no more than that).
+    What to load, the sampler and the number of trials are in the study. --data and --weights say
+    where they are on this machine, if elsewhere; another model or other data is refused. Workers
+    may come, go and be killed at any time: the trial of one that is lost runs again.
+    """
+    import torch
+
+    import search as rooms
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    study, spec = _open_existing(Path(), storage, study_name, task)
+    setup, plan = rooms.study_setup(study), rooms.plan_of(study)
+    evaluator = _evaluator_of(study, spec, device, batch_size, version=True)
+
+    def sampler(number: int) -> Any:
+        return rooms.make_sampler(
+            plan.sampler,
+            seed=setup.seed + number,
+            profile=evaluator.profile,
+            space=setup.space,
+            energy=evaluator.energy,
+            budget=setup.budget,
+        )
+
+    own = 0
+    with _trial_progress(evaluator, trials or plan.trials, len(rooms.passes(study))) as on_trial:
+
+        def counted(study: Any, count: int, reason: str | None) -> None:
+            nonlocal own
+            own += 1
+            on_trial(study, count, reason)
+
+        rooms.run_worker(
+            study,
+            setup.space,
+            evaluator,
+            trials=trials,
+            sampler=sampler,
+            ann_accuracy=evaluator.ann("search").accuracy.value,
+            timeout=timeout or plan.timeout,
+            on_trial=counted,
+        )
+    click.echo(f"{own} trials by this worker; the study has run {len(rooms.passes(study))}")
+
+
+@cli.command()
+@study_options
+@click.option("--watch", is_flag=True, help="Look again every few seconds, until it is done.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(
+    out: Path, storage: str | None, study_name: str | None, watch: bool, as_json: bool
+) -> None:
+    """Tell how a study is getting on: trials, workers, rate, time left, its front so far.
+
+    It looks into the storage only, and may run anywhere at any time.
+    """
+    import time
+
+    from rich.live import Live
+
+    import search as rooms
+    from reports import front_so_far, status_table
+
+    study = _open_study(out, storage, study_name)
+    if as_json:
+        click.echo(json.dumps(asdict(rooms.study_status(study))))
+        return
+
+    def view() -> Table:
+        return status_table(rooms.study_status(study), front_so_far(study))
+
+    if not watch:
+        _print_table(view())
+        return
+    with Live(view(), console=Console(), auto_refresh=False, vertical_overflow="visible") as live:
+        while not (found := rooms.study_status(study)).is_done:
+            time.sleep(2)
+            live.update(status_table(found, front_so_far(study)), refresh=True)
+        live.update(view(), refresh=True)
+
+
+@cli.group("storage")
+def storage_group() -> None:
+    """Where studies live."""
+
+
+@storage_group.command("serve")
+@click.option("--storage", required=True, help="The database to stand before, an Optuna URL.")
+@click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(1), default=10, show_default=True, help="Requests at a time."
+)
+def serve(storage: str, host: str, port: int, threads: int) -> None:
+    """Stand between many workers and a database: they use --storage grpc://HOST:PORT.
+
+    Optuna's gRPC proxy: it caches what the workers read, so that the database has one client. No
+    password and no encryption: listen only where everyone may change the study.
+    """
+    from search import serve_storage
+
+    click.echo(f"serving on grpc://{host}:{port}; Ctrl-C or SIGTERM ends it", err=True)
+    serve_storage(storage, host, port, threads)
 
 
 def _check_place(out: Path, place: Any, name: str, **settings: Any) -> None:
@@ -983,6 +1142,14 @@ def _study_name(spec: Any) -> str:
 def _open_existing(
     out: Path, storage: str | None, name: str | None, task: dict[str, Any]
 ) -> tuple[Any, Any]:
+    import search as rooms
+
+    study = _open_study(out, storage, name)
+    recorded = rooms.study_setup(study).task
+    return study, _spec_of(recorded.to_dict() if recorded else None, task)
+
+
+def _open_study(out: Path, storage: str | None, name: str | None) -> Any:
     import optuna
 
     import search as rooms
@@ -1002,18 +1169,18 @@ def _open_existing(
                 f"name the --study; there are: {', '.join(names) or 'none in this storage'}"
             )
         name = names[0]
-    study = rooms.load_study(store, name)
-    recorded = rooms.study_setup(study).task
-    return study, _spec_of(recorded.to_dict() if recorded else None, task)
+    return rooms.load_study(store, name)
 
 
-def _evaluator_of(study: Any, spec: Any, device: str, batch_size: int | None) -> Any:
+def _evaluator_of(
+    study: Any, spec: Any, device: str, batch_size: int | None, *, version: bool = False
+) -> Any:
     import search as rooms
 
     setup = rooms.study_setup(study)
     with _working(f"loading {spec.task} and profiling its network"):
         evaluator = make_evaluator(spec, device, setup.energy_model, batch_size)
-    rooms.check_evaluator(study, evaluator)
+    rooms.check_evaluator(study, evaluator, version=version)
     return evaluator
 
 
@@ -1120,7 +1287,7 @@ def _learning(conversion: Any) -> Iterator[Any]:
 
 @contextmanager
 def _trial_progress(evaluator: Any, trials: int, resumed: int) -> Iterator[Any]:
-    from reports import non_dominated_trials
+    from reports import front_so_far
 
     ann = evaluator.ann("search").accuracy.value
     with _progress() as progress:
@@ -1131,7 +1298,7 @@ def _trial_progress(evaluator: Any, trials: int, resumed: int) -> Iterator[Any]:
                 LOG.warning("a trial failed: %s", reason)
             if not STDERR.is_terminal and count % 10:
                 return
-            front = non_dominated_trials(study)
+            front = [point.search for point in front_so_far(study)]
             within = [m.energy_ratio for m in front if m.accuracy.value >= ann - 0.01]
             best = f"; ≤ 1 point lost at {min(within):.1%}" if within else ""
             shown = f"front {len(front)} points{best}"
@@ -1160,7 +1327,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        resumes = "search" in sys.argv
+        resumes = "search" in sys.argv or "worker" in sys.argv
         again = "; the same command goes on where it stopped" if resumes else ""
         click.echo(f"stopped{again}", err=True)
         sys.exit(130)

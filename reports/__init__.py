@@ -10,15 +10,16 @@ from reports._console import (
     paper_table,
     profile_table,
     sensitivity_table,
+    status_table,
 )
 from reports._figures import FIGURES, diagnosis_figure, sensitivity_figure
 from reports._front import (
     FrontPoint,
     ParetoFront,
+    front_so_far,
     hypervolume,
     knee,
     non_dominated,
-    non_dominated_trials,
     pareto_front,
     select,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "diagnosis_table",
     "front_frame",
     "front_rows",
+    "front_so_far",
     "front_table",
     "hypervolume",
     "knee",
@@ -41,7 +43,6 @@ __all__ = [
     "measurement_table",
     "model_table",
     "non_dominated",
-    "non_dominated_trials",
     "paper_rows",
     "paper_table",
     "pareto_front",
@@ -49,6 +50,7 @@ __all__ = [
     "select",
     "sensitivity_figure",
     "sensitivity_table",
+    "status_table",
     "summary",
     "trials_frame",
     "write_figure",

@@ -98,10 +98,9 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
     return ParetoFront(study=study.study_name, points=points, trials=trials, ann=ann, budget=budget)
 
 
-def non_dominated_trials(study: optuna.Study) -> list[Measurement]:
-    """Measurements of the front within the budget so far, by rising energy."""
-    within = [FrontPoint.of(t) for t in finished(study) if is_feasible(t)]
-    return [p.search for p in non_dominated(within)]
+def front_so_far(study: optuna.Study) -> list[FrontPoint]:
+    """The front within the budget of a study that may still run, by rising energy."""
+    return non_dominated([FrontPoint.of(t) for t in finished(study) if is_feasible(t)])
 
 
 def non_dominated(points: Sequence[FrontPoint]) -> list[FrontPoint]:

@@ -3,10 +3,12 @@
 from search._additive import AdditiveSampler
 from search._budget import Budget, is_feasible
 from search._exits import measured_exits
+from search._measure import MakeEvaluator
 from search._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
-from search._run import MakeEvaluator, OnTrial, run_study, run_worker
+from search._run import OnTrial, run_study, run_worker
 from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
 from search._sensitivity import PHIS, RHOS, Sensitivity, sensitivity
+from search._status import StudyStatus, Worker, study_status
 from search._storage import (
     JOURNAL_NAME,
     StudyError,
@@ -14,10 +16,12 @@ from search._storage import (
     cut_torn_line,
     hold,
     open_storage,
+    serve_storage,
 )
 from search._study import (
     DIRECTIONS,
     METRICS,
+    Plan,
     StudySetup,
     baseline_of,
     check_evaluator,
@@ -29,7 +33,9 @@ from search._study import (
     measurement_of,
     open_study,
     passes,
+    plan_of,
     reason_of,
+    set_plan,
     study_setup,
 )
 from search._tables import LayerTables, layer_tables
@@ -49,9 +55,12 @@ __all__ = [
     "OnTrial",
     "ParetoDP",
     "ParetoSearch",
+    "Plan",
     "Sensitivity",
     "StudyError",
     "StudySetup",
+    "StudyStatus",
+    "Worker",
     "baseline_of",
     "check_evaluator",
     "check_settings",
@@ -71,10 +80,14 @@ __all__ = [
     "open_storage",
     "open_study",
     "passes",
+    "plan_of",
     "reason_of",
     "run_study",
     "run_worker",
     "sensitivity",
+    "serve_storage",
+    "set_plan",
     "study_setup",
+    "study_status",
     "warm_start_attrs",
 ]

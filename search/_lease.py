@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 import optuna
 from optuna.trial import FrozenTrial
 
+from search._patience import impatient
+
 _LOG = logging.getLogger("spikefront")
 
 BEATS = "beats"
@@ -20,9 +21,9 @@ BEATS = "beats"
 class Leases:
     """Finds trials whose worker gives no more signs of life.
 
-    A worker counts up an attribute of its running trial. A trial whose count stood still for
-    ``grace`` seconds is lost. The seconds are this process's own: no clock is compared with
-    another machine's.
+    A worker writes the time into an attribute of its running trial, again and again. A trial whose
+    attribute stood still for ``grace`` seconds is lost. The seconds are this process's own: no
+    clock is compared with another machine's.
 
     Args:
         grace: Seconds without a sign after which a trial is lost.
@@ -30,17 +31,17 @@ class Leases:
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._seen: dict[int, tuple[float, float]] = {}
 
     def lost(self, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Those of the running trials that are lost; to be asked every now and then."""
         now = time.monotonic()
-        beats = {trial.number: int(trial.user_attrs.get(BEATS, 0)) for trial in running}
+        beats = {trial.number: float(trial.user_attrs.get(BEATS, 0)) for trial in running}
         self._seen = {
             number: self._seen[number]
-            if number in self._seen and self._seen[number][0] == count
-            else (count, now)
-            for number, count in beats.items()
+            if number in self._seen and self._seen[number][0] == beat
+            else (beat, now)
+            for number, beat in beats.items()
         }
         return [t for t in running if now - self._seen[t.number][1] > self._grace]
 
@@ -51,14 +52,13 @@ def beating(
 ) -> Iterator[None]:
     """Give signs of life of the trials that run, every so many seconds, while the block runs."""
     ended = threading.Event()
+    storage = impatient(study._storage)
 
     def beat() -> None:
-        for count in itertools.count(1):
-            if ended.wait(every):
-                return
+        while not ended.wait(every):
             for trial in list(running.values()):
                 try:
-                    study._storage.set_trial_user_attr(trial._trial_id, BEATS, count)
+                    storage.set_trial_user_attr(trial._trial_id, BEATS, round(time.time(), 1))
                 except Exception as error:  # it has just finished; or the storage is away
                     _LOG.debug("no sign of life of trial %d: %s", trial.number, error)
 

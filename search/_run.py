@@ -6,37 +6,35 @@ import logging
 import math
 import os
 import platform
-import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import optuna
-from joblib import Parallel, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from conversion import ConfigError, SpikefrontError
+from conversion import ConfigError
 from evaluators import Evaluator, Measurement
-from search._exits import MeasuredExits, measured_exits
+from search._interrupts import Interrupts
 from search._lease import BEATS, Leases, beating
+from search._measure import Asked, Gpus, MakeEvaluator, Outcome, auto_timeout, measure
+from search._pool import DeadWorkerError, Pool
 from search._samplers import warm_start_attrs
 from search._storage import StudyError, hold
 from search._study import (
+    OWNER,
     add_exit,
     baseline_attrs,
     enqueue,
     fail,
     known_points,
     passes,
+    plan_of,
     record,
     study_setup,
 )
@@ -44,36 +42,14 @@ from spaces import LayerSpace
 
 _LOG = logging.getLogger("spikefront")
 
-MakeEvaluator = Callable[[], Evaluator]
 OnTrial = Callable[[optuna.Study, int, str | None], None]
 """Called after each trial with (study, number of :func:`passes`, why it failed or None)."""
 
 _MAX_FAILURES_IN_A_ROW = 5
-_OWNER = "owner"
 _RETRY_OF = "retry_of"
 _DEATHS = "deaths"
+_SUSPECT = "suspect"
 _MAX_DEATHS = 3
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What to measure, and what a process that measures must know."""
-
-    number: int
-    params: Mapping[str, Any]
-    space: LayerSpace
-    known: np.ndarray
-    dearest: float
-    least_accuracy: float
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    number: int
-    measurement: Measurement | None
-    exits: MeasuredExits
-    reason: str | None
-    seconds: float
 
 
 def run_study(
@@ -83,9 +59,12 @@ def run_study(
     *,
     trials: int,
     workers: int = 1,
+    dask: str | None = None,
     folder: Path,
     pareto_dp: Sequence[Mapping[str, Any]] = (),
     ann_accuracy: float | None = None,
+    device: str = "cpu",
+    timeout: float | None = None,
     on_trial: OnTrial | None = None,
     beat: float = 5.0,
     grace: float = 30.0,
@@ -96,18 +75,22 @@ def run_study(
     the front of accuracy or divergence against energy become trials of their own, which cost
     nothing and do not count; a process killed while it writes them loses some. A trial that raises
     is marked as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the running
-    trials back to the study.
+    trials back to the study. What kills the process that measures it runs again, alone; the third
+    time it is left out.
 
     Args:
         study: From :func:`search.open_study`.
         space: Its search space.
         make_evaluator: Called once in each process that measures.
         trials: Trials to run, those that the study has included.
-        workers: Processes; 1 measures in this one.
+        workers: Processes; 1 measures in this one, 0 in none: it is left to :func:`run_worker`.
+        dask: Address of a Dask scheduler whose workers measure instead of such processes.
         folder: Held by one searching process at a time; trials that an earlier holder left
             running when it was killed run again.
         pareto_dp: Parameters of the paper's search, to be baselines too.
         ann_accuracy: Of the search split; needed where the study has a limit on lost accuracy.
+        device: A torch device; ``"cuda"`` gives each of several processes a GPU of its own.
+        timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
         on_trial: Told of every trial.
         beat: Seconds between the signs of life that it gives to others on the same study.
         grace: Seconds after which a trial of another process that gives none is lost.
@@ -119,19 +102,29 @@ def run_study(
     """
     if study_setup(study).budget.max_accuracy_drop is not None and ann_accuracy is None:
         raise ConfigError("a limit on lost accuracy needs ann_accuracy")
-    interrupts = _Interrupts()
+    interrupts = Interrupts()
     owner = f"{platform.node()}:{folder.resolve()}"
     with hold(folder), interrupts.caught():
         coordinator = _Coordinator(
-            study, space, owner, on_trial, interrupts, ann_accuracy, beat, grace
+            study,
+            space,
+            owner,
+            trials=trials,
+            timeout=timeout,
+            on_trial=on_trial,
+            interrupts=interrupts,
+            ann_accuracy=ann_accuracy,
+            beat=beat,
+            grace=grace,
         )
-        coordinator.take_back("its process was killed")
+        coordinator.take_back("its process was killed", died=True)
         coordinator.enqueue_baselines("uniform", space.baselines())
         coordinator.enqueue_baselines("pareto_dp", pareto_dp)
-        if workers == 1:
-            coordinator.run_here(make_evaluator(), trials)
-        else:
-            coordinator.run_in_processes(make_evaluator, trials, workers)
+        if dask is None and workers == 1:
+            coordinator.run_here(make_evaluator())
+        elif dask is not None or workers > 1:
+            gpus = None if dask else Gpus.of(device, workers, folder)
+            coordinator.run_in_processes(Pool(make_evaluator, workers, dask, gpus))
 
 
 def run_worker(
@@ -139,11 +132,13 @@ def run_worker(
     space: LayerSpace,
     evaluator: Evaluator,
     *,
-    trials: int,
+    trials: int | None = None,
+    sampler: Callable[[int], BaseSampler] | None = None,
+    ann_accuracy: float | None = None,
+    timeout: float | None = None,
+    on_trial: OnTrial | None = None,
     beat: float = 5.0,
     grace: float = 30.0,
-    ann_accuracy: float | None = None,
-    on_trial: OnTrial | None = None,
 ) -> None:
     """Take part in a study that other processes, on other machines perhaps, work on too.
 
@@ -156,21 +151,36 @@ def run_worker(
         study: From :func:`search.load_study`, or :func:`search.open_study`.
         space: Its search space.
         evaluator: Of the study's task; see :func:`search.check_evaluator`.
-        trials: Trials that the study shall have run.
+        trials: Trials that the study shall have run. Default: as its :class:`search.Plan` says.
+        sampler: Makes the sampler from a number that no other worker of the study has. Default:
+            the study's, whose seed is then the caller's to choose.
+        ann_accuracy: As of :func:`run_study`.
+        timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
+        on_trial: Told of every trial of this worker.
         beat: Seconds between signs of life.
         grace: Seconds without one after which a trial is lost.
-        ann_accuracy: As of :func:`run_study`.
-        on_trial: Told of every trial of this worker.
 
     Raises:
         StudyError: Trial after trial fails.
         KeyboardInterrupt: It was stopped; its running trial waits to be run again.
     """
-    interrupts = _Interrupts()
+    interrupts = Interrupts()
     owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     with interrupts.caught():
-        worker = _Worker(study, space, owner, on_trial, interrupts, ann_accuracy, beat, grace)
-        worker.run_here(evaluator, trials)
+        worker = _Worker(
+            study,
+            space,
+            owner,
+            trials=trials,
+            timeout=timeout,
+            on_trial=on_trial,
+            interrupts=interrupts,
+            ann_accuracy=ann_accuracy,
+            beat=beat,
+            grace=grace,
+        )
+        worker.make_sampler = sampler
+        worker.run_here(evaluator)
 
 
 class _Coordinator:
@@ -185,8 +195,11 @@ class _Coordinator:
         study: optuna.Study,
         space: LayerSpace,
         owner: str,
+        *,
+        trials: int | None,
+        timeout: float | None,
         on_trial: OnTrial | None,
-        interrupts: _Interrupts,
+        interrupts: Interrupts,
         ann_accuracy: float | None,
         beat: float,
         grace: float,
@@ -194,6 +207,8 @@ class _Coordinator:
         self._study = study
         self._space = space
         self._owner = owner
+        self._trials = trials
+        self._timeout = timeout
         self._on_trial = on_trial
         self._interrupts = interrupts
         self._budget = study_setup(study).budget
@@ -202,20 +217,21 @@ class _Coordinator:
         self._leases = Leases(grace)
         self._looked = 0.0
         self._running: dict[int, optuna.Trial] = {}
+        self._alone: Asked | None = None
         self._failures = 0
         self._lock = threading.Lock()  # joblib asks from a thread of its own
 
-    def take_back(self, reason: str) -> None:
+    def take_back(self, reason: str, *, died: bool = False) -> None:
         """Fail what is running, and put it into the queue again."""
         with self._lock, self._interrupts.shield():
             running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            mine = [t for t in running if t.user_attrs.get(_OWNER) == self._owner]
+            mine = [t for t in running if t.user_attrs.get(OWNER) == self._owner]
             for trial in mine:
-                self._give_back(trial, reason)
+                self._give_back(trial, reason, died=died)
             self._running.clear()
         if mine:
             numbers = ", ".join(str(trial.number) for trial in mine)
-            _LOG.info("will run again, because %s: trial %s", reason, numbers)
+            _LOG.info("given back, because %s: trial %s", reason, numbers)
 
     def enqueue_baselines(self, kind: str, baselines: Sequence[Mapping[str, Any]]) -> None:
         """Put the settings that the study does not know yet into its queue."""
@@ -225,62 +241,83 @@ class _Coordinator:
             self._space.choice(params)  # one outside the space would end every search
             if params not in known:
                 known.append(dict(params))
-                user = {**baseline_attrs(kind), _OWNER: self._owner}
+                user = {**baseline_attrs(kind), OWNER: self._owner}
                 enqueue(self._study, params, user_attrs=user, system_attrs=attrs)
 
-    def run_here(self, evaluator: Evaluator, trials: int) -> None:
+    def run_here(self, evaluator: Evaluator) -> None:
         """Ask, measure and tell in this process."""
         try:
             with beating(self._study, self._running, self._beat):
-                while (missing := trials - len(passes(self._study))) > 0:
-                    if self._others_suffice(missing):
-                        self._bring_back_lost()
-                        time.sleep(min(self._beat, 0.5))
+                while not self._enough():
+                    asked = None if self._others_suffice() else self._ask()
+                    if asked is None:
+                        self._wait_for_others()
                     else:
-                        self._tell(_measure(evaluator, self._ask()))
+                        self._tell(measure(evaluator, asked))
             self._settle()
         finally:
             self.take_back("it was interrupted")
 
-    def run_in_processes(self, make: MakeEvaluator, trials: int, workers: int) -> None:
-        """Ask and tell here, measure in worker processes."""
-        token = uuid.uuid4().hex
+    def run_in_processes(self, pool: Pool) -> None:
+        """Ask and tell here, measure in worker processes.
+
+        When a process dies, all that ran with it are suspected: each of them runs alone once.
+        """
         deaths = 0
         try:
-            while (missing := trials - len(passes(self._study))) > 0:
-                asked = (
-                    delayed(_measure_in_worker)(token, make, self._ask()) for _ in range(missing)
-                )
-                parallel = Parallel(
-                    n_jobs=workers, return_as="generator_unordered", pre_dispatch=workers
-                )
+            while not self._enough():
+                alone, self._alone = self._alone, None
                 try:
                     with beating(self._study, self._running, self._beat):
-                        for outcome in parallel(asked):
+                        for outcome in pool.run([alone] if alone else self._company(pool)):
                             self._tell(outcome)
-                except TerminatedWorkerError as error:
-                    deaths += 1
-                    self.take_back("its worker died")
+                except DeadWorkerError as error:
+                    deaths = 0 if alone else deaths + 1
+                    self.take_back("its worker died", died=True)
                     if deaths == 3:
                         raise StudyError(
-                            "worker processes died three times; the usual cause is memory: use"
-                            " fewer --workers or a smaller --batch-size"
+                            "worker processes died three times, and not because of one trial; the"
+                            " usual cause is memory: use fewer --workers or a smaller --batch-size"
                         ) from error
+                if self._alone is None and self._others_suffice():
+                    self._wait_for_others()
             self._settle()
         finally:
             self.take_back("it was interrupted")
+            pool.close()
 
-    def _others_suffice(self, missing: int) -> bool:
-        """Whether the trials that others run are all that the study still needs."""
+    def _company(self, pool: Pool) -> Iterator[Asked]:
+        """Trials that may run at the same time; it ends when other workers came, or a suspect."""
+        slots = pool.slots()
+        while pool.slots() == slots and not self._enough() and not self._others_suffice():
+            asked = self._ask()
+            if asked is None:
+                return
+            if asked.suspect:
+                self._alone = asked
+                return
+            yield asked
+
+    def _target(self) -> int:
+        return self._trials if self._trials is not None else plan_of(self._study).trials
+
+    def _enough(self) -> bool:
+        return self._alone is None and len(passes(self._study)) >= self._target()
+
+    def _others_suffice(self) -> bool:
+        """Whether the trials that are running are all that the study still needs."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return len(running) >= missing
+        return len(running) >= max(1, self._target() - len(passes(self._study)))
+
+    def _wait_for_others(self) -> None:
+        self._bring_back_lost()
+        time.sleep(min(self._beat, 0.5))
 
     def _settle(self) -> None:
         """Wait until the last trials of others have finished, or were seen to be lost."""
         end = time.monotonic() + self._grace + 2 * self._beat
-        while time.monotonic() < end and self._others_suffice(1):
-            self._bring_back_lost()
-            time.sleep(min(self._beat, 0.5))
+        while time.monotonic() < end and self._others_suffice():
+            self._wait_for_others()
 
     def _bring_back_lost(self) -> None:
         """Fail the trials that lost their worker, and put their parameters into the queue."""
@@ -295,44 +332,56 @@ class _Coordinator:
     def _bring_back(self, trial: FrozenTrial) -> None:
         """The storage lets one process only fail a trial: that one queues its parameters."""
         deaths = int(trial.user_attrs.get(_DEATHS, 0)) + 1
-        params = _fixed(trial) or trial.params
-        again = deaths < _MAX_DEATHS and set(params) == set(self._space.distributions())
         try:
             fail(self._study, trial, f"its worker was lost, {deaths} of {_MAX_DEATHS} times")
         except (ValueError, UpdateFinishedTrialError):
             return  # it came back, or another worker was faster
-        if again:
-            self._queue_again(trial, params, {_DEATHS: deaths})
+        again = self._queue_again(trial, {_DEATHS: deaths})
         then = "it will run again" if again else "it is left out"
         _LOG.warning("trial %d lost its worker: %s", trial.number, then)
 
-    def _ask(self) -> _Asked:
+    def _ask(self) -> Asked | None:
+        """The next trial to measure; None if the one that waited was a double."""
         self._bring_back_lost()
         with self._lock, self._interrupts.shield():
             self._before_asking()
             trial = self._study.ask()
+            self._after_asking(trial)
+            every = self._study.get_trials(deepcopy=False)
+            double = _double_of(every[trial.number], every)
+            if double is not None:
+                fail(self._study, trial, f"the same as trial {double}")
+                return None
             self._running[trial.number] = trial
-            if trial.user_attrs.get(_OWNER) != self._owner:  # somebody else's entry in the queue
-                trial.set_user_attr(_OWNER, self._owner)
+            if trial.user_attrs.get(OWNER) != self._owner:  # somebody else's entry in the queue
+                trial.set_user_attr(OWNER, self._owner)
             self._space.suggest(trial)
-            dearest = math.log(self._budget.max_energy or 1.0)
-            drop = self._budget.max_accuracy_drop
-            return _Asked(
-                trial.number,
-                dict(trial.params),
-                self._space,
-                known_points(self._study),
-                dearest,
-                0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
-            )
+            return self._asked(trial)
+
+    def _asked(self, trial: optuna.Trial) -> Asked:
+        drop = self._budget.max_accuracy_drop
+        took = [t.user_attrs.get("seconds", 0.0) for t in passes(self._study)]
+        return Asked(
+            number=trial.number,
+            params=dict(trial.params),
+            space=self._space,
+            known=known_points(self._study),
+            dearest=math.log(self._budget.max_energy or 1.0),
+            least_accuracy=0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
+            seconds=self._timeout or auto_timeout(took),
+            suspect=_SUSPECT in trial.user_attrs,
+        )
 
     def _before_asking(self) -> None:
         # A trial waits with its owner's name before it runs: were the name written after,
         # a kill between the two would leave a trial that runs for ever and is nobody's.
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            enqueue(self._study, {}, user_attrs={_OWNER: self._owner})
+            enqueue(self._study, {}, user_attrs={OWNER: self._owner})
 
-    def _tell(self, outcome: _Outcome) -> None:
+    def _after_asking(self, trial: optuna.Trial) -> None:
+        """Nothing: the study has its sampler."""
+
+    def _tell(self, outcome: Outcome) -> None:
         with self._lock, self._interrupts.shield():
             trial = self._running.pop(outcome.number)
             try:
@@ -349,7 +398,7 @@ class _Coordinator:
                 f"{self._failures} trials in a row failed, the last one because: {outcome.reason}"
             )
 
-    def _finish(self, trial: optuna.Trial, outcome: _Outcome) -> None:
+    def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         if outcome.measurement is None:
             fail(self._study, trial, outcome.reason or "unknown")
             self._failures += 1
@@ -357,7 +406,7 @@ class _Coordinator:
             self._complete(trial, outcome.measurement, outcome)
             self._failures = 0
 
-    def _complete(self, trial: optuna.Trial, found: Measurement, outcome: _Outcome) -> None:
+    def _complete(self, trial: optuna.Trial, found: Measurement, outcome: Outcome) -> None:
         record(self._study, trial, found)
         trial.set_user_attr("seconds", round(outcome.seconds, 3))
         for name, value in self._constraints(found).items():
@@ -369,29 +418,32 @@ class _Coordinator:
     def _constraints(self, measurement: Measurement) -> dict[str, float]:
         return self._budget.constraints(measurement, self._ann_accuracy or 0.0)
 
-    def _give_back(self, trial: FrozenTrial, reason: str) -> None:
+    def _give_back(self, trial: FrozenTrial, reason: str, *, died: bool) -> None:
         """Put a trial's parameters in the queue again, and fail it.
 
         In this order: a kill between the two must not lose them.
         """
-        params = _fixed(trial) or trial.params
-        complete = set(params) == set(self._space.distributions())  # not killed while being asked
-        if complete and trial.number not in self._retried():
-            self._queue_again(trial, params, {})
+        deaths = int(trial.user_attrs.get(_DEATHS, 0)) + died
+        if trial.number not in self._retried():
+            more = {_DEATHS: deaths, _SUSPECT: True} if died else {}
+            if not self._queue_again(trial, more) and deaths >= _MAX_DEATHS:
+                reason = f"{reason}, {deaths} of {_MAX_DEATHS} times"
+                _LOG.warning("trial %d is left out: %s", trial.number, reason)
         fail(self._study, trial, reason)
 
-    def _queue_again(
-        self, trial: FrozenTrial, params: Mapping[str, Any], more: Mapping[str, Any]
-    ) -> None:
-        dropped = (_OWNER, BEATS, "reason")
-        kept = {k: v for k, v in trial.user_attrs.items() if k not in dropped}
+    def _queue_again(self, trial: FrozenTrial, more: Mapping[str, Any]) -> bool:
+        """Unless too many died of it, or it was killed while being asked."""
+        params = _fixed(trial) or trial.params
+        kept = {
+            k: v for k, v in trial.user_attrs.items() if k not in (OWNER, BEATS, "reason")
+        } | dict(more)
+        complete = set(params) == set(self._space.distributions())
+        if not complete or kept.get(_DEATHS, 0) >= _MAX_DEATHS:
+            return False
         system = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
-        enqueue(
-            self._study,
-            params,
-            user_attrs={**kept, **more, _RETRY_OF: trial.number, _OWNER: self._owner},
-            system_attrs=system,
-        )
+        user = {**kept, _RETRY_OF: trial.number, OWNER: self._owner}
+        enqueue(self._study, params, user_attrs=user, system_attrs=system)
+        return True
 
     def _retried(self) -> set[int]:
         trials = self._study.get_trials(deepcopy=False)
@@ -401,8 +453,16 @@ class _Coordinator:
 class _Worker(_Coordinator):
     """One of several that ask and tell; none of them is told of the others."""
 
+    make_sampler: Callable[[int], BaseSampler] | None = None
+
     def _before_asking(self) -> None:
         """Nothing: whoever is killed is missed by the others, by name or not."""
+
+    def _after_asking(self, trial: optuna.Trial) -> None:
+        """Make the sampler: its first trial's number is what no two workers have in common."""
+        if self.make_sampler is not None:
+            self._study.sampler = self.make_sampler(trial.number)
+            self.make_sampler = None
 
 
 def _fixed(trial: FrozenTrial) -> dict[str, Any]:
@@ -410,85 +470,13 @@ def _fixed(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params", {}))
 
 
-def _measure(evaluator: Evaluator, asked: _Asked) -> _Outcome:
-    start = time.perf_counter()
-    measurement, reason, exits = None, None, []
-    space = asked.space
+def _double_of(trial: FrozenTrial, every: Iterable[FrozenTrial]) -> int | None:
+    """The number of an earlier trial that the same settings were enqueued for, or None.
 
-    def measure(params: Mapping[str, Any]) -> Measurement:
-        return evaluator.measure(space.choice(params))
-
-    try:
-        measurement = measure(asked.params)
-    except SpikefrontError as error:
-        reason = str(error)
-    except Exception as error:  # one bad trial must not end the study; its reason is kept
-        _LOG.debug("trial %d failed", asked.number, exc_info=True)
-        reason = f"{type(error).__name__}: {error}"
-    if measurement is not None:
-        try:
-            exits = measured_exits(
-                asked.params,
-                measurement,
-                measure,
-                space,
-                known=asked.known,
-                dearest=asked.dearest,
-                least_accuracy=asked.least_accuracy,
-            )
-        except Exception as error:  # the trial itself is whole
-            _LOG.warning("no further exits of trial %d: %s", asked.number, error)
-    return _Outcome(asked.number, measurement, exits, reason, time.perf_counter() - start)
-
-
-_EVALUATORS: dict[str, Evaluator] = {}
-
-
-def _measure_in_worker(token: str, make: MakeEvaluator, asked: _Asked) -> _Outcome:
-    """Measure in a worker process, which makes its evaluator once per run."""
-    if token not in _EVALUATORS:
-        _EVALUATORS.clear()
-        _EVALUATORS[token] = make()
-    return _measure(_EVALUATORS[token], asked)
-
-
-class _Interrupts:
-    """Lets Ctrl-C and SIGTERM stop a search between two changes of its study, never within one."""
-
-    def __init__(self) -> None:
-        self._shielded = False
-        self._pending = False
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Handle both signals alike; in another than the main thread there are none."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._interrupt) for number in signals}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def shield(self) -> Iterator[None]:
-        """Put an interrupt off until the end."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._shielded = True
-        try:
-            yield
-        finally:
-            self._shielded = False
-        if self._pending:
-            self._pending = False
-            raise KeyboardInterrupt
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if not self._shielded:
-            raise KeyboardInterrupt
-        self._pending = True
+    Two searches started at the same time both enqueue the baselines.
+    """
+    params = _fixed(trial)
+    if not params or _RETRY_OF in trial.user_attrs:
+        return None
+    same = (t.number for t in every if t.number < trial.number and _fixed(t) == params)
+    return next(same, None)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import urllib.parse
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import optuna
+import sqlalchemy
 from filelock import FileLock, Timeout
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
+from optuna.trial import TrialState
 
 from conversion import FileError, SpikefrontError
+from search._interrupts import Interrupts
+from search._patience import impatient, patient
 
 _LOG = logging.getLogger("spikefront")
 
@@ -61,19 +71,40 @@ def cut_torn_line(journal: Path) -> None:
 
 
 def open_storage(storage: str | Path) -> BaseStorage:
-    """Open a storage.
+    """Open a storage, which from then on is waited for when it goes away.
 
     Args:
-        storage: A path, or a URL ``journal:///path``, for a journal file; any other URL is one of
-            Optuna's (``sqlite:///``, ``postgresql://``, ``mysql://``).
+        storage: A path, or a URL ``journal:///path``, for a journal file; ``redis://host:port`` for
+            a journal in Redis; ``grpc://host:port`` for the server that ``spikefront storage
+            serve`` runs; any other URL is one of Optuna's (``sqlite:///``, ``postgresql://``,
+            ``mysql+pymysql://``).
 
     Raises:
         StudyError: It cannot be opened.
+        FileError: A journal cannot be written.
     """
     text = str(storage)
-    if "://" in text and not text.startswith("journal://"):
-        return _open_database(text)
-    path = Path(text.removeprefix("journal://"))
+    scheme = text.partition("://")[0] if "://" in text else "journal"
+    if scheme == "journal":
+        return patient(_open_journal(Path(text.removeprefix("journal://"))))
+    openers: dict[str, Callable[[str], BaseStorage]] = {
+        "grpc": _open_proxy,
+        "redis": _open_redis,
+        "rediss": _open_redis,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return patient(openers.get(scheme, _open_database)(text))
+    except Exception as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        missing = isinstance(error, ImportError)
+        hint = '; pip install "spikefront[cluster]" brings the drivers' if missing else ""
+        place = _without_password(text)
+        raise StudyError(f"cannot open the storage {place}: {reason}{hint}") from error
+
+
+def _open_journal(path: Path) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
@@ -88,6 +119,51 @@ def open_storage(storage: str | Path) -> BaseStorage:
         raise StudyError(f"{where}: {error}") from error
 
 
+def _open_redis(url: str) -> BaseStorage:
+    return JournalStorage(JournalRedisBackend(url))
+
+
+def _open_proxy(url: str) -> BaseStorage:
+    place = urllib.parse.urlsplit(url)
+    proxy = GrpcStorageProxy(host=place.hostname or "localhost", port=place.port or 13000)
+    proxy.wait_server_ready(timeout=10)
+    return proxy
+
+
+def _open_database(url: str) -> BaseStorage:
+    kind = sqlalchemy.make_url(url).get_backend_name()
+    return get_storage(_SqliteStorage(url) if kind == "sqlite" else RDBStorage(url))
+
+
+class _SqliteStorage(RDBStorage):
+    """SQLite for several processes.
+
+    It knows no ``SELECT … FOR UPDATE``: two processes could both take the trial that waits, or both
+    fail the one that is lost. A lock file beside it, freed when its holder dies, lets one of them
+    only. With a write-ahead log a trial takes less than half the time.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        path = self.engine.url.database
+        self._state_lock = FileLock(f"{path}.lock") if path and path != ":memory:" else None
+        sqlalchemy.event.listen(self.engine, "connect", self._log_ahead)
+        self.engine.dispose()  # the connection that made the tables knows nothing of it
+
+    @staticmethod
+    def _log_ahead(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        if self._state_lock is None:
+            return super().set_trial_state_values(trial_id, state, values)
+        with self._state_lock:
+            return super().set_trial_state_values(trial_id, state, values)
+
+
 def _damaged_line(journal: Path) -> int | None:
     for number, line in enumerate(journal.read_bytes().splitlines(), 1):
         try:
@@ -97,19 +173,36 @@ def _damaged_line(journal: Path) -> int | None:
     return None
 
 
+def serve_storage(storage: str, host: str, port: int, threads: int) -> None:
+    """Serve a database to workers that name ``grpc://host:port``, until it is interrupted.
+
+    Raises:
+        StudyError: It is no database, cannot be opened, or the port is taken.
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
+    """
+    opened = open_storage(storage)
+    if isinstance(impatient(opened), JournalStorage | GrpcStorageProxy):
+        raise StudyError(
+            "a journal cannot be served; give a database, like sqlite:///study.db or postgresql://…"
+        )
+    interrupts = Interrupts()
+    with interrupts.caught(), ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            optuna.storages.run_grpc_proxy_server(opened, host=host, port=port, thread_pool=pool)
+        except RuntimeError as error:
+            raise StudyError(f"cannot listen on {host}:{port}: {error}") from error
+        except ImportError as error:
+            raise StudyError(
+                'the storage server needs: pip install "spikefront[cluster]"'
+            ) from error
+
+
 def check_writable(folder: Path) -> None:
     """Raise :class:`FileError` if a folder that need not exist yet could not be written."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise FileError(f"cannot write in {existing}")
-
-
-def _open_database(url: str) -> BaseStorage:
-    try:
-        return RDBStorage(url)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise StudyError(f"cannot open the storage {_without_password(url)}: {reason}") from error
 
 
 def _without_password(url: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from spaces import LayerSpace
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 METRICS = ("accuracy", "energy_pj")
 
+OWNER = "owner"
 _SETUP = "spikefront"
+_PLAN = "plan"
 _MEASUREMENT = "measurement"
 _BASELINE = "baseline"
 _EXIT_OF = "exit_of"
@@ -41,6 +44,7 @@ class StudySetup:
         search_fingerprint: SHA-256 of the search split.
         task: What to load, or None if the caller brought objects of their own.
         budget: Limits that a point of the front must keep.
+        version: spikefront's.
     """
 
     space: LayerSpace
@@ -51,6 +55,7 @@ class StudySetup:
     search_fingerprint: str
     task: TaskSpec | None = None
     budget: Budget = NO_LIMITS
+    version: str | None = None
 
     @classmethod
     def of(
@@ -70,6 +75,7 @@ class StudySetup:
             search_fingerprint=evaluator.search_fingerprint,
             task=task,
             budget=budget,
+            version=_version(),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +92,43 @@ class StudySetup:
         space = LayerSpace.from_dict(values["space"])
         budget = Budget.from_dict(values.get("budget", {}))
         return cls(**{**values, "space": space, "task": task, "budget": budget})
+
+
+def _version() -> str | None:
+    try:
+        return importlib.metadata.version("spikefront")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a study is to be run: what may change when a search goes on.
+
+    Attributes:
+        trials: Trials that it shall have run.
+        sampler: Name of the sampler.
+        timeout: Seconds that a trial may take, or None.
+    """
+
+    trials: int
+    sampler: str = "additive"
+    timeout: float | None = None
+
+
+def set_plan(study: optuna.Study, plan: Plan) -> None:
+    """Tell every worker of the study, those at work included."""
+    study.set_user_attr(_PLAN, asdict(plan))
+
+
+def plan_of(study: optuna.Study) -> Plan:
+    """How a study is to be run; raises :class:`StudyError` if no search has said so."""
+    if _PLAN not in (attrs := study.user_attrs):
+        raise StudyError(
+            f"nobody said how many trials the study {study.study_name!r} shall run;"
+            " `spikefront search --workers 0` does"
+        )
+    return Plan(**attrs[_PLAN])
 
 
 def open_study(
@@ -181,10 +224,19 @@ def check_settings(
         _check_same(name, there, here)
 
 
-def check_evaluator(study: optuna.Study, evaluator: Evaluator) -> None:
-    """Raise :class:`StudyError` unless the evaluator has the study's model, data and energies."""
+def check_evaluator(study: optuna.Study, evaluator: Evaluator, *, version: bool = False) -> None:
+    """Raise :class:`StudyError` unless the evaluator has the study's model, data and energies.
+
+    Args:
+        study: The study.
+        evaluator: To measure its trials.
+        version: Whether spikefront must be of the version that made the study, too: numbers of
+            two versions do not belong into one front.
+    """
     there = study_setup(study)
     here = StudySetup.of(evaluator, there.space, there.task, there.budget)
+    if not version:
+        here = replace(here, version=there.version)
     _check_same(study.study_name, there, here)
 
 
@@ -203,13 +255,15 @@ _MEANINGS = {
     "data_fingerprint": "calibration data",
     "search_fingerprint": "search split",
     "energy_model": "energy model",
+    "version": "version of spikefront",
 }
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     found = []
     for key in (*_MEANINGS, "seed"):
-        if there[key] != here[key]:
+        unknown = key == "version" and None in (there[key], here[key])
+        if there[key] != here[key] and not unknown:
             found.append((_MEANINGS.get(key, key), there[key], here[key]))
     for group, meaning in (("space", "search space"), ("task", "task"), ("budget", "budget")):
         old, new = there[group] or {}, here[group] or {}

@@ -22,7 +22,7 @@ from search import (
     Budget,
     StudyError,
     StudySetup,
-    _run,
+    _measure,
     baseline_of,
     check_evaluator,
     check_settings,
@@ -114,7 +114,7 @@ def test_a_trial_is_whole_without_its_further_exits(
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(_run, "measured_exits", broken)
+    monkeypatch.setattr(_measure, "measured_exits", broken)
     study, reasons = bench.study(), []
     bench.run(study, 3, on_trial=lambda study, done, reason: reasons.append(reason))
     assert reasons == [None] * 3

@@ -52,7 +52,7 @@ def test_whole_and_empty_files_are_left_alone(tmp_path: Path) -> None:
 
 def write_and_die(path: str) -> None:
     storage = open_storage(path)
-    storage._backend._lock.acquire()  # type: ignore[attr-defined]
+    storage.impatient._backend._lock.acquire()  # type: ignore[attr-defined]
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,0 +1,54 @@
+"""Signals that stop a search."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupts:
+    """Lets Ctrl-C and SIGTERM stop a search between two changes of its study, never within one.
+
+    Whoever insists, a second time, stops it at once: a storage that is away may be waited for.
+    """
+
+    def __init__(self) -> None:
+        self._shielded = False
+        self._pending = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Handle both signals alike; in another than the main thread there are none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self._interrupt) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Put an interrupt off until the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._shielded or self._pending:
+            raise KeyboardInterrupt
+        self._pending = True

@@ -1,0 +1,200 @@
+"""Measuring one trial, in whatever process: with a time limit, and a GPU of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from conversion import SpikefrontError
+from evaluators import Evaluator, Measurement
+from search._exits import MeasuredExits, measured_exits
+from spaces import LayerSpace
+
+_LOG = logging.getLogger("spikefront")
+
+MakeEvaluator = Callable[[], Evaluator]
+
+_WEDGED = 15.0
+"""Seconds after its time limit in which a measurement must have ended."""
+
+
+class TrialTimeoutError(SpikefrontError, TimeoutError):
+    """A measurement took longer than it may."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to measure, and what a process that measures must know."""
+
+    number: int
+    params: Mapping[str, Any]
+    space: LayerSpace
+    known: np.ndarray
+    dearest: float
+    least_accuracy: float
+    seconds: float
+    suspect: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    number: int
+    measurement: Measurement | None
+    exits: MeasuredExits
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs that worker processes share, each taken by a lock that its holder's death frees."""
+
+    names: tuple[str, ...]
+    workers: int
+    folder: Path
+
+    @classmethod
+    def of(cls, device: str, workers: int, folder: Path) -> Gpus | None:
+        """Those that may be seen; None unless ``device`` leaves the choice among them."""
+        if device != "cuda" or workers < 2:
+            return None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        found = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
+        return cls(tuple(found), workers, folder)
+
+    def take(self) -> FileLock | None:
+        """Make this process see one GPU only; to be called before it uses any."""
+        for slot in range(self.workers):
+            lock = FileLock(self.folder / f".gpu-{slot}.lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.names[slot % len(self.names)]
+            return lock
+        return None
+
+
+def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
+    """Measure a trial and its further exits; what goes wrong is told, not raised."""
+    start = time.perf_counter()
+    measurement, reason, exits = None, None, []
+    space = asked.space
+
+    def measured(params: Mapping[str, Any]) -> Measurement:
+        return evaluator.measure(space.choice(params))
+
+    try:
+        with time_limit(asked.seconds):
+            measurement = measured(asked.params)
+            exits = _exits(asked, measurement, measured)
+    except SpikefrontError as error:
+        reason = str(error)
+    except Exception as error:  # one bad trial must not end the study; its reason is kept
+        _LOG.debug("trial %d failed", asked.number, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+    if measurement is not None:
+        reason = None  # the limit may end its further exits
+    return Outcome(asked.number, measurement, exits, reason, time.perf_counter() - start)
+
+
+def _exits(
+    asked: Asked, measurement: Measurement, measured: Callable[[Mapping[str, Any]], Measurement]
+) -> MeasuredExits:
+    try:
+        return measured_exits(
+            asked.params,
+            measurement,
+            measured,
+            asked.space,
+            known=asked.known,
+            dearest=asked.dearest,
+            least_accuracy=asked.least_accuracy,
+        )
+    except Exception as error:  # the trial itself is whole
+        _LOG.warning("no further exits of trial %d: %s", asked.number, error)
+        return []
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise :class:`TrialTimeoutError` in the block once its time is over.
+
+    A block that does not even react to that ends its process: whoever waits for it then brings
+    its trial back as that of any worker that died.
+    """
+    if math.isinf(seconds):
+        yield
+        return
+    watchdog = threading.Timer(seconds + _WEDGED, _end_process, (seconds,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        with _alarm(seconds):
+            yield
+    finally:
+        watchdog.cancel()
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    in_main = threading.current_thread() is threading.main_thread()
+    if not (in_main and hasattr(signal, "setitimer")):
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TrialTimeoutError(f"took longer than {seconds:g} s; --timeout allows more")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _end_process(seconds: float) -> None:
+    _LOG.error(
+        "a measurement hangs, %g s after its %g s were over: this process ends; its trial will run"
+        " again",
+        _WEDGED,
+        seconds,
+    )
+    logging.shutdown()
+    os._exit(1)
+
+
+_HERE = threading.local()  # a Dask worker may measure in several threads
+
+
+def measure_in_worker(token: str, make: MakeEvaluator, gpus: Gpus | None, asked: Asked) -> Outcome:
+    """Measure in a worker process, which makes its evaluator once per run."""
+    if getattr(_HERE, "token", None) != token:
+        if gpus is not None and not hasattr(_HERE, "gpu"):
+            _HERE.gpu = gpus.take()
+        _HERE.evaluator = make()
+        _HERE.token = token
+    return measure(_HERE.evaluator, asked)
+
+
+def auto_timeout(seconds: Sequence[float]) -> float:
+    """The time limit of a trial if none was given, from what finished ones took: generous."""
+    return max(3600.0, 10 * max(seconds, default=0.0))

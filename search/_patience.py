@@ -1,0 +1,112 @@
+"""A storage that is waited for: a database restarts, a network is lost, a disk is full."""
+
+from __future__ import annotations
+
+import abc
+import errno
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage
+
+_LOG = logging.getLogger("spikefront")
+_T = TypeVar("_T")
+
+PATIENCE = 600.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _QUIET = 0.1, 10.0, 2.0
+
+_PASSING_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
+    errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EAGAIN,
+}  # fmt: skip
+_PASSING_SQLITE = ("locked", "full", "disk I/O", "unable to open")
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether an error says that a storage cannot be reached or written now, but may be later."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        return is_away(error.__cause__)
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return _is_away_database(error)
+    if isinstance(error, OSError):
+        passing = isinstance(error, ConnectionError | TimeoutError)
+        return passing or error.errno in _PASSING_ERRNOS
+    # Of packages that need not be installed:
+    if type(error).__module__ == "redis.exceptions":
+        return type(error).__name__ in ("ConnectionError", "TimeoutError", "BusyLoadingError")
+    code = getattr(error, "code", None)
+    return callable(code) and getattr(code(), "name", "") == "UNAVAILABLE"  # grpc.RpcError
+
+
+def _is_away_database(error: sqlalchemy.exc.DBAPIError) -> bool:
+    if type(error.orig).__module__ == "sqlite3":
+        return any(words in str(error.orig) for words in _PASSING_SQLITE)
+    kinds = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+    return error.connection_invalidated or isinstance(error, kinds)
+
+
+def waiting(call: Callable[[], _T]) -> _T:
+    """Call until the storage answers, with growing pauses, for up to :data:`PATIENCE` seconds."""
+    start, pause, told = time.monotonic(), _FIRST_PAUSE, False
+    while True:
+        try:
+            found = call()
+        except Exception as error:
+            away = time.monotonic() - start
+            if not is_away(error) or away > PATIENCE:
+                raise
+            if away > _QUIET and not told:
+                told = True
+                reason = " ".join(str(error.__cause__ or error).split())[:200]
+                _LOG.warning("the storage is away, waiting for it: %s", reason)
+            time.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            if told:
+                _LOG.warning("the storage is back after %.0f s", time.monotonic() - start)
+            return found
+
+
+def _delegated(name: str) -> Callable[..., Any]:
+    def method(self: _PatientStorage, *arguments: Any, **options: Any) -> Any:
+        return waiting(lambda: getattr(self.impatient, name)(*arguments, **options))
+
+    return method
+
+
+def _delegating(storage: type) -> type:
+    for name, value in vars(BaseStorage).items():
+        if callable(value) and not name.startswith("_"):
+            setattr(storage, name, _delegated(name))
+    return abc.update_abstractmethods(storage)
+
+
+@_delegating
+class _PatientStorage(BaseStorage):
+    """Another storage, each of whose methods is tried again while that is away.
+
+    A change may have been made though its answer was lost, and is then made twice. Of the changes
+    that a search makes one twice is no harm: a trial that was started and nobody runs is given up
+    as any that lost its worker, and a setting in the queue twice is run once.
+
+    Attributes:
+        impatient: The storage itself, for what can wait until the next time.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self.impatient = storage
+
+
+def patient(storage: BaseStorage) -> BaseStorage:
+    """The same storage, but waited for."""
+    return _PatientStorage(storage)  # type: ignore[abstract]  # the decorator made the methods
+
+
+def impatient(storage: BaseStorage) -> BaseStorage:
+    """A storage whose methods raise at once."""
+    return storage.impatient if isinstance(storage, _PatientStorage) else storage

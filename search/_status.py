@@ -1,0 +1,128 @@
+"""How a study is getting on: what the storage tells, whoever works on it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search._lease import BEATS
+from search._storage import StudyError
+from search._study import OWNER, exit_of, passes, plan_of, reason_of
+
+_RECENT = 50
+"""Trials by which the rate is judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One that has a trial running.
+
+    Attributes:
+        name: Machine, and process or folder.
+        trials: Numbers of its running trials.
+        seconds: Since the first of them started.
+        silent: Seconds since its last sign of life, by the clocks of its machine and this one.
+    """
+
+    name: str
+    trials: tuple[int, ...]
+    seconds: float
+    silent: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus:
+    """How a study is getting on.
+
+    Attributes:
+        name: Of the study.
+        planned: Trials that it shall have run; None if nobody said.
+        run: Trials that were run.
+        states: Number of trials by Optuna's state, exits of passes among the complete ones.
+        exits: Further exits of passes.
+        workers: Those that have a trial running.
+        per_hour: Rate of the last trials; None before there are two.
+        seconds_left: At this rate; None if unknown.
+        reasons: The last different reasons of failures, the newest first.
+    """
+
+    name: str
+    planned: int | None
+    run: int
+    states: dict[str, int]
+    exits: int
+    workers: tuple[Worker, ...]
+    per_hour: float | None
+    seconds_left: float | None
+    reasons: tuple[str, ...]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether as many trials were run as planned, and none is running."""
+        return self.planned is not None and self.run >= self.planned and not self.workers
+
+
+def study_status(study: optuna.Study) -> StudyStatus:
+    """Look at a study."""
+    every = study.get_trials(deepcopy=False)
+    done = passes(study)
+    planned = _planned(study)
+    rate = _per_hour(done)
+    left = None if rate is None or planned is None else max(0, planned - len(done)) / rate * 3600
+    reasons = dict.fromkeys(
+        reason for t in reversed(every) if t.state is TrialState.FAIL and (reason := reason_of(t))
+    )
+    return StudyStatus(
+        name=study.study_name,
+        planned=planned,
+        run=len(done),
+        states=dict(Counter(trial.state.name for trial in every)),
+        exits=sum(exit_of(trial) is not None for trial in every),
+        workers=_workers([t for t in every if t.state is TrialState.RUNNING]),
+        per_hour=rate,
+        seconds_left=left,
+        reasons=tuple(reasons)[:3],
+    )
+
+
+def _planned(study: optuna.Study) -> int | None:
+    try:
+        return plan_of(study).trials
+    except StudyError:
+        return None
+
+
+def _workers(running: Sequence[FrozenTrial]) -> tuple[Worker, ...]:
+    owned: dict[str, list[FrozenTrial]] = {}
+    for trial in running:
+        owned.setdefault(str(trial.user_attrs.get(OWNER, "unknown")), []).append(trial)
+    return tuple(_worker(name, trials) for name, trials in sorted(owned.items()))
+
+
+def _worker(name: str, trials: Sequence[FrozenTrial]) -> Worker:
+    now = time.time()
+    starts = [t.datetime_start.timestamp() for t in trials if t.datetime_start is not None]
+    signs = [*starts, *(float(t.user_attrs.get(BEATS, 0)) for t in trials)]
+    return Worker(
+        name=name,
+        trials=tuple(trial.number for trial in trials),
+        seconds=max(0.0, now - min(starts, default=now)),
+        silent=max(0.0, now - max(signs, default=now)),
+    )
+
+
+def _per_hour(done: Sequence[FrozenTrial]) -> float | None:
+    """By the mean time between the last trials' ends, without a night's pause."""
+    ends = sorted(t.datetime_complete for t in done if t.datetime_complete is not None)[-_RECENT:]
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ends)]
+    if not gaps:
+        return None
+    usual = [gap for gap in gaps if gap <= 60 + 10 * median(gaps)]
+    return 3600 / max(fmean(usual), 1e-3)
