@@ -24,6 +24,9 @@ class DeadWorkerError(Exception):
 class Pool:
     """Worker processes.
 
+    Attributes:
+        slots: How many trials can run at once, when last looked at.
+
     Args:
         make: Called once in each process.
         workers: Processes on this machine.
@@ -46,12 +49,13 @@ class Pool:
             from distributed.scheduler import KilledWorker
 
             self._died = (KilledWorker,)
+        self.slots = self._count()
 
-    def slots(self) -> int:
-        """How many trials can run at once, now."""
+    def _count(self) -> int:
         if self._client is None:
             return self._workers
-        return sum(self._client.ncores().values())
+        cores: dict[str, int] = self._client.ncores()
+        return max(1, sum(cores.values()))
 
     def run(self, trials: Iterable[Asked]) -> Iterator[Outcome]:
         """Measure trials, each as soon as it has its turn; outcomes in any order.
@@ -63,14 +67,19 @@ class Pool:
             joblib.delayed(measure_in_worker)(self._token, self._make, self._gpus, asked)
             for asked in trials
         )
-        slots = max(1, self.slots())
+        self.slots = self._count()
         with self._backend():
             # One job a batch: a batch would be lost, and be waited for, as a whole.
             parallel = joblib.Parallel(
-                n_jobs=slots, return_as="generator_unordered", pre_dispatch=slots, batch_size=1
+                n_jobs=self.slots,
+                return_as="generator_unordered",
+                pre_dispatch=self.slots,
+                batch_size=1,
             )
             try:
-                yield from parallel(jobs)
+                for outcome in parallel(jobs):
+                    yield outcome
+                    self.slots = self._count()
             except self._died as error:
                 raise DeadWorkerError(str(error).split("\n")[0]) from error
 

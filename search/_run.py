@@ -288,8 +288,8 @@ class _Coordinator:
 
     def _company(self, pool: Pool) -> Iterator[Asked]:
         """Trials that may run at the same time; it ends when other workers came, or a suspect."""
-        slots = pool.slots()
-        while pool.slots() == slots and not self._enough() and not self._others_suffice():
+        slots = pool.slots
+        while pool.slots == slots and not self._enough() and not self._others_suffice():
             asked = self._ask()
             if asked is None:
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import urllib.parse
 import warnings
 from collections.abc import Callable, Sequence
@@ -185,17 +186,24 @@ def serve_storage(storage: str, host: str, port: int, threads: int) -> None:
         raise StudyError(
             "a journal cannot be served; give a database, like sqlite:///study.db or postgresql://…"
         )
+    _check_free(host, port)
     interrupts = Interrupts()
     with interrupts.caught(), ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             optuna.storages.run_grpc_proxy_server(opened, host=host, port=port, thread_pool=pool)
-        except RuntimeError as error:
-            raise StudyError(f"cannot listen on {host}:{port}: {error}") from error
         except ImportError as error:
             raise StudyError(
                 'the storage server needs: pip install "spikefront[cluster]"'
             ) from error
+
+
+def _check_free(host: str, port: int) -> None:
+    # gRPC shares a port with whoever listens already, and requests would go to either.
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise StudyError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def check_writable(folder: Path) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import random
-import shutil
+import resource
 import signal
-import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
@@ -20,32 +16,11 @@ from optuna.trial import TrialState
 
 from conversion import Choice
 from evaluators import Evaluator, Measurement, Task
-from search import (
-    StudySetup,
-    exit_of,
-    load_study,
-    make_sampler,
-    open_storage,
-    open_study,
-    passes,
-    run_worker,
-)
+from search import StudyError, _measure, open_storage, passes, reason_of, run_study, serve_storage
 from search._lease import BEATS, Leases
 from spaces import LayerSpace
-
-FORK = multiprocessing.get_context("fork")  # a worker that imports torch anew takes seconds
-
-
-class Instant(Evaluator):
-    """Gives the same measurement after a while."""
-
-    def __init__(self, evaluator: Evaluator, answer: Measurement, seconds: float) -> None:
-        super().__init__(evaluator.task)
-        self.answer, self.seconds = answer, seconds
-
-    def measure(self, choice: Choice, split: str = "search") -> Measurement:
-        time.sleep(self.seconds)
-        return self.answer
+from tests.search.servers import MariaDB, PostgreSQL, Proxy, Redis
+from tests.search.team import FORK, Instant, check_whole, killed_again_and_again, made, started
 
 
 @pytest.fixture
@@ -56,128 +31,47 @@ def instant(small_task: Task) -> Instant:
     return Instant(evaluator, answer, 0.2)
 
 
-def work(url: str, evaluator: Instant, trials: int, seed: int) -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = LayerSpace(layers=evaluator.layers)
-    study = load_study(open_storage(url), "s")
-    study.sampler = make_sampler("random", seed=seed, profile=evaluator.profile, space=space)
-    run_worker(study, space, evaluator, trials=trials, beat=0.5, grace=5.0)
-
-
-def made(url: str, evaluator: Evaluator) -> optuna.Study:
-    space = LayerSpace(layers=evaluator.layers)
-    return open_study(open_storage(url), "s", StudySetup.of(evaluator, space))
-
-
-def started(url: str, evaluator: Instant, trials: int) -> multiprocessing.process.BaseProcess:
-    process = FORK.Process(target=work, args=(url, evaluator, trials, random.randrange(2**31)))
-    process.start()
-    return process
-
-
-def killed_again_and_again(
-    url: str, evaluator: Instant, *, workers: int, trials: int, seconds: float, every: float
-) -> int:
-    """Work on a study while one worker after the other is killed and replaced."""
-    team = [started(url, evaluator, trials) for _ in range(workers)]
-    kills, end, random_one = 0, time.monotonic() + seconds, random.Random(0)
-    while time.monotonic() < end:
-        time.sleep(every)
-        chosen = random_one.randrange(workers)
-        if team[chosen].is_alive():
-            os.kill(team[chosen].pid, signal.SIGKILL)
-            kills += 1
-        team[chosen].join()
-        team[chosen] = started(url, evaluator, trials)
-    for process in team:
-        process.join(300)
-        assert process.exitcode == 0
-    return kills
-
-
-def check_whole(study: optuna.Study, trials: int, workers: int = 1) -> None:
-    every = study.get_trials(deepcopy=False)
-    assert [t.number for t in every] == list(range(len(every)))
-    waiting = [t for t in every if t.state is TrialState.WAITING]
-    assert {t.state for t in every} <= {TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING}
-    assert all("retry_of" in t.user_attrs for t in waiting), "lost when the study was done"
-    own = passes(study)
-    assert trials <= len(own) < trials + workers, "the last ones may start at the same time"
-    again = [t.user_attrs["retry_of"] for t in every if "retry_of" in t.user_attrs]
-    assert len(again) == len(set(again)), "nothing runs again twice"
-    for number in again:
-        assert every[number].state is TrialState.FAIL
-    lost = [t for t in every if t.state is TrialState.FAIL]
-    assert all("its worker was lost" in t.user_attrs["reason"] for t in lost)
-    assert all(exit_of(t) in {p.number for p in own} for t in every if exit_of(t) is not None)
-
-
 @pytest.fixture
-def postgresql() -> Iterator[Server]:
-    """A server of this test's own, on loopback."""
-    pytest.importorskip("psycopg")
-    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), shutil.which("initdb")]
-    programs = [Path(path).parent for path in found if path]
-    if not programs:
-        pytest.skip("PostgreSQL is not installed")
-    # The tests' own folder may be closed to another user, as who the server must run.
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        server = Server(programs[0], Path(folder))
-        server.start()
-        yield server
-        server.stop()
+def folder() -> Iterator[Path]:
+    # The tests' own folder may be closed to another user, as who a server must run.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
 
 
-class Server:
-    """PostgreSQL, which does not run as root."""
-
-    def __init__(self, programs: Path, data: Path) -> None:
-        self.programs, self.data = programs, data
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"postgresql://tester@127.0.0.1:{self.port}/postgres"
-        if os.getuid() == 0:
-            shutil.chown(self.data, "postgres")
-        self._run("initdb", "-D", self.data, "-U", "tester", "-A", "trust", "--no-sync")
-
-    def _run(self, program: str, *arguments: object) -> None:
-        user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-        subprocess.run(
-            [*user, str(self.programs / program), *map(str, arguments)],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-        )  # fmt: skip
-
-    def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
-        self._run("pg_ctl", "-D", self.data, "-o", options, "-l", self.data / "log", "-w", "start")
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.05)
 
 
-def test_a_lease_ends_when_its_count_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+def running(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def test_a_lease_ends_when_its_time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     leases = Leases(grace=10)
 
-    def running(**beats: int) -> list[optuna.trial.FrozenTrial]:
-        trials = []
-        for number, count in beats.items():
-            trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={BEATS: count})
+    def trials(**beats: float) -> list[optuna.trial.FrozenTrial]:
+        found = []
+        for number, beat in beats.items():
+            trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={BEATS: beat})
             trial.number = int(number[1:])
-            trials.append(trial)
-        return trials
+            found.append(trial)
+        return found
 
-    assert leases.lost(running(t1=0, t2=0)) == []
+    assert leases.lost(trials(t1=0, t2=0)) == []
     now = 109.0
-    assert leases.lost(running(t1=0, t2=1)) == []
+    assert leases.lost(trials(t1=0, t2=1.5)) == []
     now = 111.0
-    assert [t.number for t in leases.lost(running(t1=0, t2=1))] == [1]
+    assert [t.number for t in leases.lost(trials(t1=0, t2=1.5))] == [1]
     now = 118.0
-    assert [t.number for t in leases.lost(running(t2=2, t3=5))] == [], "each from its own sight"
+    assert [t.number for t in leases.lost(trials(t2=0.5, t3=5))] == [], "each from its own sight"
     now = 130.0
-    assert [t.number for t in leases.lost(running(t2=2, t3=5))] == [2, 3]
+    assert [t.number for t in leases.lost(trials(t2=0.5, t3=5))] == [2, 3]
 
 
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
@@ -192,13 +86,58 @@ def test_killed_workers_lose_nothing_on_one_machine(
 
 
 @pytest.mark.slow
-def test_killed_workers_lose_nothing_on_postgresql(postgresql: Server, instant: Instant) -> None:
-    study = made(postgresql.url, instant)
-    kills = killed_again_and_again(
-        postgresql.url, instant, workers=8, trials=400, seconds=60, every=2
-    )
-    assert kills > 10
-    check_whole(study, 400, workers=8)
+def test_postgresql_with_killed_workers_and_a_restart(folder: Path, instant: Instant) -> None:
+    pytest.importorskip("psycopg")
+    server = PostgreSQL(folder)
+    server.start()
+
+    def restart() -> None:
+        server.stop()
+        time.sleep(5)
+        server.start()
+
+    try:
+        study = made(server.url, instant)
+        kills = killed_again_and_again(
+            server.url, instant, workers=8, trials=400, seconds=60, every=2, halfway=restart
+        )
+        assert kills > 10
+        check_whole(study, 400, workers=8)
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grpc", "redis", "mysql"])
+def test_servers_that_restart_under_killed_workers(
+    folder: Path, instant: Instant, kind: str
+) -> None:
+    if kind == "mysql":
+        pytest.importorskip("pymysql")
+    if kind == "redis":
+        pytest.importorskip("redis")
+    servers = {
+        "grpc": lambda: Proxy(folder, f"sqlite:///{folder / 's.db'}"),
+        "redis": lambda: Redis(folder),
+        "mysql": lambda: MariaDB(folder),
+    }
+    server = servers[kind]()
+    server.start()
+
+    def restart() -> None:
+        server.stop()
+        time.sleep(3)
+        server.start()
+
+    try:
+        study = made(server.url, instant)
+        kills = killed_again_and_again(
+            server.url, instant, workers=4, trials=100, seconds=20, every=2, halfway=restart
+        )
+        assert kills > 3
+        check_whole(study, 100, workers=4)
+    finally:
+        server.stop()
 
 
 def test_what_kills_three_workers_is_left_out(instant: Instant, tmp_path: Path) -> None:
@@ -208,13 +147,13 @@ def test_what_kills_three_workers_is_left_out(instant: Instant, tmp_path: Path) 
     instant.seconds = 60
     for deaths in range(3):
         process = started(url, instant, 1)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not any(
-            t.user_attrs.get("deaths", 0) == deaths and BEATS in t.user_attrs
-            for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        ):
-            time.sleep(0.1)
-        os.kill(process.pid, signal.SIGKILL)
+        until(
+            lambda deaths=deaths: any(
+                t.user_attrs.get("deaths", 0) == deaths and BEATS in t.user_attrs
+                for t in running(study)
+            )
+        )
+        os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
     instant.seconds = 0.0
     process = started(url, instant, 2)
@@ -222,3 +161,125 @@ def test_what_kills_three_workers_is_left_out(instant: Instant, tmp_path: Path) 
     check_whole(study, 2)
     reasons = [t.user_attrs["reason"] for t in study.get_trials(states=(TrialState.FAIL,))]
     assert reasons == [f"its worker was lost, {n} of 3 times" for n in (1, 2, 3)]
+
+
+def test_sigterm_gives_the_trial_back_at_once(instant: Instant, tmp_path: Path) -> None:
+    url = str(tmp_path / "s.journal")
+    study = made(url, instant)
+    instant.seconds = 60
+    process = started(url, instant, 3)
+    until(lambda: BEATS in next(iter(running(study))).user_attrs if running(study) else False)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    process.join(30)
+    failed, waiting = study.get_trials(deepcopy=False)
+    assert (failed.state, waiting.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert reason_of(failed) == "it was interrupted"
+    assert waiting.system_attrs["fixed_params"] == failed.params
+
+
+def test_a_long_evaluation_times_out(instant: Instant, tmp_path: Path) -> None:
+    url = str(tmp_path / "s.journal")
+    study = made(url, instant)
+    study.enqueue_trial(LayerSpace(layers=instant.layers).baselines()[0])
+
+    class Slow(Instant):
+        def measure(self, choice: Choice, split: str = "search") -> Measurement:
+            self.seconds, seconds = 0.0, self.seconds
+            time.sleep(seconds)
+            return self.answer
+
+    process = started(url, Slow(instant, instant.answer, 60), 3, timeout=1.0)
+    process.join(60)
+    assert process.exitcode == 0
+    (failed,) = study.get_trials(states=(TrialState.FAIL,))
+    assert reason_of(failed) == "took longer than 1 s; --timeout allows more"
+    assert len(passes(study)) == 3
+
+
+def test_an_evaluation_that_hangs_ends_its_process(
+    instant: Instant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_measure, "_WEDGED", 1.0)
+    url = str(tmp_path / "s.journal")
+    study = made(url, instant)
+
+    class Hanging(Instant):
+        def measure(self, choice: Choice, split: str = "search") -> Measurement:
+            while True:
+                try:
+                    time.sleep(60)
+                except _measure.TrialTimeoutError:
+                    continue  # as a deadlocked library does, it never comes back
+
+    process = started(url, Hanging(instant, instant.answer, 0), 1, timeout=1.0)
+    process.join(60)
+    assert process.exitcode == 1
+    process = started(url, instant, 2)
+    process.join(60)
+    check_whole(study, 2)
+
+
+def test_a_full_disk_is_waited_for(instant: Instant, tmp_path: Path) -> None:
+    path = tmp_path / "s.journal"
+    study = made(str(path), instant)
+    instant.seconds = 0.0
+    process = started(str(path), instant, 400)
+    pid = process.pid or 0
+    until(lambda: len(passes(study)) > 20)
+    # The kernel refuses to let the file grow, in the middle of a line if need be.
+    most = path.stat().st_size + 777
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    time.sleep(2)
+    full = path.stat().st_size
+    time.sleep(2)
+    assert path.stat().st_size == full
+    assert process.is_alive()
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    process.join(120)
+    assert process.exitcode == 0
+    check_whole(study, 400)
+    assert not study.get_trials(states=(TrialState.FAIL,)), "nothing was lost"
+
+
+def coordinate(url: str, evaluator: Instant, folder: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = made(url, evaluator)
+    study.sampler = optuna.samplers.RandomSampler(seed=1)
+    space = LayerSpace(layers=evaluator.layers)
+    run_study(study, space, lambda: evaluator, trials=20, folder=folder, beat=0.5, grace=5.0)
+
+
+def test_two_coordinators_do_no_harm(instant: Instant, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    study = made(url, instant)
+    team = [FORK.Process(target=coordinate, args=(url, instant, tmp_path / out)) for out in "ab"]
+    for process in team:
+        process.start()
+    for process in team:
+        process.join(120)
+        assert process.exitcode == 0
+    done = passes(study)
+    assert 20 <= len(done) <= 21
+    baselines = [t.params for t in done if "baseline" in t.user_attrs]
+    assert sorted(map(str, baselines)) == sorted(
+        map(str, LayerSpace(layers=instant.layers).baselines())
+    )
+    failed = study.get_trials(states=(TrialState.FAIL,))
+    assert all((reason_of(t) or "").startswith("the same as trial") for t in failed)
+    assert not running(study)
+
+
+def test_journals_are_not_served(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="a journal cannot be served; give a database"):
+        serve_storage(str(tmp_path / "s.journal"), "127.0.0.1", 13000, 1)
+
+
+def test_the_server_ends_on_sigterm_and_says_what_it_cannot_do(folder: Path) -> None:
+    server = Proxy(folder, f"sqlite:///{folder / 's.db'}")
+    server.start()
+    with pytest.raises(StudyError, match=r"cannot listen on 127\.0\.0\.1"):
+        serve_storage(f"sqlite:///{folder / 't.db'}", "127.0.0.1", server.port, 1)
+    optuna.create_study(storage=open_storage(server.url)).tell(
+        optuna.load_study(study_name=None, storage=open_storage(server.url)).ask(), 1.0
+    )
+    assert server.stop(signal.SIGTERM) == 130

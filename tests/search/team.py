@@ -1,0 +1,115 @@
+"""Workers in processes of their own, and what must hold of a study after what they went through."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+
+import optuna
+from optuna.trial import TrialState
+
+from conversion import Choice
+from evaluators import Evaluator, Measurement
+from search import (
+    StudySetup,
+    exit_of,
+    load_study,
+    make_sampler,
+    open_storage,
+    open_study,
+    passes,
+    run_worker,
+)
+from spaces import LayerSpace
+
+FORK = multiprocessing.get_context("fork")  # a worker that imports torch anew takes seconds
+
+
+class Instant(Evaluator):
+    """Gives the same measurement after a while."""
+
+    def __init__(self, evaluator: Evaluator, answer: Measurement, seconds: float) -> None:
+        super().__init__(evaluator.task)
+        self.answer, self.seconds = answer, seconds
+
+    def measure(self, choice: Choice, split: str = "search") -> Measurement:
+        time.sleep(self.seconds)
+        return self.answer
+
+
+def made(url: str, evaluator: Evaluator) -> optuna.Study:
+    space = LayerSpace(layers=evaluator.layers)
+    return open_study(open_storage(url), "s", StudySetup.of(evaluator, space))
+
+
+def work(url: str, evaluator: Evaluator, trials: int, options: dict[str, object]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = LayerSpace(layers=evaluator.layers)
+    study = load_study(open_storage(url), "s")
+
+    def sampler(number: int) -> optuna.samplers.BaseSampler:
+        return make_sampler("random", seed=number, profile=evaluator.profile, space=space)
+
+    given = {"beat": 0.5, "grace": 5.0, **options}
+    run_worker(study, space, evaluator, trials=trials, sampler=sampler, **given)
+
+
+def started(url: str, evaluator: Evaluator, trials: int, **options: object) -> BaseProcess:
+    process = FORK.Process(target=work, args=(url, evaluator, trials, options), daemon=True)
+    process.start()
+    return process
+
+
+def killed_again_and_again(
+    url: str,
+    evaluator: Evaluator,
+    *,
+    workers: int,
+    trials: int,
+    seconds: float,
+    every: float,
+    halfway: Callable[[], None] = lambda: None,
+) -> int:
+    """Work on a study while one worker after the other is killed and replaced.
+
+    ``halfway`` is called once in the middle.
+    """
+    team = [started(url, evaluator, trials) for _ in range(workers)]
+    kills, start, random_one, done = 0, time.monotonic(), random.Random(0), False
+    while (passed := time.monotonic() - start) < seconds:
+        if passed > seconds / 2 and not done:
+            halfway()
+            done = True
+        time.sleep(every)
+        chosen = random_one.randrange(workers)
+        if team[chosen].is_alive():
+            os.kill(team[chosen].pid or 0, signal.SIGKILL)
+            kills += 1
+        team[chosen].join()
+        team[chosen] = started(url, evaluator, trials)
+    for process in team:
+        process.join(300)
+        assert process.exitcode == 0
+    return kills
+
+
+def check_whole(study: optuna.Study, trials: int, workers: int = 1) -> None:
+    every = study.get_trials(deepcopy=False)
+    assert [t.number for t in every] == list(range(len(every)))
+    waiting = [t for t in every if t.state is TrialState.WAITING]
+    assert {t.state for t in every} <= {TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING}
+    assert all("retry_of" in t.user_attrs for t in waiting), "lost when the study was done"
+    own = passes(study)
+    assert trials <= len(own) < trials + workers, "the last ones may start at the same time"
+    again = [t.user_attrs["retry_of"] for t in every if "retry_of" in t.user_attrs]
+    assert len(again) == len(set(again)), "nothing runs again twice"
+    for number in again:
+        assert every[number].state is TrialState.FAIL
+    lost = [t for t in every if t.state is TrialState.FAIL]
+    assert all("its worker was lost" in t.user_attrs["reason"] for t in lost)
+    assert all(exit_of(t) in {p.number for p in own} for t in every if exit_of(t) is not None)
