@@ -174,7 +174,7 @@ def run(
         trial = study.ask()
         there.space.suggest(trial)
         m = there.measure(trial.params)
-        known = known_points(study)
+        known = known_points(study.get_trials(deepcopy=False))
         more = measured_exits(trial.params, m, there.measure, there.space, known=known)
         trial.set_user_attr("measurement", m.to_dict())
         done = study.tell(trial, [m.accuracy.value, m.energy_pj.value])

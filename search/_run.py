@@ -33,7 +33,7 @@ from search._study import (
     enqueue,
     fail,
     known_points,
-    passes,
+    passes_of,
     plan_of,
     record,
     study_setup,
@@ -224,8 +224,7 @@ class _Coordinator:
     def take_back(self, reason: str, *, died: bool = False) -> None:
         """Fail what is running, and put it into the queue again."""
         with self._lock, self._interrupts.shield():
-            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            mine = [t for t in running if t.user_attrs.get(OWNER) == self._owner]
+            mine = [t for t in _running(self._look()) if t.user_attrs.get(OWNER) == self._owner]
             for trial in mine:
                 self._give_back(trial, reason, died=died)
             self._running.clear()
@@ -235,7 +234,7 @@ class _Coordinator:
 
     def enqueue_baselines(self, kind: str, baselines: Sequence[Mapping[str, Any]]) -> None:
         """Put the settings that the study does not know yet into its queue."""
-        known = [_fixed(trial) for trial in self._study.get_trials(deepcopy=False)]
+        known = [_fixed(trial) for trial in self._look()]
         attrs = warm_start_attrs(self._study.sampler)
         for params in baselines:
             self._space.choice(params)  # one outside the space would end every search
@@ -248,11 +247,10 @@ class _Coordinator:
         """Ask, measure and tell in this process."""
         try:
             with beating(self._study, self._running, self._beat):
-                while not self._enough():
-                    asked = None if self._others_suffice() else self._ask()
-                    if asked is None:
+                while not self._enough(every := self._look()):
+                    if self._suffices(every):
                         self._wait_for_others()
-                    else:
+                    elif (asked := self._ask(every)) is not None:
                         self._tell(measure(evaluator, asked))
             self._settle()
         finally:
@@ -265,7 +263,7 @@ class _Coordinator:
         """
         deaths = 0
         try:
-            while not self._enough():
+            while self._alone or not self._enough(self._look()):
                 alone, self._alone = self._alone, None
                 try:
                     with beating(self._study, self._running, self._beat):
@@ -279,7 +277,7 @@ class _Coordinator:
                             "worker processes died three times, and not because of one trial; the"
                             " usual cause is memory: use fewer --workers or a smaller --batch-size"
                         ) from error
-                if self._alone is None and self._others_suffice():
+                if self._alone is None and self._suffices(self._look()):
                     self._wait_for_others()
             self._settle()
         finally:
@@ -289,43 +287,48 @@ class _Coordinator:
     def _company(self, pool: Pool) -> Iterator[Asked]:
         """Trials that may run at the same time; it ends when other workers came, or a suspect."""
         slots = pool.slots
-        while pool.slots == slots and not self._enough() and not self._others_suffice():
-            asked = self._ask()
-            if asked is None:
+        while pool.slots == slots:
+            every = self._look()
+            if self._enough(every) or self._suffices(every):
                 return
-            if asked.suspect:
+            asked = self._ask(every)
+            if asked is not None and asked.suspect:
                 self._alone = asked
                 return
-            yield asked
+            if asked is not None:
+                yield asked
 
     def _target(self) -> int:
         return self._trials if self._trials is not None else plan_of(self._study).trials
 
-    def _enough(self) -> bool:
-        return self._alone is None and len(passes(self._study)) >= self._target()
+    def _look(self) -> list[FrozenTrial]:
+        """Every trial of the study, by number; each look asks the storage."""
+        return self._study.get_trials(deepcopy=False)
 
-    def _others_suffice(self) -> bool:
-        """Whether the trials that are running are all that the study still needs."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return len(running) >= max(1, self._target() - len(passes(self._study)))
+    def _enough(self, every: Sequence[FrozenTrial]) -> bool:
+        return len(passes_of(every)) >= self._target()
+
+    def _suffices(self, every: Sequence[FrozenTrial]) -> bool:
+        """Whether what is running is all that the study still needs."""
+        return len(_running(every)) >= max(1, self._target() - len(passes_of(every)))
 
     def _wait_for_others(self) -> None:
-        self._bring_back_lost()
+        self._bring_back_lost(self._look())
         time.sleep(min(self._beat, 0.5))
 
     def _settle(self) -> None:
         """Wait until the last trials of others have finished, or were seen to be lost."""
         end = time.monotonic() + self._grace + 2 * self._beat
-        while time.monotonic() < end and self._others_suffice():
+        while time.monotonic() < end and _running(self._look()):
             self._wait_for_others()
 
-    def _bring_back_lost(self) -> None:
+    def _bring_back_lost(self, every: Sequence[FrozenTrial]) -> None:
         """Fail the trials that lost their worker, and put their parameters into the queue."""
         if time.monotonic() - self._looked < self._beat:
             return
         self._looked = time.monotonic()
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        for trial in self._leases.lost([t for t in running if t.number not in self._running]):
+        others = [t for t in _running(every) if t.number not in self._running]
+        for trial in self._leases.lost(others):
             with self._interrupts.shield():
                 self._bring_back(trial)
 
@@ -340,15 +343,14 @@ class _Coordinator:
         then = "it will run again" if again else "it is left out"
         _LOG.warning("trial %d lost its worker: %s", trial.number, then)
 
-    def _ask(self) -> Asked | None:
+    def _ask(self, every: Sequence[FrozenTrial]) -> Asked | None:
         """The next trial to measure; None if the one that waited was a double."""
-        self._bring_back_lost()
+        self._bring_back_lost(every)
         with self._lock, self._interrupts.shield():
-            self._before_asking()
+            self._before_asking(every)
             trial = self._study.ask()
             self._after_asking(trial)
-            every = self._study.get_trials(deepcopy=False)
-            double = _double_of(every[trial.number], every)
+            double = _double_of(trial.number, every)
             if double is not None:
                 fail(self._study, trial, f"the same as trial {double}")
                 return None
@@ -356,26 +358,26 @@ class _Coordinator:
             if trial.user_attrs.get(OWNER) != self._owner:  # somebody else's entry in the queue
                 trial.set_user_attr(OWNER, self._owner)
             self._space.suggest(trial)
-            return self._asked(trial)
+            return self._asked(trial, every)
 
-    def _asked(self, trial: optuna.Trial) -> Asked:
+    def _asked(self, trial: optuna.Trial, every: Sequence[FrozenTrial]) -> Asked:
         drop = self._budget.max_accuracy_drop
-        took = [t.user_attrs.get("seconds", 0.0) for t in passes(self._study)]
+        took = [t.user_attrs.get("seconds", 0.0) for t in passes_of(every)]
         return Asked(
             number=trial.number,
             params=dict(trial.params),
             space=self._space,
-            known=known_points(self._study),
+            known=known_points(every),
             dearest=math.log(self._budget.max_energy or 1.0),
             least_accuracy=0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
             seconds=self._timeout or auto_timeout(took),
             suspect=_SUSPECT in trial.user_attrs,
         )
 
-    def _before_asking(self) -> None:
+    def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
         # A trial waits with its owner's name before it runs: were the name written after,
         # a kill between the two would leave a trial that runs for ever and is nobody's.
-        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if not any(trial.state is TrialState.WAITING for trial in every):
             enqueue(self._study, {}, user_attrs={OWNER: self._owner})
 
     def _after_asking(self, trial: optuna.Trial) -> None:
@@ -390,7 +392,7 @@ class _Coordinator:
                 if not self._study._storage.get_trial(trial._trial_id).state.is_finished():
                     raise
                 _LOG.warning("trial %d was given up by another worker meanwhile", outcome.number)
-            count = len(passes(self._study))
+            count = len(passes_of(self._look()))
         if self._on_trial is not None:
             self._on_trial(self._study, count, outcome.reason)
         if self._failures >= _MAX_FAILURES_IN_A_ROW:
@@ -446,8 +448,7 @@ class _Coordinator:
         return True
 
     def _retried(self) -> set[int]:
-        trials = self._study.get_trials(deepcopy=False)
-        return {t.user_attrs[_RETRY_OF] for t in trials if _RETRY_OF in t.user_attrs}
+        return {t.user_attrs[_RETRY_OF] for t in self._look() if _RETRY_OF in t.user_attrs}
 
 
 class _Worker(_Coordinator):
@@ -455,7 +456,7 @@ class _Worker(_Coordinator):
 
     make_sampler: Callable[[int], BaseSampler] | None = None
 
-    def _before_asking(self) -> None:
+    def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
         """Nothing: whoever is killed is missed by the others, by name or not."""
 
     def _after_asking(self, trial: optuna.Trial) -> None:
@@ -470,13 +471,16 @@ def _fixed(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params", {}))
 
 
-def _double_of(trial: FrozenTrial, every: Iterable[FrozenTrial]) -> int | None:
+def _running(every: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in every if trial.state is TrialState.RUNNING]
+
+
+def _double_of(number: int, every: Sequence[FrozenTrial]) -> int | None:
     """The number of an earlier trial that the same settings were enqueued for, or None.
 
     Two searches started at the same time both enqueue the baselines.
     """
-    params = _fixed(trial)
-    if not params or _RETRY_OF in trial.user_attrs:
+    if number >= len(every) or _RETRY_OF in every[number].user_attrs:
         return None
-    same = (t.number for t in every if t.number < trial.number and _fixed(t) == params)
-    return next(same, None)
+    params = _fixed(every[number])
+    return next((t.number for t in every[:number] if params and _fixed(t) == params), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -317,18 +317,28 @@ def exit_of(trial: FrozenTrial) -> int | None:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """The complete trials that hold a measurement, by number."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return finished_of(study.get_trials(deepcopy=False))
+
+
+def finished_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the trials that are complete and hold a measurement."""
+    complete = (trial for trial in trials if trial.state is TrialState.COMPLETE)
     return [trial for trial in complete if _MEASUREMENT in trial.user_attrs]
 
 
 def passes(study: optuna.Study) -> list[FrozenTrial]:
     """The finished trials that were run; not those that are other exits of such a one."""
-    return [trial for trial in finished(study) if exit_of(trial) is None]
+    return passes_of(study.get_trials(deepcopy=False))
 
 
-def known_points(study: optuna.Study) -> np.ndarray:
+def passes_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the trials that are :func:`passes`."""
+    return [trial for trial in finished_of(trials) if exit_of(trial) is None]
+
+
+def known_points(trials: Iterable[FrozenTrial]) -> np.ndarray:
     """Accuracy, energy over the ANN's, divergence of trials within the budget, ``(n, 3)``."""
-    within = [trial.user_attrs[_MEASUREMENT] for trial in finished(study) if is_feasible(trial)]
+    within = [trial.user_attrs[_MEASUREMENT] for trial in finished_of(trials) if is_feasible(trial)]
     rows = [(m["accuracy"]["value"], m["energy_ratio"], m["kl"]["value"]) for m in within]
     return np.array(rows).reshape(-1, 3)
 
