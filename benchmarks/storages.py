@@ -134,6 +134,7 @@ def main() -> None:
     answer = real.measure(space.choice(space.baselines()[0]))
     evaluator = Instant(real, replace(answer, exit_curve=((1, 1.0, 0.0, 1.0, 9.0),)))
     teams = [int(count) for count in options.workers.split(",")]
+    logging.getLogger("spikefront").setLevel(logging.ERROR)
     table = Table(title=f"trials per second, {len(space.distributions())} parameters")
     for column in ("storage", *(f"{team} workers" for team in teams), "ms a trial, alone"):
         table.add_column(column, justify="right")

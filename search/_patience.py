@@ -50,7 +50,18 @@ def _is_away_database(error: sqlalchemy.exc.DBAPIError) -> bool:
     return error.connection_invalidated or isinstance(error, kinds)
 
 
-def waiting(call: Callable[[], _T]) -> _T:
+_CROWDED = (
+    "too many clients", "Too many connections", "starting up", "shutting down", "recovery mode",
+    "already exists", "UNIQUE constraint", "duplicate key", "Duplicate entry", "Deadlock",
+)  # fmt: skip
+
+
+def is_crowded(error: BaseException) -> bool:
+    """Whether a database cannot be opened because too many do so now, and may make its tables."""
+    return any(words in str(error) for words in _CROWDED)
+
+
+def waiting(call: Callable[[], _T], passing: Callable[[BaseException], bool] = is_away) -> _T:
     """Call until the storage answers, with growing pauses, for up to :data:`PATIENCE` seconds."""
     start, pause, told = time.monotonic(), _FIRST_PAUSE, False
     while True:
@@ -58,18 +69,24 @@ def waiting(call: Callable[[], _T]) -> _T:
             found = call()
         except Exception as error:
             away = time.monotonic() - start
-            if not is_away(error) or away > PATIENCE:
+            if not passing(error) or away > PATIENCE:
                 raise
             if away > _QUIET and not told:
                 told = True
-                reason = " ".join(str(error.__cause__ or error).split())[:200]
-                _LOG.warning("the storage is away, waiting for it: %s", reason)
+                _LOG.warning("waiting for the storage: %s", reason_of(error))
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             if told:
-                _LOG.warning("the storage is back after %.0f s", time.monotonic() - start)
+                _LOG.warning("the storage answers again, after %.0f s", time.monotonic() - start)
             return found
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line, what a storage said is wrong; Optuna's own errors tell less than their cause."""
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split("\n")[0].split())[:300]
 
 
 def _delegated(name: str) -> Callable[..., Any]:

@@ -16,6 +16,8 @@ from conversion import ConfigError
 from search._measure import Asked, Gpus, MakeEvaluator, Outcome, measure_in_worker
 from search._storage import StudyError
 
+_SECONDS_TO_ANSWER = 20
+
 
 class DeadWorkerError(Exception):
     """A process that measured is gone, and what it measured with it."""
@@ -103,7 +105,7 @@ def _dask_client(address: str) -> Any:
         raise ConfigError('--dask needs: pip install "spikefront[cluster]"') from error
     place = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
     try:
-        client = distributed.Client(**place, timeout=20, set_as_default=False)
+        client = distributed.Client(**place, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
         with contextlib.suppress(TimeoutError):
             client.wait_for_workers(1, timeout=60)
     except (OSError, ValueError) as error:

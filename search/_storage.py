@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from conversion import FileError, SpikefrontError
 from search._interrupts import Interrupts
-from search._patience import impatient, patient
+from search._patience import impatient, is_crowded, patient, reason_of, waiting
 
 _LOG = logging.getLogger("spikefront")
 
@@ -98,11 +98,10 @@ def open_storage(storage: str | Path) -> BaseStorage:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return patient(openers.get(scheme, _open_database)(text))
     except Exception as error:
-        reason = " ".join(str(error).split("\n")[0].split())
         missing = isinstance(error, ImportError)
         hint = '; pip install "spikefront[cluster]" brings the drivers' if missing else ""
         place = _without_password(text)
-        raise StudyError(f"cannot open the storage {place}: {reason}{hint}") from error
+        raise StudyError(f"cannot open the storage {place}: {reason_of(error)}{hint}") from error
 
 
 def _open_journal(path: Path) -> BaseStorage:
@@ -133,7 +132,15 @@ def _open_proxy(url: str) -> BaseStorage:
 
 def _open_database(url: str) -> BaseStorage:
     kind = sqlalchemy.make_url(url).get_backend_name()
-    return get_storage(_SqliteStorage(url) if kind == "sqlite" else RDBStorage(url))
+    make = _SqliteStorage if kind == "sqlite" else _ServerStorage
+    return get_storage(waiting(lambda: make(url), is_crowded))
+
+
+class _ServerStorage(RDBStorage):
+    """A database server with many clients: each keeps one connection, not one for each thread."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, engine_kwargs={"pool_size": 1, "max_overflow": 1})
 
 
 class _SqliteStorage(RDBStorage):

@@ -347,3 +347,70 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, small: str) -> None:
     assert errors.strip() == "stopped; the same command goes on where it stopped"
     study = load_study(open_storage(journal), "small")
     assert "RUNNING" not in {t.state.name for t in study.trials}
+
+
+def test_workers_take_part_by_the_storage_alone(
+    spikefront: CommandLine, small: str, tmp_path: Path
+) -> None:
+    store = ["--storage", f"sqlite:///{tmp_path / 's.db'}"]
+    made = ["search", "--task", small, *store, "--trials", 20, "--timesteps", "1,4"]
+    assert "no study" in spikefront("worker", *store, check=False).stderr
+    printed = spikefront(*made, "--workers", 0).stdout
+    assert f"spikefront worker {store[0]} {store[1]} --study small --task {small}" in printed
+    waiting = json.loads(spikefront("status", *store, "--json").stdout)
+    assert (waiting["run"], waiting["planned"], waiting["workers"]) == (0, 20, [])
+    assert "name it again" in spikefront("worker", *store, check=False).stderr
+
+    command = [sys.executable, str(ROOT / "spikefront.py"), "worker", "--task", small, *store]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    team = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    done = [process.communicate(timeout=300)[0] for process in team]
+    assert [process.returncode for process in team] == [0, 0]
+    run = sum(int(line.split()[0]) for line in done)
+    study = load_study(open_storage(store[1]), "small")
+    assert run == len(passes(study)) in (20, 21)
+    kinds = [t.user_attrs.get("baseline") for t in passes(study)]
+    assert kinds.count("uniform") == 8
+    assert {t.state.name for t in study.trials} == {"COMPLETE"}
+    shown = spikefront("status", *store).stdout
+    assert f"small: {run} of 20 trials run" in shown
+    assert "of 20 trials" in spikefront("status", *store, "--watch").stdout
+    assert spikefront("report", *store, "--task", small, "--no-test").returncode == 0
+
+    spikefront(*made[:-4], "--trials", 22, "--timesteps", "1,4", "--workers", 0)
+    assert "1 trials" in spikefront("worker", "--task", small, *store).stdout or run == 21
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("torch.manual_seed(0)", "torch.manual_seed(1)"), "another model"),
+        (("(0, 60, 120)", "(60, 0, 120)"), "another calibration data"),
+        (("y[i:i + 60]", "y[i:i + 60].flip(0)"), "another search split"),
+    ],
+)
+def test_a_worker_with_something_else_refuses(
+    spikefront: CommandLine, small: str, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    store = ["--storage", f"sqlite:///{tmp_path / 's.db'}"]
+    spikefront("search", "--task", small, *store, "--workers", 0, "--no-paper")
+    (tmp_path / "small.py").write_text(SMALL.replace(*change))
+    refused = spikefront("worker", "--task", small, *store, check=False)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert not passes(load_study(open_storage(store[1]), "small"))
+
+
+def test_a_worker_of_another_version_refuses(
+    spikefront: CommandLine, small: str, tmp_path: Path
+) -> None:
+    store = ["--storage", f"sqlite:///{tmp_path / 's.db'}"]
+    spikefront("search", "--task", small, *store, "--workers", 0, "--no-paper")
+    study = load_study(open_storage(store[1]), "small")
+    setup = {**study.user_attrs["spikefront"], "version": "0.0.1"}
+    study.set_user_attr("spikefront", setup)
+    refused = spikefront("worker", "--task", small, *store, check=False)
+    assert "another version of spikefront: '0.0.1' there" in refused.stderr
