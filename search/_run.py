@@ -219,6 +219,7 @@ class _Coordinator:
         self._running: dict[int, optuna.Trial] = {}
         self._alone: Asked | None = None
         self._failures = 0
+        self._passes = 0
         self._lock = threading.Lock()  # joblib asks from a thread of its own
 
     def take_back(self, reason: str, *, died: bool = False) -> None:
@@ -302,8 +303,13 @@ class _Coordinator:
         return self._trials if self._trials is not None else plan_of(self._study).trials
 
     def _look(self) -> list[FrozenTrial]:
-        """Every trial of the study, by number; each look asks the storage."""
-        return self._study.get_trials(deepcopy=False)
+        """Every trial of the study, by number.
+
+        A database sends all that are running each time: looks are what many workers cost it.
+        """
+        every = self._study.get_trials(deepcopy=False)
+        self._passes = len(passes_of(every))
+        return every
 
     def _enough(self, every: Sequence[FrozenTrial]) -> bool:
         return len(passes_of(every)) >= self._target()
@@ -392,9 +398,9 @@ class _Coordinator:
                 if not self._study._storage.get_trial(trial._trial_id).state.is_finished():
                     raise
                 _LOG.warning("trial %d was given up by another worker meanwhile", outcome.number)
-            count = len(passes_of(self._look()))
+            self._passes += outcome.measurement is not None
         if self._on_trial is not None:
-            self._on_trial(self._study, count, outcome.reason)
+            self._on_trial(self._study, self._passes, outcome.reason)
         if self._failures >= _MAX_FAILURES_IN_A_ROW:
             raise StudyError(
                 f"{self._failures} trials in a row failed, the last one because: {outcome.reason}"

@@ -295,7 +295,17 @@ def enqueue(
 
 def record(study: optuna.Study, trial: optuna.Trial, measurement: Measurement) -> None:
     """Keep a measurement with its trial."""
-    trial.set_user_attr(_MEASUREMENT, measurement.to_dict())
+    for name, value in _attrs_of(measurement).items():
+        trial.set_user_attr(name, value)
+
+
+def _attrs_of(measurement: Measurement) -> dict[str, Any]:
+    """The measurement, and what of it a person looks for in optuna-dashboard."""
+    return {
+        "energy_ratio": round(measurement.energy_ratio, 5),
+        "kl": round(measurement.kl.value, 5),
+        _MEASUREMENT: measurement.to_dict(),
+    }
 
 
 def measurement_of(trial: FrozenTrial) -> Measurement:
@@ -358,7 +368,7 @@ def add_exit(
             values=[measurement.accuracy.value, measurement.energy_pj.value],
             params={**trial.params, **exits},
             distributions=space.distributions(),
-            user_attrs={**baseline, _EXIT_OF: trial.number, _MEASUREMENT: measurement.to_dict()},
+            user_attrs={**baseline, _EXIT_OF: trial.number, **_attrs_of(measurement)},
             constraints=dict(constraints),
         )
     )

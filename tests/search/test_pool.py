@@ -88,7 +88,8 @@ def test_what_kills_its_process_runs_alone_and_is_left_out(
         "its worker died, 3 of 3 times"
     ]
     others = [t for t in every if t.state is TrialState.FAIL and t not in deaths]
-    assert len(others) <= 1, "alone, it harmed nobody else"
+    assert len(others) <= 2, "those that ran beside it, or had finished but not told"
+    assert not any("retry_of" in t.user_attrs for t in others), "alone, it harmed nobody else"
     done = [t.params for t in passes(study)]
     assert all(params in done for i, params in enumerate(space.baselines()) if i != 2)
 
