@@ -1161,13 +1161,15 @@ def _open_study(out: Path, storage: str | None, name: str | None) -> Any:
             f"there is no study in {out}; run `spikefront search --out {out}`"
             " first, or name its --storage"
         )
-    store = rooms.open_storage(storage or journal)
+    store = rooms.open_storage(storage or journal, create=False)
     if name is None:
         names = [summary.study_name for summary in optuna.get_all_study_summaries(store)]
-        if len(names) != 1:
+        if not names:
             raise rooms.StudyError(
-                f"name the --study; there are: {', '.join(names) or 'none in this storage'}"
+                "there is no study in this storage; `spikefront search` makes one"
             )
+        if len(names) > 1:
+            raise rooms.StudyError(f"name the --study; there are: {', '.join(names)}")
         name = names[0]
     return rooms.load_study(store, name)
 

@@ -71,7 +71,7 @@ def cut_torn_line(journal: Path) -> None:
             file.truncate(position)
 
 
-def open_storage(storage: str | Path) -> BaseStorage:
+def open_storage(storage: str | Path, *, create: bool = True) -> BaseStorage:
     """Open a storage, which from then on is waited for when it goes away.
 
     Args:
@@ -79,6 +79,7 @@ def open_storage(storage: str | Path) -> BaseStorage:
             a journal in Redis; ``grpc://host:port`` for the server that ``spikefront storage
             serve`` runs; any other URL is one of Optuna's (``sqlite:///``, ``postgresql://``,
             ``mysql+pymysql://``).
+        create: Whether to make the file of a journal or of SQLite if there is none.
 
     Raises:
         StudyError: It cannot be opened.
@@ -86,6 +87,10 @@ def open_storage(storage: str | Path) -> BaseStorage:
     """
     text = str(storage)
     scheme = text.partition("://")[0] if "://" in text else "journal"
+    if not create and scheme in ("journal", "sqlite"):
+        path = Path(text.removeprefix("journal://").removeprefix("sqlite:///"))
+        if not path.exists():
+            raise StudyError(f"there is no storage {path}; `spikefront search` makes one")
     if scheme == "journal":
         return patient(_open_journal(Path(text.removeprefix("journal://"))))
     openers: dict[str, Callable[[str], BaseStorage]] = {

@@ -354,7 +354,8 @@ def test_workers_take_part_by_the_storage_alone(
 ) -> None:
     store = ["--storage", f"sqlite:///{tmp_path / 's.db'}"]
     made = ["search", "--task", small, *store, "--trials", 20, "--timesteps", "1,4"]
-    assert "no study" in spikefront("worker", *store, check=False).stderr
+    assert "there is no storage" in spikefront("worker", *store, check=False).stderr
+    assert not (tmp_path / "s.db").exists()
     printed = spikefront(*made, "--workers", 0).stdout
     assert f"spikefront worker {store[0]} {store[1]} --study small --task {small}" in printed
     waiting = json.loads(spikefront("status", *store, "--json").stdout)
