@@ -1,4 +1,6 @@
-"""What a second worker gains on ``digits``, one thread each: ``python -m benchmarks.workers [--json]``.
+"""What a second worker gains on ``digits``, one thread each.
+
+``python -m benchmarks.workers [--trials 80] [--repeats 3] [--json]``
 
 The same random proposals, without learned thresholds, measured by one process and by two: joblib's,
 and two that share nothing but a journal. Beside it what two processes reach that evaluate without

@@ -395,9 +395,11 @@ class _Coordinator:
             try:
                 self._finish(trial, outcome)
             except (ValueError, UpdateFinishedTrialError):
-                if not self._study._storage.get_trial(trial._trial_id).state.is_finished():
+                state = self._study._storage.get_trial(trial._trial_id).state
+                if not state.is_finished():
                     raise
-                _LOG.warning("trial %d was given up by another worker meanwhile", outcome.number)
+                if state is TrialState.FAIL:  # else the storage's answer was lost, no more
+                    _LOG.warning("trial %d was given up by another worker", outcome.number)
             self._passes += outcome.measurement is not None
         if self._on_trial is not None:
             self._on_trial(self._study, self._passes, outcome.reason)
