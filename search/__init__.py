@@ -17,6 +17,7 @@ from search._storage import (
     hold,
     open_storage,
     serve_storage,
+    without_password,
 )
 from search._study import (
     DIRECTIONS,
@@ -26,6 +27,7 @@ from search._study import (
     baseline_of,
     check_evaluator,
     check_settings,
+    check_setup,
     enqueue,
     exit_of,
     finished,
@@ -64,6 +66,7 @@ __all__ = [
     "baseline_of",
     "check_evaluator",
     "check_settings",
+    "check_setup",
     "check_writable",
     "cut_torn_line",
     "enqueue",
@@ -90,4 +93,5 @@ __all__ = [
     "study_setup",
     "study_status",
     "warm_start_attrs",
+    "without_password",
 ]

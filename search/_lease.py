@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from search._patience import impatient
+from search._patience import impatient, is_away, note_trouble
 
 _LOG = logging.getLogger("spikefront")
 
@@ -25,12 +25,18 @@ class Leases:
     attribute stood still for ``grace`` seconds is lost. The seconds are this process's own: no
     clock is compared with another machine's.
 
+    While the storage is away nobody can give signs: the seconds begin when it answers again.
+
     Args:
         grace: Seconds without a sign after which a trial is lost.
+        last_trouble: When the storage last did not answer, by :func:`time.monotonic`.
     """
 
-    def __init__(self, grace: float) -> None:
+    def __init__(
+        self, grace: float, last_trouble: Callable[[], float] = lambda: float("-inf")
+    ) -> None:
         self._grace = grace
+        self._last_trouble = last_trouble
         self._seen: dict[int, tuple[float, float]] = {}
 
     def lost(self, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -43,7 +49,8 @@ class Leases:
             else (beat, now)
             for number, beat in beats.items()
         }
-        return [t for t in running if now - self._seen[t.number][1] > self._grace]
+        since = self._last_trouble()
+        return [t for t in running if now - max(since, self._seen[t.number][1]) > self._grace]
 
 
 @contextmanager
@@ -60,6 +67,8 @@ def beating(
                 try:
                     storage.set_trial_user_attr(trial._trial_id, BEATS, round(time.time(), 1))
                 except Exception as error:  # it has just finished; or the storage is away
+                    if is_away(error):
+                        note_trouble(study._storage)
                     _LOG.debug("no sign of life of trial %d: %s", trial.number, error)
 
     thread = threading.Thread(target=beat, name="signs of life", daemon=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
-import math
 import os
 import signal
 import threading
@@ -104,6 +104,8 @@ def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
         with time_limit(asked.seconds):
             measurement = measured(asked.params)
             exits = _exits(asked, measurement, measured)
+    except TrialTimeoutError:
+        reason = f"took longer than {asked.seconds:g} s; --timeout allows more"
     except SpikefrontError as error:
         reason = str(error)
     except Exception as error:  # one bad trial must not end the study; its reason is kept
@@ -139,14 +141,12 @@ def time_limit(seconds: float) -> Iterator[None]:
     A block that does not even react to that ends its process: whoever waits for it then brings
     its trial back as that of any worker that died.
     """
-    if math.isinf(seconds):
-        yield
-        return
     watchdog = threading.Timer(seconds + _WEDGED, _end_process, (seconds,))
     watchdog.daemon = True
     watchdog.start()
+    in_main = threading.current_thread() is threading.main_thread()
     try:
-        with _alarm(seconds):
+        with _alarm(seconds) if in_main and hasattr(signal, "setitimer") else _knock(seconds):
             yield
     finally:
         watchdog.cancel()
@@ -154,13 +154,10 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    in_main = threading.current_thread() is threading.main_thread()
-    if not (in_main and hasattr(signal, "setitimer")):
-        yield
-        return
+    """A signal: it interrupts what waits, too."""
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TrialTimeoutError(f"took longer than {seconds:g} s; --timeout allows more")
+        raise TrialTimeoutError
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -169,6 +166,22 @@ def _alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _knock(seconds: float) -> Iterator[None]:
+    """For a thread, which no signal reaches: raised at its next step in Python."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    set_error = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    timer = threading.Timer(seconds, set_error, (thread, ctypes.py_object(TrialTimeoutError)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        set_error(thread, None)  # it may have come too late
 
 
 def _end_process(seconds: float) -> None:

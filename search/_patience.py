@@ -33,6 +33,8 @@ def is_away(error: BaseException | None) -> bool:
         return is_away(error.__cause__)
     if isinstance(error, sqlalchemy.exc.DBAPIError):
         return _is_away_database(error)
+    if isinstance(error, sqlalchemy.exc.TimeoutError):  # no connection of the pool came free
+        return True
     if isinstance(error, OSError):
         passing = isinstance(error, ConnectionError | TimeoutError)
         return passing or error.errno in _PASSING_ERRNOS
@@ -61,13 +63,18 @@ def is_crowded(error: BaseException) -> bool:
     return any(words in str(error) for words in _CROWDED)
 
 
-def waiting(call: Callable[[], _T], passing: Callable[[BaseException], bool] = is_away) -> _T:
+def waiting(
+    call: Callable[[], _T],
+    passing: Callable[[BaseException], bool] = is_away,
+    on_trouble: Callable[[], None] = lambda: None,
+) -> _T:
     """Call until the storage answers, with growing pauses, for up to :data:`PATIENCE` seconds."""
     start, pause, told = time.monotonic(), _FIRST_PAUSE, False
     while True:
         try:
             found = call()
         except Exception as error:
+            on_trouble()
             away = time.monotonic() - start
             if not passing(error) or away > PATIENCE:
                 raise
@@ -91,7 +98,8 @@ def reason_of(error: BaseException) -> str:
 
 def _delegated(name: str) -> Callable[..., Any]:
     def method(self: _PatientStorage, *arguments: Any, **options: Any) -> Any:
-        return waiting(lambda: getattr(self.impatient, name)(*arguments, **options))
+        method = getattr(self.impatient, name)
+        return waiting(lambda: method(*arguments, **options), on_trouble=self.note_trouble)
 
     return method
 
@@ -108,20 +116,37 @@ class _PatientStorage(BaseStorage):
     """Another storage, each of whose methods is tried again while that is away.
 
     A change may have been made though its answer was lost, and is then made twice. Of the changes
-    that a search makes one twice is no harm: a trial that was started and nobody runs is given up
-    as any that lost its worker, and a setting in the queue twice is run once.
+    that a search makes that is no harm: a trial that was started and nobody runs is given up as
+    any that lost its worker, a setting in the queue twice is run once, and a further exit of a
+    pass may stand there twice.
 
     Attributes:
         impatient: The storage itself, for what can wait until the next time.
+        last_trouble: When it last did not answer, by :func:`time.monotonic`.
     """
 
     def __init__(self, storage: BaseStorage) -> None:
         self.impatient = storage
+        self.last_trouble = float("-inf")
+
+    def note_trouble(self) -> None:
+        self.last_trouble = time.monotonic()
 
 
 def patient(storage: BaseStorage) -> BaseStorage:
     """The same storage, but waited for."""
     return _PatientStorage(storage)  # type: ignore[abstract]  # the decorator made the methods
+
+
+def last_trouble(storage: BaseStorage) -> float:
+    """When a storage last did not answer this process, by :func:`time.monotonic`."""
+    return storage.last_trouble if isinstance(storage, _PatientStorage) else float("-inf")
+
+
+def note_trouble(storage: BaseStorage) -> None:
+    """Say that it does not answer."""
+    if isinstance(storage, _PatientStorage):
+        storage.note_trouble()
 
 
 def impatient(storage: BaseStorage) -> BaseStorage:

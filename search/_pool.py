@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +19,25 @@ _SECONDS_TO_ANSWER = 20
 
 
 class DeadWorkerError(Exception):
-    """A process that measured is gone, and what it measured with it."""
+    """A process that measured is gone, and what it and those beside it measured."""
 
 
-class Pool:
-    """Worker processes.
+class Processes:
+    """Worker processes on this machine.
 
     Attributes:
-        slots: How many trials can run at once, when last looked at.
+        slots: How many trials can run at once.
 
     Args:
         make: Called once in each process.
-        workers: Processes on this machine.
-        dask: Address of a Dask scheduler, or its scheduler file, whose workers to use instead.
-        gpus: GPUs for the processes of this machine.
-
-    Raises:
-        ConfigError: Dask is not installed.
-        StudyError: The scheduler does not answer, or has no workers.
+        workers: How many there are.
+        gpus: GPUs that they share.
     """
 
-    def __init__(
-        self, make: MakeEvaluator, workers: int, dask: str | None = None, gpus: Gpus | None = None
-    ) -> None:
+    def __init__(self, make: MakeEvaluator, workers: int, gpus: Gpus | None = None) -> None:
         self._token = uuid.uuid4().hex
-        self._make, self._workers, self._gpus = make, workers, gpus
-        self._client = _dask_client(dask) if dask else None
-        self._died: tuple[type[Exception], ...] = (TerminatedWorkerError,)
-        if self._client is not None:
-            from distributed.scheduler import KilledWorker
-
-            self._died = (KilledWorker,)
-        self.slots = self._count()
-
-    def _count(self) -> int:
-        if self._client is None:
-            return self._workers
-        cores: dict[str, int] = self._client.ncores()
-        return max(1, sum(cores.values()))
+        self._make, self._gpus = make, gpus
+        self.slots = workers
 
     def run(self, trials: Iterable[Asked]) -> Iterator[Outcome]:
         """Measure trials, each as soon as it has its turn; outcomes in any order.
@@ -69,8 +49,7 @@ class Pool:
             joblib.delayed(measure_in_worker)(self._token, self._make, self._gpus, asked)
             for asked in trials
         )
-        self.slots = self._count()
-        with self._backend():
+        with joblib.parallel_config("loky"):
             # One job a batch: a batch would be lost, and be waited for, as a whole.
             parallel = joblib.Parallel(
                 n_jobs=self.slots,
@@ -79,23 +58,75 @@ class Pool:
                 batch_size=1,
             )
             try:
-                for outcome in parallel(jobs):
-                    yield outcome
-                    self.slots = self._count()
-            except self._died as error:
+                yield from parallel(jobs)
+            except TerminatedWorkerError as error:
                 raise DeadWorkerError(str(error).split("\n")[0]) from error
 
-    def _backend(self) -> AbstractContextManager[object]:
-        given = {"pure": False, "client": self._client} if self._client else {}
-        found: AbstractContextManager[object] = joblib.parallel_config(
-            "dask" if self._client else "loky", **given
-        )
-        return found
+    def close(self) -> None:
+        """Nothing: joblib keeps its processes for the next run."""
+
+
+class DaskCluster:
+    """The workers of a Dask cluster, however it was started; they may come and go.
+
+    Not by joblib's Dask backend: of a task that killed its workers that tells nothing, and a search
+    would wait for ever (joblib 1.6).
+
+    Attributes:
+        slots: How many trials can run at once, when last looked at.
+
+    Args:
+        make: Called once in each thread of a worker.
+        address: Of the scheduler, or its scheduler file.
+
+    Raises:
+        ConfigError: Dask is not installed.
+        StudyError: The scheduler does not answer, or has no workers.
+    """
+
+    def __init__(self, make: MakeEvaluator, address: str) -> None:
+        self._token = uuid.uuid4().hex
+        self._make = make
+        self._client = _dask_client(address)
+        self.slots = self._count()
+
+    def _count(self) -> int:
+        cores: dict[str, int] = self._client.ncores()
+        return max(1, sum(cores.values()))
+
+    def run(self, trials: Iterable[Asked]) -> Iterator[Outcome]:
+        """Measure trials, as many at once as there are threads; outcomes in any order.
+
+        Dask itself runs again what was on a worker that died; a trial of which four died failed.
+        """
+        from distributed import as_completed
+
+        asking, running = iter(trials), as_completed()
+        asked: dict[str, Asked] = {}
+        while True:
+            while len(asked) < self.slots and (trial := next(asking, None)) is not None:
+                job = (self._token, self._make, None, trial)
+                future = self._client.submit(measure_in_worker, *job, pure=False)
+                asked[future.key] = trial
+                running.add(future)
+            if not asked:
+                return
+            future = next(running)
+            yield self._outcome(future, asked.pop(future.key))
+            self.slots = self._count()
+
+    def _outcome(self, future: Any, trial: Asked) -> Outcome:
+        from distributed import KilledWorker
+
+        try:
+            outcome: Outcome = future.result()
+        except KilledWorker as error:
+            return Outcome(trial.number, None, [], f"its workers died: {error}", 0.0)
+        return outcome
 
     def close(self) -> None:
         """Let go of the cluster; its workers stay."""
-        if self._client is not None:
-            self._client.close()
+        self._client.close()
 
 
 def _dask_client(address: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -23,7 +24,8 @@ from evaluators import Evaluator, Measurement
 from search._interrupts import Interrupts
 from search._lease import BEATS, Leases, beating
 from search._measure import Asked, Gpus, MakeEvaluator, Outcome, auto_timeout, measure
-from search._pool import DeadWorkerError, Pool
+from search._patience import last_trouble
+from search._pool import DaskCluster, DeadWorkerError, Processes
 from search._samplers import warm_start_attrs
 from search._storage import StudyError, hold
 from search._study import (
@@ -32,6 +34,7 @@ from search._study import (
     baseline_attrs,
     enqueue,
     fail,
+    fail_double,
     known_points,
     passes_of,
     plan_of,
@@ -123,8 +126,11 @@ def run_study(
         if dask is None and workers == 1:
             coordinator.run_here(make_evaluator())
         elif dask is not None or workers > 1:
-            gpus = None if dask else Gpus.of(device, workers, folder)
-            coordinator.run_in_processes(Pool(make_evaluator, workers, dask, gpus))
+            coordinator.run_in_processes(
+                DaskCluster(make_evaluator, dask)
+                if dask is not None
+                else Processes(make_evaluator, workers, Gpus.of(device, workers, folder))
+            )
 
 
 def run_worker(
@@ -214,10 +220,13 @@ class _Coordinator:
         self._budget = study_setup(study).budget
         self._ann_accuracy = ann_accuracy
         self._beat, self._grace = beat, grace
-        self._leases = Leases(grace)
+        self._leases = Leases(grace, lambda: last_trouble(study._storage))
         self._looked = 0.0
         self._running: dict[int, optuna.Trial] = {}
         self._alone: Asked | None = None
+        self._round = (
+            0  # joblib may go on asking, for a moment, after what it asked for was taken back
+        )
         self._failures = 0
         self._passes = 0
         self._lock = threading.Lock()  # joblib asks from a thread of its own
@@ -225,9 +234,12 @@ class _Coordinator:
     def take_back(self, reason: str, *, died: bool = False) -> None:
         """Fail what is running, and put it into the queue again."""
         with self._lock, self._interrupts.shield():
+            self._round += 1
+            held, self._alone = self._alone, None
             mine = [t for t in _running(self._look()) if t.user_attrs.get(OWNER) == self._owner]
             for trial in mine:
-                self._give_back(trial, reason, died=died)
+                at_work = held is None or held.number != trial.number
+                self._give_back(trial, reason, died=died and at_work)
             self._running.clear()
         if mine:
             numbers = ", ".join(str(trial.number) for trial in mine)
@@ -251,13 +263,13 @@ class _Coordinator:
                 while not self._enough(every := self._look()):
                     if self._suffices(every):
                         self._wait_for_others()
-                    elif (asked := self._ask(every)) is not None:
+                    elif (asked := self._ask(every, self._round)) is not None:
                         self._tell(measure(evaluator, asked))
             self._settle()
         finally:
             self.take_back("it was interrupted")
 
-    def run_in_processes(self, pool: Pool) -> None:
+    def run_in_processes(self, pool: Processes | DaskCluster) -> None:
         """Ask and tell here, measure in worker processes.
 
         When a process dies, all that ran with it are suspected: each of them runs alone once.
@@ -285,14 +297,14 @@ class _Coordinator:
             self.take_back("it was interrupted")
             pool.close()
 
-    def _company(self, pool: Pool) -> Iterator[Asked]:
+    def _company(self, pool: Processes | DaskCluster) -> Iterator[Asked]:
         """Trials that may run at the same time; it ends when other workers came, or a suspect."""
-        slots = pool.slots
-        while pool.slots == slots:
+        slots, asking = pool.slots, self._round
+        while pool.slots == slots and asking == self._round:
             every = self._look()
             if self._enough(every) or self._suffices(every):
                 return
-            asked = self._ask(every)
+            asked = self._ask(every, asking)
             if asked is not None and asked.suspect:
                 self._alone = asked
                 return
@@ -339,32 +351,54 @@ class _Coordinator:
                 self._bring_back(trial)
 
     def _bring_back(self, trial: FrozenTrial) -> None:
-        """The storage lets one process only fail a trial: that one queues its parameters."""
+        """Several workers may see that it is lost: the storage lets one only fail it.
+
+        Its parameters are queued first, as a kill between the two must not lose them.
+        """
         deaths = int(trial.user_attrs.get(_DEATHS, 0)) + 1
+        every = self._look()
+        if every[trial.number].state is not TrialState.RUNNING:
+            return  # another worker was faster
+        again = _is_queued(trial, every) or self._queue_again(trial, {_DEATHS: deaths})
         try:
             fail(self._study, trial, f"its worker was lost, {deaths} of {_MAX_DEATHS} times")
         except (ValueError, UpdateFinishedTrialError):
-            return  # it came back, or another worker was faster
-        again = self._queue_again(trial, {_DEATHS: deaths})
+            return
         then = "it will run again" if again else "it is left out"
         _LOG.warning("trial %d lost its worker: %s", trial.number, then)
 
-    def _ask(self, every: Sequence[FrozenTrial]) -> Asked | None:
-        """The next trial to measure; None if the one that waited was a double."""
+    def _ask(self, every: Sequence[FrozenTrial], asking: int) -> Asked | None:
+        """The next trial to measure; None if there is none to measure after all."""
         self._bring_back_lost(every)
         with self._lock, self._interrupts.shield():
+            if asking != self._round:
+                return None
             self._before_asking(every)
             trial = self._study.ask()
             self._after_asking(trial)
+            try:
+                return self._taken(trial, every)
+            except (ValueError, UpdateFinishedTrialError):
+                self._running.pop(trial.number, None)
+                if not self._state(trial).is_finished():
+                    raise
+                return None  # asking took so long that another worker gave it up
+
+    def _taken(self, trial: optuna.Trial, every: Sequence[FrozenTrial]) -> Asked | None:
+        if trial.number >= len(every) or every[trial.number].state is TrialState.WAITING:
+            every = self._look() if _RETRY_OF in trial.user_attrs else every
             double = _double_of(trial.number, every)
             if double is not None:
-                fail(self._study, trial, f"the same as trial {double}")
+                fail_double(self._study, trial, double)
                 return None
-            self._running[trial.number] = trial
-            if trial.user_attrs.get(OWNER) != self._owner:  # somebody else's entry in the queue
-                trial.set_user_attr(OWNER, self._owner)
-            self._space.suggest(trial)
-            return self._asked(trial, every)
+        self._running[trial.number] = trial
+        if trial.user_attrs.get(OWNER) != self._owner:  # somebody else's entry in the queue
+            trial.set_user_attr(OWNER, self._owner)
+        self._space.suggest(trial)
+        return self._asked(trial, every)
+
+    def _state(self, trial: optuna.Trial) -> TrialState:
+        return self._study._storage.get_trial(trial._trial_id).state
 
     def _asked(self, trial: optuna.Trial, every: Sequence[FrozenTrial]) -> Asked:
         drop = self._budget.max_accuracy_drop
@@ -395,11 +429,9 @@ class _Coordinator:
             try:
                 self._finish(trial, outcome)
             except (ValueError, UpdateFinishedTrialError):
-                state = self._study._storage.get_trial(trial._trial_id).state
-                if not state.is_finished():
+                if not self._state(trial).is_finished():
                     raise
-                if state is TrialState.FAIL:  # else the storage's answer was lost, no more
-                    _LOG.warning("trial %d was given up by another worker", outcome.number)
+                _LOG.warning("trial %d was given up by another worker", outcome.number)
             self._passes += outcome.measurement is not None
         if self._on_trial is not None:
             self._on_trial(self._study, self._passes, outcome.reason)
@@ -421,7 +453,12 @@ class _Coordinator:
         trial.set_user_attr("seconds", round(outcome.seconds, 3))
         for name, value in self._constraints(found).items():
             trial.set_constraint(name, value)
-        done = self._study.tell(trial, [found.accuracy.value, found.energy_pj.value])
+        try:
+            self._study.tell(trial, [found.accuracy.value, found.energy_pj.value])
+        except UpdateFinishedTrialError:
+            if self._state(trial) is not TrialState.COMPLETE:
+                raise  # else the storage's answer was lost, no more
+        done = self._study._storage.get_trial(trial._trial_id)
         for exits, m in outcome.exits:
             add_exit(self._study, self._space, done, exits, m, self._constraints(m))
 
@@ -429,17 +466,14 @@ class _Coordinator:
         return self._budget.constraints(measurement, self._ann_accuracy or 0.0)
 
     def _give_back(self, trial: FrozenTrial, reason: str, *, died: bool) -> None:
-        """Put a trial's parameters in the queue again, and fail it.
-
-        In this order: a kill between the two must not lose them.
-        """
         deaths = int(trial.user_attrs.get(_DEATHS, 0)) + died
-        if trial.number not in self._retried():
-            more = {_DEATHS: deaths, _SUSPECT: True} if died else {}
-            if not self._queue_again(trial, more) and deaths >= _MAX_DEATHS:
-                reason = f"{reason}, {deaths} of {_MAX_DEATHS} times"
-                _LOG.warning("trial %d is left out: %s", trial.number, reason)
-        fail(self._study, trial, reason)
+        more = {_DEATHS: deaths, _SUSPECT: True} if died else {}
+        queued = _is_queued(trial, self._look()) or self._queue_again(trial, more)
+        if not queued and deaths >= _MAX_DEATHS:
+            reason = f"{reason}, {deaths} of {_MAX_DEATHS} times"
+            _LOG.warning("trial %d is left out: %s", trial.number, reason)
+        with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another gave it up
+            fail(self._study, trial, reason)
 
     def _queue_again(self, trial: FrozenTrial, more: Mapping[str, Any]) -> bool:
         """Unless too many died of it, or it was killed while being asked."""
@@ -454,9 +488,6 @@ class _Coordinator:
         user = {**kept, _RETRY_OF: trial.number, OWNER: self._owner}
         enqueue(self._study, params, user_attrs=user, system_attrs=system)
         return True
-
-    def _retried(self) -> set[int]:
-        return {t.user_attrs[_RETRY_OF] for t in self._look() if _RETRY_OF in t.user_attrs}
 
 
 class _Worker(_Coordinator):
@@ -483,12 +514,26 @@ def _running(every: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in every if trial.state is TrialState.RUNNING]
 
 
-def _double_of(number: int, every: Sequence[FrozenTrial]) -> int | None:
-    """The number of an earlier trial that the same settings were enqueued for, or None.
+def _is_queued(trial: FrozenTrial, every: Iterable[FrozenTrial]) -> bool:
+    """Whether a trial's parameters are in the queue again, or were."""
+    return any(t.user_attrs.get(_RETRY_OF) == trial.number for t in every)
 
-    Two searches started at the same time both enqueue the baselines.
+
+def _double_of(number: int, every: Sequence[FrozenTrial]) -> int | None:
+    """The number of another trial that makes one of the queue needless, or None.
+
+    Two searches started at the same time both enqueue the baselines; two workers may bring back one
+    trial, and that one may come to its end all the same.
     """
-    if number >= len(every) or _RETRY_OF in every[number].user_attrs:
+    if number >= len(every):
         return None
-    params = _fixed(every[number])
-    return next((t.number for t in every[:number] if params and _fixed(t) == params), None)
+    trial = every[number]
+    lost = trial.user_attrs.get(_RETRY_OF)
+    if lost is not None:
+        if every[lost].state is TrialState.COMPLETE:
+            return int(lost)
+        same = (t for t in every[:number] if t.user_attrs.get(_RETRY_OF) == lost)
+    else:
+        params = _fixed(trial)
+        same = (t for t in every[:number] if params and _fixed(t) == params)
+    return next((t.number for t in same), None)

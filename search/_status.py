@@ -14,10 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search._lease import BEATS
 from search._storage import StudyError
-from search._study import OWNER, exit_of, passes, plan_of, reason_of
+from search._study import OWNER, exit_of, is_double, passes, plan_of, reason_of
 
 _RECENT = 50
 """Trials by which the rate is judged."""
+
+_SILENT = 60.0
+"""Seconds after which a worker is at work no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +68,9 @@ class StudyStatus:
 
     @property
     def is_done(self) -> bool:
-        """Whether as many trials were run as planned, and none is running."""
-        return self.planned is not None and self.run >= self.planned and not self.workers
+        """Whether as many trials were run as planned, and nobody is running more."""
+        at_work = any(worker.silent < _SILENT for worker in self.workers)
+        return self.planned is not None and self.run >= self.planned and not at_work
 
 
 def study_status(study: optuna.Study) -> StudyStatus:
@@ -77,7 +81,9 @@ def study_status(study: optuna.Study) -> StudyStatus:
     rate = _per_hour(done)
     left = None if rate is None or planned is None else max(0, planned - len(done)) / rate * 3600
     reasons = dict.fromkeys(
-        reason for t in reversed(every) if t.state is TrialState.FAIL and (reason := reason_of(t))
+        reason
+        for t in reversed(every)
+        if t.state is TrialState.FAIL and (reason := reason_of(t)) and not is_double(t)
     )
     return StudyStatus(
         name=study.study_name,
@@ -109,7 +115,8 @@ def _workers(running: Sequence[FrozenTrial]) -> tuple[Worker, ...]:
 def _worker(name: str, trials: Sequence[FrozenTrial]) -> Worker:
     now = time.time()
     starts = [t.datetime_start.timestamp() for t in trials if t.datetime_start is not None]
-    signs = [*starts, *(float(t.user_attrs.get(BEATS, 0)) for t in trials)]
+    beats = [float(t.user_attrs[BEATS]) for t in trials if BEATS in t.user_attrs]
+    signs = beats or starts  # starts are of another machine's time zone, perhaps
     return Worker(
         name=name,
         trials=tuple(trial.number for trial in trials),

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
+import re
 import socket
 import urllib.parse
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    JournalStorage,
+    RDBStorage,
+    _CachedStorage,
+)
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from conversion import FileError, SpikefrontError
 from search._interrupts import Interrupts
@@ -43,15 +51,24 @@ class _JournalLock(JournalFileOpenLock):
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal), grace_period=None)
         self._journal = journal
-        self._lock = FileLock(f"{journal}.lock")
+        self._lock = journal_lock(journal)
 
     def acquire(self) -> bool:
         self._lock.acquire()
-        cut_torn_line(self._journal)
+        try:
+            cut_torn_line(self._journal)
+        except OSError:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
+
+
+def journal_lock(journal: Path) -> FileLock:
+    """Of another name than Optuna's own, which optuna-dashboard would break after 30 s."""
+    return FileLock(f"{journal}.flock")
 
 
 def cut_torn_line(journal: Path) -> None:
@@ -71,7 +88,7 @@ def cut_torn_line(journal: Path) -> None:
             file.truncate(position)
 
 
-def open_storage(storage: str | Path, *, create: bool = True) -> BaseStorage:
+def open_storage(storage: str | Path, *, create: bool = True, connections: int = 1) -> BaseStorage:
     """Open a storage, which from then on is waited for when it goes away.
 
     Args:
@@ -80,6 +97,7 @@ def open_storage(storage: str | Path, *, create: bool = True) -> BaseStorage:
             serve`` runs; any other URL is one of Optuna's (``sqlite:///``, ``postgresql://``,
             ``mysql+pymysql://``).
         create: Whether to make the file of a journal or of SQLite if there is none.
+        connections: To a database server, kept open.
 
     Raises:
         StudyError: It cannot be opened.
@@ -88,7 +106,7 @@ def open_storage(storage: str | Path, *, create: bool = True) -> BaseStorage:
     text = str(storage)
     scheme = text.partition("://")[0] if "://" in text else "journal"
     if not create and scheme in ("journal", "sqlite"):
-        path = Path(text.removeprefix("journal://").removeprefix("sqlite:///"))
+        path = Path(_sqlite_file(text) if scheme == "sqlite" else text.removeprefix("journal://"))
         if not path.exists():
             raise StudyError(f"there is no storage {path}; `spikefront search` makes one")
     if scheme == "journal":
@@ -98,14 +116,15 @@ def open_storage(storage: str | Path, *, create: bool = True) -> BaseStorage:
         "redis": _open_redis,
         "rediss": _open_redis,
     }
+    open_database = functools.partial(_open_database, connections=connections)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return patient(openers.get(scheme, _open_database)(text))
+            return patient(openers.get(scheme, open_database)(text))
     except Exception as error:
         missing = isinstance(error, ImportError)
         hint = '; pip install "spikefront[cluster]" brings the drivers' if missing else ""
-        place = _without_password(text)
+        place = without_password(text)
         raise StudyError(f"cannot open the storage {place}: {reason_of(error)}{hint}") from error
 
 
@@ -113,7 +132,10 @@ def _open_journal(path: Path) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
-        with FileLock(f"{path}.lock"):
+        with path.open("rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise StudyError(f"{path} is not an Optuna journal")
+        with journal_lock(path):
             cut_torn_line(path)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
     except OSError as error:
@@ -125,27 +147,87 @@ def _open_journal(path: Path) -> BaseStorage:
 
 
 def _open_redis(url: str) -> BaseStorage:
-    return JournalStorage(JournalRedisBackend(url))
+    waits = "socket_connect_timeout=10&socket_timeout=60"
+    return JournalStorage(_RedisBackend(f"{url}{'&' if '?' in url else '?'}{waits}"))
+
+
+class _RedisBackend(JournalRedisBackend):
+    """Without snapshots: they are pickles, which whoever reaches the server could write."""
+
+    def save_snapshot(self, snapshot: bytes) -> None:
+        pass
+
+    def load_snapshot(self) -> bytes | None:
+        return None
 
 
 def _open_proxy(url: str) -> BaseStorage:
     place = urllib.parse.urlsplit(url)
-    proxy = GrpcStorageProxy(host=place.hostname or "localhost", port=place.port or 13000)
+    proxy = _Proxy(host=place.hostname or "localhost", port=place.port or 13000)
     proxy.wait_server_ready(timeout=10)
     return proxy
 
 
-def _open_database(url: str) -> BaseStorage:
-    kind = sqlalchemy.make_url(url).get_backend_name()
-    make = _SqliteStorage if kind == "sqlite" else _ServerStorage
-    return get_storage(waiting(lambda: make(url), is_crowded))
+class _Proxy(GrpcStorageProxy):
+    """Connects again soon: by gRPC's own habit, after up to two minutes."""
+
+    def _setup(self) -> None:
+        import grpc
+
+        super()._setup()
+        self._channel.close()
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_reconnect_backoff_ms", 3000)]
+        self._channel = grpc.insecure_channel(f"{self._host}:{self._port}", options=options)
+        self._stub = type(self._stub)(self._channel)
+        self._cache = type(self._cache)(self._stub)
+
+
+def _open_database(url: str, connections: int) -> BaseStorage:
+    def make() -> RDBStorage:
+        if sqlalchemy.make_url(url).get_backend_name() == "sqlite":
+            return _SqliteStorage(url)
+        return _ServerStorage(url, connections)
+
+    return _Cached(waiting(make, is_crowded))
+
+
+class _Cached(_CachedStorage):
+    """Optuna's cache, but asked for what waits it does not read all that runs as well.
+
+    That is asked once a trial, and what runs grows with the number of workers.
+    """
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        if states != (TrialState.WAITING,) or study_id not in self._studies:
+            return super().get_all_trials(study_id, deepcopy, states)
+        found: list[FrozenTrial] = self._backend.get_all_trials(study_id, deepcopy, states)
+        with self._lock:
+            self._add_trials_to_cache(study_id, found)
+            self._studies[study_id].unfinished_trial_ids.update(t._trial_id for t in found)
+        return found
 
 
 class _ServerStorage(RDBStorage):
-    """A database server with many clients: each keeps one connection, not one for each thread."""
+    """A database server with many clients: each keeps one connection, not one for each thread.
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, engine_kwargs={"pool_size": 1, "max_overflow": 1})
+    A connection whose packets get lost is given up after half a minute or so.
+    """
+
+    _WAITS: ClassVar = {
+        "psycopg": {"connect_timeout": 10, "tcp_user_timeout": 30_000},
+        "psycopg2": {"connect_timeout": 10, "tcp_user_timeout": 30_000},
+        "pymysql": {"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60},
+    }
+
+    def __init__(self, url: str, connections: int) -> None:
+        waits = self._WAITS.get(sqlalchemy.make_url(url).get_driver_name(), {})
+        pool = {"pool_size": connections, "max_overflow": 1, "connect_args": waits}
+        super().__init__(url, engine_kwargs=pool)
 
 
 class _SqliteStorage(RDBStorage):
@@ -193,7 +275,7 @@ def serve_storage(storage: str, host: str, port: int, threads: int) -> None:
         StudyError: It is no database, cannot be opened, or the port is taken.
         KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
-    opened = open_storage(storage)
+    opened = open_storage(storage, connections=threads)
     if isinstance(impatient(opened), JournalStorage | GrpcStorageProxy):
         raise StudyError(
             "a journal cannot be served; give a database, like sqlite:///study.db or postgresql://…"
@@ -225,11 +307,17 @@ def check_writable(folder: Path) -> None:
         raise FileError(f"cannot write in {existing}")
 
 
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
+def _sqlite_file(url: str) -> str:
+    return sqlalchemy.make_url(url).database or ""
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    scheme, _, rest = re.sub(r"(passw\w*=)[^&]*", r"\1***", url).partition("://")
     credentials, at, place = rest.rpartition("@")
     user = credentials.split(":")[0]
-    return f"{scheme}://{user}:***{at}{place}" if ":" in credentials else url
+    shown = f"{user}:***" if ":" in credentials else credentials
+    return f"{scheme}://{shown}{at}{place}" if rest else scheme
 
 
 def hold(folder: Path) -> FileLock:

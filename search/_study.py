@@ -29,6 +29,7 @@ _MEASUREMENT = "measurement"
 _BASELINE = "baseline"
 _EXIT_OF = "exit_of"
 _REASON = "reason"
+_THE_SAME = "the same as trial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,11 +234,17 @@ def check_evaluator(study: optuna.Study, evaluator: Evaluator, *, version: bool 
         version: Whether spikefront must be of the version that made the study, too: numbers of
             two versions do not belong into one front.
     """
-    there = study_setup(study)
+    check_setup(study.study_name, study_setup(study), evaluator, version=version)
+
+
+def check_setup(
+    name: str, there: StudySetup, evaluator: Evaluator, *, version: bool = True
+) -> None:
+    """As :func:`check_evaluator`, where the storage is not at hand."""
     here = StudySetup.of(evaluator, there.space, there.task, there.budget)
     if not version:
         here = replace(here, version=there.version)
-    _check_same(study.study_name, there, here)
+    _check_same(name, there, here)
 
 
 def _check_same(name: str, there: StudySetup, here: StudySetup) -> None:
@@ -378,6 +385,16 @@ def reason_of(trial: FrozenTrial) -> str | None:
     """Why a trial failed."""
     reason = trial.user_attrs.get(_REASON)
     return None if reason is None else str(reason)
+
+
+def fail_double(study: optuna.Study, trial: optuna.Trial, of: int) -> None:
+    """End a trial that waited though another one has its settings."""
+    fail(study, trial, f"{_THE_SAME} {of}")
+
+
+def is_double(trial: FrozenTrial) -> bool:
+    """Whether it was left out because another trial has its settings."""
+    return (reason_of(trial) or "").startswith(_THE_SAME)
 
 
 def baseline_attrs(kind: str) -> dict[str, Any]:
