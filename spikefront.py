@@ -194,7 +194,11 @@ def study_options(command: Command) -> Command:
             show_default=True,
             help="Folder of the study and its report.",
         ),
-        click.option("--storage", help="An Optuna storage URL. Default: OUT/study.journal."),
+        click.option(
+            "--storage",
+            envvar="SPIKEFRONT_STORAGE",
+            help="An Optuna storage URL, or $SPIKEFRONT_STORAGE. Default: OUT/study.journal.",
+        ),
         click.option("--study", "study_name", help="Name of the study. Default: the task's."),
     ]
     return _apply(options, command)
@@ -395,7 +399,9 @@ def search(
         rooms.run_study(
             study,
             space,
-            make if workers > 1 or dask else lambda: evaluator,
+            functools.partial(checked_evaluator, make, name, setup)
+            if workers > 1 or dask
+            else lambda: evaluator,
             trials=trials,
             workers=workers,
             dask=dask,
@@ -407,10 +413,11 @@ def search(
             on_trial=on_trial,
         )
     again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
-    if not rooms.finished(study):  # --workers 0
+    if workers == 0 and dask is None:
+        shown = rooms.without_password(str(place))
         click.echo(
             f"the study {name!r} is ready. On every machine:\n"
-            f"spikefront worker --storage {place} --study {name}{again}"
+            f"spikefront worker --storage {shown} --study {name}{again}"
         )
         return
     _report_search(study, evaluator, spec, out)
@@ -420,7 +427,12 @@ def search(
 
 
 @cli.command()
-@click.option("--storage", required=True, help="Where the study is: an Optuna URL, or a journal.")
+@click.option(
+    "--storage",
+    envvar="SPIKEFRONT_STORAGE",
+    required=True,
+    help="Where the study is: an Optuna URL, or a journal; or $SPIKEFRONT_STORAGE.",
+)
 @click.option("--study", "study_name", help="Its name. Default: the only one there.")
 @task_options
 @run_options
@@ -529,7 +541,12 @@ def storage_group() -> None:
 
 
 @storage_group.command("serve")
-@click.option("--storage", required=True, help="The database to stand before, an Optuna URL.")
+@click.option(
+    "--storage",
+    envvar="SPIKEFRONT_STORAGE",
+    required=True,
+    help="The database to stand before, an Optuna URL; or $SPIKEFRONT_STORAGE.",
+)
 @click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True)
 @click.option(
@@ -1058,6 +1075,15 @@ def make_evaluator(spec: Any, device: str, energy: str, batch_size: int | None) 
         load_task(spec), device=device, energy=energy, batch_size=batch_size, seed=spec.seed
     )
     _ = evaluator.profile
+    return evaluator
+
+
+def checked_evaluator(make: Callable[[], Any], name: str, setup: Any) -> Any:
+    """The evaluator of a process elsewhere, where model or data may be others."""
+    from search import check_setup
+
+    evaluator = make()
+    check_setup(name, setup, evaluator)
     return evaluator
 
 

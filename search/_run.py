@@ -280,7 +280,7 @@ class _Coordinator:
                 alone, self._alone = self._alone, None
                 try:
                     with beating(self._study, self._running, self._beat):
-                        for outcome in pool.run([alone] if alone else self._company(pool)):
+                        for outcome in pool.run([alone] if alone else self._company()):
                             self._tell(outcome)
                 except DeadWorkerError as error:
                     deaths = 0 if alone else deaths + 1
@@ -297,10 +297,10 @@ class _Coordinator:
             self.take_back("it was interrupted")
             pool.close()
 
-    def _company(self, pool: Processes | DaskCluster) -> Iterator[Asked]:
-        """Trials that may run at the same time; it ends when other workers came, or a suspect."""
-        slots, asking = pool.slots, self._round
-        while pool.slots == slots and asking == self._round:
+    def _company(self) -> Iterator[Asked]:
+        """Trials that may run at the same time; it ends before a suspect."""
+        asking = self._round
+        while asking == self._round:
             every = self._look()
             if self._enough(every) or self._suffices(every):
                 return

@@ -382,7 +382,8 @@ def test_workers_take_part_by_the_storage_alone(
     assert spikefront("report", *store, "--task", small, "--no-test").returncode == 0
 
     spikefront(*made[:-4], "--trials", 22, "--timesteps", "1,4", "--workers", 0)
-    assert "1 trials" in spikefront("worker", "--task", small, *store).stdout or run == 21
+    more = spikefront("worker", "--task", small, *store).stdout
+    assert more == f"{22 - run} trials by this worker; the study has run 22\n"
 
 
 @pytest.mark.parametrize(
@@ -403,6 +404,19 @@ def test_a_worker_with_something_else_refuses(
     assert refused.returncode == 1
     assert message in refused.stderr
     assert not passes(load_study(open_storage(store[1]), "small"))
+
+
+def test_passwords_are_not_printed(
+    spikefront: CommandLine, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPIKEFRONT_STORAGE", "postgresql+psycopg://me:secret@127.0.0.1:9/db")
+    for arguments in (("search", "--task", small, "--workers", 0), ("worker",), ("status",)):
+        refused = spikefront(*arguments, check=False)
+        assert refused.returncode == 1
+        assert (
+            "cannot open the storage postgresql+psycopg://me:***@127.0.0.1:9/db" in refused.stderr
+        )
+        assert "secret" not in refused.stdout + refused.stderr
 
 
 def test_a_worker_of_another_version_refuses(

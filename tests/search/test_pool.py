@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import joblib
@@ -30,7 +30,7 @@ from search import (
     run_study,
 )
 from search._measure import Gpus
-from search._pool import Pool
+from search._pool import DaskCluster
 from spaces import LayerSpace
 from tests.conftest import ROOT
 
@@ -60,25 +60,31 @@ def found(study: optuna.Study) -> list[tuple[str, float, float]]:
     )
 
 
-@pytest.mark.slow
-def test_what_kills_its_process_runs_alone_and_is_left_out(
-    small_task: Task, tmp_path: Path
-) -> None:
-    space = LayerSpace(layers=Evaluator(small_task).layers, timesteps=(1, 2))
+def deadly(task: Task) -> tuple[LayerSpace, Callable[[], Evaluator]]:
+    """Evaluators that the third baseline kills."""
+    space = LayerSpace(layers=Evaluator(task).layers, timesteps=(1, 2))
     poison = space.choice(space.baselines()[2])
 
     def make() -> Evaluator:
-        evaluator = Evaluator(small_task)
+        evaluator = Evaluator(task)
         measure = evaluator.measure
 
-        def deadly(choice: Choice, split: str = "search") -> Measurement:
+        def measured(choice: Choice, split: str = "search") -> Measurement:
             if choice == poison:
                 os.kill(os.getpid(), signal.SIGKILL)
             return measure(choice, split)
 
-        evaluator.measure = deadly  # type: ignore[method-assign]
+        evaluator.measure = measured  # type: ignore[method-assign]
         return evaluator
 
+    return space, make
+
+
+@pytest.mark.slow
+def test_what_kills_its_process_runs_alone_and_is_left_out(
+    small_task: Task, tmp_path: Path
+) -> None:
+    space, make = deadly(small_task)
     study = searched(small_task, tmp_path, workers=2, make=make)
     every = study.get_trials(deepcopy=False)
     assert len(passes(study)) == TRIALS
@@ -94,11 +100,14 @@ def test_what_kills_its_process_runs_alone_and_is_left_out(
     assert all(params in done for i, params in enumerate(space.baselines()) if i != 2)
 
 
-def gpu_of_this_process(gpus: Gpus) -> tuple[int, str]:
+def gpu_of_this_process(gpus: Gpus, folder: Path, others: int) -> str:
     lock = gpus.take()
     assert lock is not None
-    time.sleep(1)  # hold it until the others have theirs
-    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+    (folder / str(os.getpid())).touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < others and time.monotonic() < end:
+        time.sleep(0.1)  # hold it until the others have theirs
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_each_process_sees_a_gpu_of_its_own(
@@ -109,9 +118,10 @@ def test_each_process_sees_a_gpu_of_its_own(
     assert Gpus.of("cuda:1", 3, tmp_path) is None
     gpus = Gpus.of("cuda", 3, tmp_path)
     assert gpus is not None
-    jobs = [joblib.delayed(gpu_of_this_process)(gpus) for _ in range(3)]
-    seen = dict(joblib.Parallel(n_jobs=3, batch_size=1)(jobs))
-    assert sorted(seen.values()) == ["3", "3", "5"], "three processes share two"
+    (tmp_path / "taken").mkdir()
+    jobs = [joblib.delayed(gpu_of_this_process)(gpus, tmp_path / "taken", 3) for _ in range(3)]
+    seen = joblib.Parallel(n_jobs=3, batch_size=1)(jobs)
+    assert sorted(seen) == ["3", "3", "5"], "three processes share two"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
 
 
@@ -172,11 +182,57 @@ def test_a_dask_cluster_finishes_the_same_study(
     assert len(finished(again)) >= TRIALS
 
 
+@pytest.mark.slow
+def test_dask_workers_that_die_of_a_trial_or_take_too_long(
+    small_task: Task, tmp_path: Path, cluster: tuple[str, list[int]]
+) -> None:
+    space, make = deadly(small_task)
+    study = searched(small_task, tmp_path / "deadly", dask=cluster[0], make=make)
+    (failed,) = study.get_trials(states=(TrialState.FAIL,))
+    assert failed.params == space.baselines()[2]
+    assert (reason_of(failed) or "").startswith("its workers died: Attempted to run task")
+    assert len(passes(study)) == TRIALS
+
+    def slow() -> Evaluator:
+        evaluator = Evaluator(small_task)
+        measure, poison = evaluator.measure, space.choice(space.baselines()[2])
+
+        def measured(choice: Choice, split: str = "search") -> Measurement:
+            while choice == poison:
+                time.sleep(0.1)
+            return measure(choice, split)
+
+        evaluator.measure = measured  # type: ignore[method-assign]
+        return evaluator
+
+    study = searched(small_task, tmp_path / "slow", dask=cluster[0], make=slow, timeout=5.0)
+    (failed,) = study.get_trials(states=(TrialState.FAIL,))
+    assert reason_of(failed) == "took longer than 5 s; --timeout allows more"
+    assert len(passes(study)) == TRIALS
+
+
+@pytest.mark.slow
+def test_a_search_of_several_processes_stops_cleanly(small_task: Task, tmp_path: Path) -> None:
+    def stop(study: optuna.Study, count: int, reason: str | None) -> None:
+        if count == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(small_task, tmp_path, workers=3, on_trial=stop)
+    every = optuna.load_study(
+        study_name="s", storage=open_storage(tmp_path / "s.journal")
+    ).get_trials()
+    assert not [t for t in every if t.state is TrialState.RUNNING]
+    assert not [t for t in every if "suspect" in t.user_attrs]
+    study = searched(small_task, tmp_path, workers=2)
+    assert len(passes(study)) == TRIALS
+
+
 def test_a_dask_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("search._pool._SECONDS_TO_ANSWER", 1)
     with pytest.raises(StudyError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        Pool(lambda: None, 1, "tcp://127.0.0.1:9")  # type: ignore[arg-type, return-value]
+        DaskCluster(lambda: None, "tcp://127.0.0.1:9")  # type: ignore[arg-type, return-value]
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r'--dask needs: pip install "spikefront\[cluster\]"'):
-        Pool(lambda: None, 1, "tcp://127.0.0.1:9")  # type: ignore[arg-type, return-value]
+        DaskCluster(lambda: None, "tcp://127.0.0.1:9")  # type: ignore[arg-type, return-value]

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from conversion import FileError
-from search import StudyError, cut_torn_line, hold, open_storage
+from search import StudyError, cut_torn_line, hold, open_storage, without_password
 
 
 def finished_study(path: Path, trials: int = 3) -> optuna.Study:
@@ -80,9 +80,22 @@ def test_errors_do_not_show_passwords(tmp_path: Path) -> None:
         open_storage("postgresql+nodriver://me:secret@host/db")
     assert "secret" not in str(caught.value)
     assert "me:***@host/db" in str(caught.value)
-    (tmp_path / "bad.journal").write_text("this is not a journal\nnor this\n")
-    with pytest.raises(StudyError, match=r"line 1 of .*bad\.journal is damaged"):
+    assert without_password("mysql://host/db?user=me&password=secret&x=1") == (
+        "mysql://host/db?user=me&password=***&x=1"
+    )
+    finished_study(tmp_path / "bad.journal")
+    with (tmp_path / "bad.journal").open("a") as journal:
+        journal.write("this is not JSON\n{}\n")
+    with pytest.raises(StudyError, match=r"line \d+ of .*bad\.journal is damaged"):
         open_storage(tmp_path / "bad.journal")
+    for content in (b"a text\nand no journal", b"SQLite format 3\0 no line end"):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(StudyError, match="other is not an Optuna journal"):
+            open_storage(tmp_path / "other", create=False)
+        assert (tmp_path / "other").read_bytes() == content, "and stays as it was"
+    for url in (tmp_path / "none.journal", f"sqlite:///{tmp_path}/none.db?timeout=5"):
+        with pytest.raises(StudyError, match="there is no storage"):
+            open_storage(url, create=False)
     (tmp_path / "foreign.journal").write_text('{"a": 1}\n')
     with pytest.raises(StudyError, match=r"foreign\.journal is not an Optuna journal"):
         open_storage(tmp_path / "foreign.journal")

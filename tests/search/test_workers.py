@@ -93,16 +93,17 @@ def test_postgresql_with_killed_workers_and_a_restart(folder: Path, instant: Ins
 
     def restart() -> None:
         server.stop()
-        time.sleep(5)
+        time.sleep(8)  # longer than the grace of 5 s: nobody's trial may be taken for lost
         server.start()
+        assert 10 < len(passes(study)) < 450, "in the middle"
 
     try:
         study = made(server.url, instant)
         kills = killed_again_and_again(
-            server.url, instant, workers=8, trials=400, seconds=60, every=2, halfway=restart
+            server.url, instant, workers=8, trials=450, seconds=60, every=2, halfway=restart
         )
         assert kills > 10
-        check_whole(study, 400, workers=8)
+        check_whole(study, 450, workers=8)
     finally:
         server.stop()
 
@@ -128,16 +129,54 @@ def test_servers_that_restart_under_killed_workers(
         server.stop()
         time.sleep(3)
         server.start()
+        assert 5 < len(passes(study)) < 150, "in the middle"
 
     try:
         study = made(server.url, instant)
         kills = killed_again_and_again(
-            server.url, instant, workers=4, trials=100, seconds=20, every=2, halfway=restart
+            server.url, instant, workers=4, trials=150, seconds=20, every=2, halfway=restart
         )
         assert kills > 3
-        check_whole(study, 100, workers=4)
+        check_whole(study, 150, workers=4)
     finally:
         server.stop()
+
+
+def test_while_the_storage_is_away_nobody_is_taken_for_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, trouble = 100.0, float("-inf")
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    leases = Leases(10, lambda: trouble)
+    trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={BEATS: 1.0})
+    assert leases.lost([trial]) == []
+    now = trouble = 140.0
+    assert leases.lost([trial]) == []
+    now = 149.0
+    assert leases.lost([trial]) == []
+    now = 151.0
+    assert leases.lost([trial]) == [trial]
+
+
+def test_a_result_that_comes_too_late_is_not_taken(instant: Instant, tmp_path: Path) -> None:
+    url = str(tmp_path / "s.journal")
+    study = made(url, instant)
+    instant.seconds = 0.0
+    first = started(url, instant, 3)
+    until(lambda: len(running(study)) == 1 or len(passes(study)) > 0)
+    first.join()
+    instant.seconds = 3.0
+    slow = started(url, instant, 4, beat=60.0)  # gives no signs in time
+    until(lambda: len(running(study)) == 1)
+    instant.seconds = 0.0
+    other = started(url, instant, 5, beat=0.1, grace=0.5)
+    slow.join(60)
+    other.join(60)
+    assert (slow.exitcode, other.exitcode) == (0, 0)
+    (lost,) = study.get_trials(states=(TrialState.FAIL,))
+    assert reason_of(lost) == "its worker was lost, 1 of 3 times"
+    (again,) = [t for t in passes(study) if t.user_attrs.get("retry_of") == lost.number]
+    assert again.params == lost.params
 
 
 def test_what_kills_three_workers_is_left_out(instant: Instant, tmp_path: Path) -> None:
