@@ -101,7 +101,7 @@ class DaskCluster:
         """
         from distributed import as_completed
 
-        asking, running = iter(trials), as_completed()
+        asking, running = iter(trials), as_completed(loop=self._client.loop)
         asked: dict[str, Asked] = {}
         while True:
             while len(asked) < self.slots and (trial := next(asking, None)) is not None:
