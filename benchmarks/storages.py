@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
 from rich.console import Console
@@ -121,6 +124,20 @@ def rate(kind: str, evaluator: Instant, workers: int, seconds: float) -> float:
     return (after - before) / (stop - start)
 
 
+def slowing(teams: list[int], rates: list[float]) -> float:
+    """How many workers cost each other SLOWED × EVALUATION seconds of CPU a trial.
+
+    All cores are busy here, with workers and server alike: cores / rate is what a trial costs them
+    together. On a cluster each worker brings cores of its own, and it is less. Between the measured
+    teams by straight lines of logarithms; infinite beyond the largest.
+    """
+    costs = np.log([(os.cpu_count() or 1) / rate for rate in rates])
+    limit = math.log(SLOWED * EVALUATION)
+    if costs[-1] < limit:
+        return math.inf
+    return float(np.exp(np.interp(limit, costs, np.log(teams))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", default="1,8,32,64")
@@ -142,12 +159,10 @@ def main() -> None:
     found: dict[str, Any] = {}
     for kind in options.storages.split(","):
         rates = [rate(kind, evaluator, team, options.seconds) for team in teams]
-        # W trials are under way, each for EVALUATION × (1 + SLOWED) seconds, when their rate is all
-        # that the storage sustains.
-        most = int(max(rates) * EVALUATION * (1 + SLOWED))
+        most = slowing(teams, rates)
         found[kind] = {"per_second": dict(zip(teams, rates, strict=True)), "workers": most}
         shown = [f"{r:.1f}" for r in rates]
-        table.add_row(kind, *shown, f"{1000 / rates[0]:.0f}", f"{most}")
+        table.add_row(kind, *shown, f"{1000 / rates[0]:.0f}", f"{most:.0f}")
         print(kind, *shown, flush=True)
     Console(width=140).print(table)
     if options.json:

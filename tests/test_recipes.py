@@ -26,6 +26,7 @@ Answer = Callable[[list[str]], str]
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
     """What the command line says to arguments, without doing it; nothing if they are right."""
+    monkeypatch.setenv("SPIKEFRONT_STORAGE", "grpc://host:13000")
 
     def disarm(group: click.Group) -> None:
         for command in group.commands.values():
@@ -40,7 +41,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
 def test_slurm(answer: Answer) -> None:
     script = RECIPES / "slurm.sh"
     subprocess.run([TOOLS / "shellcheck", script], check=True)
-    commands = re.findall(r"srun spikefront (.*) \"\$@\"", script.read_text())
+    commands = re.findall(r"^  spikefront (.*) \"\$@\"", script.read_text(), re.MULTILINE)
     assert commands
     for command in commands:
         assert answer(shlex.split(command.replace("$SLURM_CPUS_PER_TASK", "4"))) == ""
@@ -49,9 +50,11 @@ def test_slurm(answer: Answer) -> None:
 def test_kubernetes(answer: Answer) -> None:
     manifest = RECIPES / "kubernetes.yaml"
     subprocess.run([TOOLS / "kubernetes-validate", "--strict", manifest], check=True)
-    pod = yaml.safe_load(manifest.read_text())["spec"]["template"]["spec"]
-    for container in (*pod["initContainers"], *pod["containers"]):
-        assert answer(container["args"]) == ""
+    jobs = list(yaml.safe_load_all(manifest.read_text()))
+    assert len(jobs) == 2
+    for job in jobs:
+        for container in job["spec"]["template"]["spec"]["containers"]:
+            assert answer(container["args"]) == ""
 
 
 def test_compose(answer: Answer) -> None:
@@ -65,7 +68,7 @@ def test_compose(answer: Answer) -> None:
 
 
 def test_a_mistake_in_a_recipe_would_be_seen(answer: Answer) -> None:
-    assert "Missing option '--storage'" in answer(["worker", "--threads", "4"])
+    assert "Invalid value for '--threads'" in answer(["worker", "--threads", "0"])
     assert "No such option '--prot'" in answer(
         ["storage", "serve", "--storage", "x", "--prot", "1"]
     )

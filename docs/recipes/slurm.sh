@@ -6,13 +6,15 @@
 #SBATCH --requeue
 
 # Once, from anywhere:
-#   spikefront search --workers 0 --storage "$STORAGE" --trials 500 --task …
+#   export SPIKEFRONT_STORAGE=postgresql+psycopg://me@host/studies
+#   spikefront search --workers 0 --trials 500 --task …
 # then, as often and with as many workers as you like:
-#   STORAGE=postgresql+psycopg://me@host/studies sbatch slurm.sh
-# Arguments go to the worker: sbatch slurm.sh --study cifar10 --data /scratch/cifar10 --device cuda
+#   sbatch slurm.sh
+# Arguments go to the worker: sbatch --gpus-per-task=1 slurm.sh --study cifar10 --device cuda
 # When the time is over, or the job is cancelled, each worker gives its trial back to the study.
 
 set -euo pipefail
-: "${STORAGE:?set STORAGE to the storage of the study}"
+: "${SPIKEFRONT_STORAGE:?set it to the storage of the study}"
 
-exec srun spikefront --verbose worker --storage "$STORAGE" --threads "$SLURM_CPUS_PER_TASK" "$@"
+exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+  spikefront --verbose worker --threads "$SLURM_CPUS_PER_TASK" "$@"
