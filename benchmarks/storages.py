@@ -160,9 +160,15 @@ def main() -> None:
     for kind in options.storages.split(","):
         rates = [rate(kind, evaluator, team, options.seconds) for team in teams]
         most = slowing(teams, rates)
-        found[kind] = {"per_second": dict(zip(teams, rates, strict=True)), "workers": most}
+        per_second = dict(zip(teams, rates, strict=True))
+        found[kind] = {"per_second": per_second, "workers": most if most < math.inf else None}
         shown = [f"{r:.1f}" for r in rates]
-        table.add_row(kind, *shown, f"{1000 / rates[0]:.0f}", f"{most:.0f}")
+        table.add_row(
+            kind,
+            *shown,
+            f"{1000 / rates[0]:.0f}",
+            f"{most:.0f}" if most < math.inf else f"> {teams[-1]}",
+        )
         print(kind, *shown, flush=True)
     Console(width=140).print(table)
     if options.json:

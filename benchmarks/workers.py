@@ -100,19 +100,23 @@ def by_storage(evaluator: Evaluator, workers: int, trials: int) -> float:
         return rate(study)
 
 
-def evaluate(evaluator: Evaluator, trials: int, ready: Barrier) -> None:
+def evaluate(evaluator: Evaluator, seed: int, trials: int, ready: Barrier) -> None:
     torch.set_num_threads(1)
     space = space_of(evaluator)
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=seed)
+    )
+    choices = [space.suggest(study.ask()) for _ in range(trials)]
     ready.wait()
-    for params in (space.baselines() * trials)[:trials]:
-        evaluator.measure(space.choice(params))
+    for choice in choices:
+        evaluator.measure(choice)
 
 
 def without_a_study(evaluator: Evaluator, workers: int, trials: int) -> float:
     ready = FORK.Barrier(workers + 1)
     team = [
-        FORK.Process(target=evaluate, args=(evaluator, trials // workers, ready))
-        for _ in range(workers)
+        FORK.Process(target=evaluate, args=(evaluator, worker, trials // workers, ready))
+        for worker in range(workers)
     ]
     for process in team:
         process.start()
