@@ -523,15 +523,16 @@ def status(
         return
 
     def view() -> Table:
-        return status_table(rooms.study_status(study), front_so_far(study))
+        front = front_so_far(study)  # before the counts, which may then be newer, but never older
+        return status_table(rooms.study_status(study), front)
 
     if not watch:
         _print_table(view())
         return
     with Live(view(), console=Console(), auto_refresh=False, vertical_overflow="visible") as live:
-        while not (found := rooms.study_status(study)).is_done:
+        while not rooms.study_status(study).is_done:
             time.sleep(2)
-            live.update(status_table(found, front_so_far(study)), refresh=True)
+            live.update(view(), refresh=True)
         live.update(view(), refresh=True)
 
 
@@ -560,8 +561,8 @@ def serve(storage: str, host: str, port: int, threads: int) -> None:
     """
     from search import serve_storage
 
-    click.echo(f"serving on grpc://{host}:{port}; Ctrl-C or SIGTERM ends it", err=True)
-    serve_storage(storage, host, port, threads)
+    ready = f"serving on grpc://{host}:{port}; Ctrl-C or SIGTERM ends it"
+    serve_storage(storage, host, port, threads, on_start=lambda: click.echo(ready, err=True))
 
 
 def _check_place(out: Path, place: Any, name: str, **settings: Any) -> None:

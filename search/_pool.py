@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import urllib.parse
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -129,13 +131,27 @@ class DaskCluster:
         self._client.close()
 
 
+def _knock_at(address: str) -> None:
+    """Raise OSError at once, where Dask would try for a while, and then leave a traceback."""
+    url = urllib.parse.urlsplit(address)
+    if url.scheme == "tcp":
+        place = (url.hostname or "", url.port or 8786)
+        socket.create_connection(place, timeout=_SECONDS_TO_ANSWER).close()
+
+
 def _dask_client(address: str) -> Any:
     try:
         import distributed
     except ImportError as error:
         raise ConfigError('--dask needs: pip install "spikefront[cluster]"') from error
-    place = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    is_file = "://" not in address and ":" not in address
+    if is_file and not Path(address).is_file():
+        raise StudyError(
+            f"there is no scheduler file {address}; or give an address, tcp://host:8786"
+        )
+    place = {"scheduler_file" if is_file else "address": address}
     try:
+        _knock_at(address)
         client = distributed.Client(**place, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
         with contextlib.suppress(TimeoutError):
             client.wait_for_workers(1, timeout=60)

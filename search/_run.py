@@ -121,8 +121,9 @@ def run_study(
             grace=grace,
         )
         coordinator.take_back("its process was killed", died=True)
-        coordinator.enqueue_baselines("uniform", space.baselines())
-        coordinator.enqueue_baselines("pareto_dp", pareto_dp)
+        runs = workers > 0 or dask is not None
+        coordinator.enqueue_baselines("uniform", space.baselines(), owned=runs)
+        coordinator.enqueue_baselines("pareto_dp", pareto_dp, owned=runs)
         if dask is None and workers == 1:
             coordinator.run_here(make_evaluator())
         elif dask is not None or workers > 1:
@@ -245,15 +246,20 @@ class _Coordinator:
             numbers = ", ".join(str(trial.number) for trial in mine)
             _LOG.info("given back, because %s: trial %s", reason, numbers)
 
-    def enqueue_baselines(self, kind: str, baselines: Sequence[Mapping[str, Any]]) -> None:
-        """Put the settings that the study does not know yet into its queue."""
+    def enqueue_baselines(
+        self, kind: str, baselines: Sequence[Mapping[str, Any]], *, owned: bool
+    ) -> None:
+        """Put the settings that the study does not know yet into its queue.
+
+        Those that this process will run itself are its own from the start.
+        """
         known = [_fixed(trial) for trial in self._look()]
         attrs = warm_start_attrs(self._study.sampler)
         for params in baselines:
             self._space.choice(params)  # one outside the space would end every search
             if params not in known:
                 known.append(dict(params))
-                user = {**baseline_attrs(kind), OWNER: self._owner}
+                user = {**baseline_attrs(kind), **({OWNER: self._owner} if owned else {})}
                 enqueue(self._study, params, user_attrs=user, system_attrs=attrs)
 
     def run_here(self, evaluator: Evaluator) -> None:

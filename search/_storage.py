@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conversion import FileError, SpikefrontError
 from search._interrupts import Interrupts
-from search._patience import impatient, is_crowded, patient, reason_of, waiting
+from search._patience import is_crowded, patient, reason_of, waiting
 
 _LOG = logging.getLogger("spikefront")
 
@@ -121,6 +121,11 @@ def open_storage(storage: str | Path, *, create: bool = True, connections: int =
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return patient(openers.get(scheme, open_database)(text))
+    except sqlalchemy.exc.NoSuchModuleError as error:
+        raise StudyError(
+            f"{scheme!r} is no kind of storage that is known; use a path, sqlite:///study.db,"
+            " postgresql+psycopg://, mysql+pymysql://, redis:// or grpc://"
+        ) from error
     except Exception as error:
         missing = isinstance(error, ImportError)
         hint = '; pip install "spikefront[cluster]" brings the drivers' if missing else ""
@@ -164,7 +169,13 @@ class _RedisBackend(JournalRedisBackend):
 def _open_proxy(url: str) -> BaseStorage:
     place = urllib.parse.urlsplit(url)
     proxy = _Proxy(host=place.hostname or "localhost", port=place.port or 13000)
-    proxy.wait_server_ready(timeout=10)
+    try:
+        proxy.wait_server_ready(timeout=10)
+    except ConnectionError as error:
+        raise StudyError(
+            "nobody answers there; `spikefront storage serve` starts a server, at port 13000 if"
+            " none is named"
+        ) from error
     return proxy
 
 
@@ -268,19 +279,22 @@ def _damaged_line(journal: Path) -> int | None:
     return None
 
 
-def serve_storage(storage: str, host: str, port: int, threads: int) -> None:
+def serve_storage(
+    storage: str, host: str, port: int, threads: int, on_start: Callable[[], None] = lambda: None
+) -> None:
     """Serve a database to workers that name ``grpc://host:port``, until it is interrupted.
 
     Raises:
         StudyError: It is no database, cannot be opened, or the port is taken.
         KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
-    opened = open_storage(storage, connections=threads)
-    if isinstance(impatient(opened), JournalStorage | GrpcStorageProxy):
+    if "://" not in storage or storage.startswith(("journal:", "redis", "grpc:")):
         raise StudyError(
             "a journal cannot be served; give a database, like sqlite:///study.db or postgresql://…"
         )
+    opened = open_storage(storage, connections=threads)
     _check_free(host, port)
+    on_start()
     interrupts = Interrupts()
     with interrupts.caught(), ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

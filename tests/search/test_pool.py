@@ -233,6 +233,8 @@ def test_a_dask_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("search._pool._SECONDS_TO_ANSWER", 1)
     with pytest.raises(StudyError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         DaskCluster(lambda: None, "tcp://127.0.0.1:9")  # type: ignore[arg-type, return-value]
+    with pytest.raises(StudyError, match=r"there is no scheduler file none\.json"):
+        DaskCluster(lambda: None, "none.json")  # type: ignore[arg-type, return-value]
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r'--dask needs: pip install "spikefront\[cluster\]"'):
         DaskCluster(lambda: None, "tcp://127.0.0.1:9")  # type: ignore[arg-type, return-value]
