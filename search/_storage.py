@@ -123,8 +123,9 @@ def open_storage(storage: str | Path, *, create: bool = True, connections: int =
             return patient(openers.get(scheme, open_database)(text))
     except sqlalchemy.exc.NoSuchModuleError as error:
         raise StudyError(
-            f"{scheme!r} is no kind of storage that is known; use a path, sqlite:///study.db,"
-            " postgresql+psycopg://, mysql+pymysql://, redis:// or grpc://"
+            f"cannot open the storage {without_password(text)}: {scheme!r} is no kind that is"
+            " known; use a path, sqlite:///study.db, postgresql+psycopg://, mysql+pymysql://,"
+            " redis:// or grpc://"
         ) from error
     except Exception as error:
         missing = isinstance(error, ImportError)

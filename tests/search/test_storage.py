@@ -93,7 +93,7 @@ def test_errors_do_not_show_passwords(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match="other is not an Optuna journal"):
             open_storage(tmp_path / "other", create=False)
         assert (tmp_path / "other").read_bytes() == content, "and stays as it was"
-    with pytest.raises(StudyError, match="'sqlit' is no kind of storage that is known"):
+    with pytest.raises(StudyError, match="'sqlit' is no kind that is known"):
         open_storage("sqlit:///x.db")
     for url in (tmp_path / "none.journal", f"sqlite:///{tmp_path}/none.db?timeout=5"):
         with pytest.raises(StudyError, match="there is no storage"):
