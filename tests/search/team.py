@@ -61,6 +61,7 @@ def work(url: str, evaluator: Evaluator, trials: int, options: dict[str, object]
 
 
 def started(url: str, evaluator: Evaluator, trials: int, **options: object) -> BaseProcess:
+    _ = evaluator.profile  # a forked process that uses torch's threads hangs
     process = FORK.Process(target=work, args=(url, evaluator, trials, options), daemon=True)
     process.start()
     return process
