@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+OPEN = {**os.environ, "TMPDIR": "/var/tmp"}  # ours may be closed to the user that a server runs as
 
 
 def free_port() -> int:
@@ -97,7 +98,7 @@ class Process:
         self.process = subprocess.Popen(
             list(map(str, self.command())), cwd=self.folder,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**OPEN, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         wait_for(self.port, self.process)
 
@@ -133,7 +134,7 @@ class MariaDB(Process):
         subprocess.run(
             [*self.user, program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}",
              "--auth-root-authentication-method=normal"],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env=OPEN,
         )  # fmt: skip
         self.setup = folder / "setup.sql"
         statements = (
