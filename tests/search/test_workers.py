@@ -129,15 +129,15 @@ def test_servers_that_restart_under_killed_workers(
         server.stop()
         time.sleep(3)
         server.start()
-        assert 5 < len(passes(study)) < 150, "in the middle"
+        assert 5 < len(passes(study)) < 220, "in the middle"
 
     try:
         study = made(server.url, instant)
         kills = killed_again_and_again(
-            server.url, instant, workers=4, trials=150, seconds=20, every=2, halfway=restart
+            server.url, instant, workers=4, trials=220, seconds=20, every=2, halfway=restart
         )
         assert kills > 3
-        check_whole(study, 150, workers=4)
+        check_whole(study, 220, workers=4)
     finally:
         server.stop()
 
