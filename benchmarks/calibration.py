@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from conversion import ConversionConfig, ExitRule, convert
+from conversion import ConversionConfig, ExitRule, convert, make_calibration
 from evaluators import Evaluator, Recording, TaskSpec, load_task
 from reports import write_figure
 
@@ -54,8 +54,10 @@ def record(
         phi=phi,
         rho=rho,
         neuron="dual-threshold" if compensates else "adafire",
-        calibration="learned" if compensates else way,
-        iterations=iterations,
+        calibration=make_calibration(
+            "learned" if compensates else way,
+            **({"iterations": iterations} if way in LEARNING else {}),
+        ),
     )
     return evaluator.record(convert(evaluator.profile, config), "search")
 

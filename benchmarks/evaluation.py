@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from conversion import Choice, ConversionConfig, ExitPolicy
-from conversion._graph import Timing
+from conversion.graph import Timing
 from evaluators import Evaluator, ResNetCifar, Split, Task, TaskSpec, load_task
 
 SYNAPSES = (nn.Conv2d, nn.Linear)

@@ -21,16 +21,14 @@ from torch import Tensor
 
 from benchmarks.evaluation import cifar_task
 from conversion import (
-    GRID,
     AdaFire,
     ConversionConfig,
-    Histogram,
     Profile,
-    clip_floor,
     convert,
     profile,
 )
-from conversion._passes import AnalogPass, SpikingPass
+from conversion._thresholds import GRID, Histogram, clip_floor
+from conversion.simulation import AnalogPass, SpikingPass
 
 STEPS = 4
 PHIS = range(1, 9)

@@ -1,18 +1,8 @@
 """ANN to calibrated spiking network: the engine. Needs neither Optuna nor matplotlib."""
 
-from conversion._config import (
-    Calibration,
-    Choice,
-    ConversionConfig,
-    Granularity,
-    LayerConfig,
-    ThresholdRule,
-)
-from conversion._convert import Inference, Simulation, SpikingModel, convert
+from conversion._config import Choice, ConversionConfig, LayerConfig
+from conversion._convert import convert
 from conversion._deploy import DeployConfig, load, save
-from conversion._diagnose import PARTS, LayerDiagnosis, diagnose
-from conversion._dual_threshold import DualThreshold
-from conversion._energy import ENERGY_MODELS, Costs, EnergyModel, costs, energy_model
 from conversion._errors import (
     ConfigError,
     ConversionError,
@@ -20,32 +10,52 @@ from conversion._errors import (
     SpikefrontError,
     is_out_of_memory,
 )
-from conversion._files import FileError, read_file, sha256, write_file
-from conversion._graph import Network, SpikingSite, trace
-from conversion._iat import (
-    SCORES,
+from conversion._exits import (
     ExitPolicy,
     ExitRule,
     Score,
     confidence,
     first_above,
     mean_entropy,
-    normalised_entropy,
 )
-from conversion._learn import Batches, OnIteration
-from conversion._neurons import NEURONS, AdaFire, NeuronState
+from conversion._files import FileError, sha256, tensors_sha256, write_file
 from conversion._profile import LayerProfile, Profile, profile
-from conversion._roles import Role
-from conversion._sweep import Branch, sweep
-from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
+from conversion.calibration import (
+    CALIBRATIONS,
+    Advanced,
+    Batches,
+    Calibration,
+    Draft,
+    Learned,
+    Light,
+    NoCalibration,
+    OnIteration,
+    Step,
+    Tuned,
+    make_calibration,
+    register_calibration,
+)
+from conversion.energy import ENERGY_MODELS, Costs, EnergyModel, energy_model
+from conversion.graph import Network
+from conversion.neurons import NEURONS, AdaFire, DualThreshold
+from conversion.simulation import (
+    PARTS,
+    Inference,
+    LayerDiagnosis,
+    Simulation,
+    SpikingModel,
+    diagnose,
+    laid_out,
+)
+from conversion.simulation._sweep import Branch, sweep
 
 __all__ = [
+    "CALIBRATIONS",
     "ENERGY_MODELS",
-    "GRID",
     "NEURONS",
     "PARTS",
-    "SCORES",
     "AdaFire",
+    "Advanced",
     "Batches",
     "Branch",
     "Calibration",
@@ -56,45 +66,43 @@ __all__ = [
     "Costs",
     "DeployConfig",
     "DeployError",
+    "Draft",
     "DualThreshold",
     "EnergyModel",
     "ExitPolicy",
     "ExitRule",
     "FileError",
-    "Granularity",
-    "Histogram",
     "Inference",
     "LayerConfig",
     "LayerDiagnosis",
     "LayerProfile",
+    "Learned",
+    "Light",
     "Network",
-    "NeuronState",
+    "NoCalibration",
     "OnIteration",
     "Profile",
-    "Role",
     "Score",
     "Simulation",
     "SpikefrontError",
     "SpikingModel",
-    "SpikingSite",
-    "ThresholdRule",
-    "clip_floor",
+    "Step",
+    "Tuned",
     "confidence",
     "convert",
-    "costs",
     "diagnose",
     "energy_model",
     "first_above",
     "is_out_of_memory",
+    "laid_out",
     "load",
+    "make_calibration",
     "mean_entropy",
-    "mmse_fractions",
-    "normalised_entropy",
     "profile",
-    "read_file",
+    "register_calibration",
     "save",
     "sha256",
     "sweep",
-    "trace",
+    "tensors_sha256",
     "write_file",
 ]

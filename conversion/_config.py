@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
 
 from conversion._errors import ConfigError
-from conversion._iat import ExitPolicy
-from conversion._neurons import NEURONS
+from conversion._exits import ExitPolicy
+from conversion._thresholds import Granularity, ThresholdRule
+from conversion.calibration import Calibration, Light, make_calibration
+from conversion.neurons import NEURONS
 
-Calibration = Literal["none", "light", "advanced", "tuned", "learned"]
-ThresholdRule = Literal["mmse", "max", "percentile"]
-Granularity = Literal["channel", "layer"]
+PHI_MOST = 2**20
+"""Largest φ: spikes are counted in float32, which holds whole numbers up to 2²⁴."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +40,11 @@ class LayerConfig:
     neuron: str = "adafire"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.phi, int) and self.phi >= 1):
-            raise ConfigError(f"phi must be a whole number >= 1, got {self.phi!r}")
-        if not (isinstance(self.rho, (int, float)) and 1 <= self.rho < float("inf")):
+        if not (_is_count(self.phi) and self.phi <= PHI_MOST):
+            raise ConfigError(f"phi must be a whole number in 1..{PHI_MOST:,}, got {self.phi!r}")
+        if not (_is_number(self.rho) and 1 <= self.rho < float("inf")):
             raise ConfigError(f"rho must be a finite number >= 1, got {self.rho!r}")
-        if self.neuron not in NEURONS:
+        if not isinstance(self.neuron, str) or self.neuron not in NEURONS:
             known = ", ".join(NEURONS)
             raise ConfigError(f"neuron must be one of {known}, got {self.neuron!r}")
 
@@ -50,15 +59,11 @@ class ConversionConfig:
         thresholds: ``"mmse"``, least squared error of ClipFloor; ``"max"``, φ spikes a step give
             the largest activation; ``"percentile"``, the 99.9th percentile.
         granularity: One threshold per ``"channel"`` or per ``"layer"``.
-        calibration: ``"light"`` (bias per channel), ``"advanced"`` (the same, then the initial
-            potential per neuron), ``"tuned"`` (the weights, then advanced), ``"learned"``
-            (thresholds and biases by gradient through the spiking network) or ``"none"``.
+        calibration: A :class:`Calibration` such as ``Learned(iterations=50)``, or the name of one
+            in ``CALIBRATIONS``.
         calibration_timesteps: T in the threshold formula and in the calibration pass; None takes
             ``timesteps``. With early exit most samples never see the last step, so a smaller
             value fits better.
-        iterations: Gradient steps of ``"tuned"`` and ``"learned"``.
-        energy_weight: What ``"learned"`` weighs energy with: nats of divergence per synaptic
-            operation per MAC of the ANN, ≥ 0.
         v_init: Membrane potential before the first step, as a fraction of the threshold.
     """
 
@@ -66,27 +71,22 @@ class ConversionConfig:
     layers: Mapping[str, LayerConfig]
     thresholds: ThresholdRule = "mmse"
     granularity: Granularity = "channel"
-    calibration: Calibration = "light"
+    calibration: Calibration = field(default_factory=Light)
     calibration_timesteps: int | None = None
-    iterations: int = 100
-    energy_weight: float = 0.0
     v_init: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("timesteps", "calibration_timesteps", "iterations"):
+        for name in ("timesteps", "calibration_timesteps"):
             value, optional = getattr(self, name), name == "calibration_timesteps"
-            if not ((optional and value is None) or (isinstance(value, int) and value >= 1)):
+            if not ((optional and value is None) or _is_count(value)):
                 raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
-        kinds = {
-            "calibration": Calibration, "thresholds": ThresholdRule, "granularity": Granularity
-        }  # fmt: skip
+        kinds = {"thresholds": ThresholdRule, "granularity": Granularity}
         for name, kind in kinds.items():
             value, known = getattr(self, name), get_args(kind)
             if value not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        if not 0 <= self.energy_weight < float("inf"):
-            raise ConfigError(f"energy_weight must be finite and >= 0, got {self.energy_weight!r}")
-        if not 0 <= self.v_init <= 1:
+        object.__setattr__(self, "calibration", make_calibration(self.calibration))
+        if not (_is_number(self.v_init) and 0 <= self.v_init <= 1):
             raise ConfigError(f"v_init must be within 0..1 thresholds, got {self.v_init!r}")
 
     @property
@@ -141,7 +141,7 @@ class ConversionConfig:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
-        return {**vars(self), "layers": layers}
+        return {**vars(self), "layers": layers, "calibration": self.calibration.to_dict()}
 
     def to_json(self) -> str:
         """As one line of JSON; equal configs give equal lines."""

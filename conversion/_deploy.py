@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from conversion._config import ConversionConfig
-from conversion._convert import SpikingModel
-from conversion._energy import costs
 from conversion._errors import ConfigError, ConversionError, DeployError
+from conversion._exits import ExitRule
 from conversion._files import read_file, sha256, write_file
-from conversion._graph import Network, trace
-from conversion._iat import ExitRule
+from conversion.energy import costs
+from conversion.graph import Network, trace
+from conversion.simulation import SpikingModel
 
 SCHEMA = "spikefront/deploy"
 VERSION = 1
@@ -217,8 +217,10 @@ def _per_layer(
 def _tuned_weights(tensors: dict[str, Tensor], config: ConversionConfig) -> dict[str, Tensor]:
     prefix = "weight/"
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    if config.calibration == "tuned" and config.layers and not found:
-        raise DeployError("the tensors' file has no weight/…, which tuned calibration changes")
+    if "weight" in config.calibration.saves and config.layers and not found:
+        raise DeployError(
+            f"the tensors' file has no weight/…, which {config.calibration.name} calibration saves"
+        )
     return found
 
 

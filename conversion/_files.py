@@ -1,11 +1,15 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files that a reader never sees half of, and hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from conversion._errors import SpikefrontError
 
@@ -54,6 +58,15 @@ def read_file(path: str | Path) -> bytes:
 def sha256(data: bytes) -> str:
     """SHA-256 as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def tensors_sha256(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of the values of tensors, one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _umask() -> int:

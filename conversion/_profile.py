@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,18 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion._config import Granularity, ThresholdRule
-from conversion._energy import Costs, costs
 from conversion._errors import ConfigError, ConversionError
-from conversion._graph import Network, trace
-from conversion._passes import AnalogPass, laid_out
+from conversion._files import tensors_sha256
 from conversion._thresholds import (
     PERCENTILE,
+    Granularity,
     Histogram,
+    ThresholdRule,
     merge_channels,
     mmse_fractions,
     quantile,
 )
+from conversion.energy import Costs, costs
+from conversion.graph import Network, trace
+from conversion.neurons import NEURONS
+from conversion.simulation._passes import AnalogPass, laid_out
 
 _LOG = logging.getLogger("spikefront")
 
@@ -96,6 +98,7 @@ class Profile:
         shift: float,
         rule: ThresholdRule = "mmse",
         granularity: Granularity = "channel",
+        neuron: str = "adafire",
     ) -> Tensor:
         """θ per channel, ``(C,)``, in units of the activation.
 
@@ -106,10 +109,11 @@ class Profile:
             shift: Rounding shift of the MMSE formula.
             rule: ``"mmse"``, ``"max"`` or ``"percentile"``; see :class:`ConversionConfig`.
             granularity: One threshold per channel, or the same for all of them.
+            neuron: Whose staircase the MMSE formula takes.
         """
-        key = (layer, phi, timesteps, shift, rule, granularity)
+        key = (layer, phi, timesteps, shift, rule, granularity, neuron)
         if key not in self._thresholds:
-            theta = self._theta(layer, phi, timesteps, shift, rule, granularity)
+            theta = self._theta(*key)
             # A channel that never fired has no scale of its own: it takes the layer's.
             spare = theta.max() if theta.max() > 0 else torch.ones((), dtype=theta.dtype)
             self._thresholds[key] = torch.where(theta > 0, theta, spare).float().to(self.device)
@@ -123,13 +127,17 @@ class Profile:
         shift: float,
         rule: ThresholdRule,
         granularity: Granularity,
+        neuron: str,
     ) -> Tensor:
         found = self.layers[layer]
         counts, sums, largest = found.counts, found.sums, found.largest
         if granularity == "layer":
             counts, sums, largest = merge_channels(counts, sums, largest)
         if rule == "mmse":
-            fraction = mmse_fractions(counts, sums, phi=phi, timesteps=timesteps, shift=shift)
+            fraction = mmse_fractions(
+                counts, sums, phi=phi, timesteps=timesteps, shift=shift,
+                staircase=NEURONS[neuron].staircase,
+            )  # fmt: skip
             theta = fraction * largest
         else:
             silent = found.silent.sum(0, keepdim=True) if granularity == "layer" else found.silent
@@ -182,7 +190,7 @@ def profile(
         costs=cost,
         inputs=inputs,
         logits=logits,
-        data_fingerprint=_fingerprint(inputs),
+        data_fingerprint=tensors_sha256([inputs]),
     )
 
 
@@ -214,8 +222,3 @@ def _gather(data: Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]])
 def _inputs_of(data: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> Iterator[Tensor]:
     for batch in data:
         yield batch if isinstance(batch, Tensor) else batch[0]
-
-
-def _fingerprint(inputs: Tensor) -> str:
-    plain = inputs.detach().cpu().contiguous(memory_format=torch.contiguous_format)
-    return hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

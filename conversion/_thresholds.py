@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from conversion.neurons import AdaFire
+
+ThresholdRule = Literal["mmse", "max", "percentile"]
+Granularity = Literal["channel", "layer"]
 
 GRID = tuple(round(1 - 0.01 * i, 2) for i in range(95))
 """Candidate thresholds as fractions of a channel's largest activation (Wang et al.'s grid)."""
@@ -83,20 +90,32 @@ class Histogram:
             self._range = torch.where(narrow, self._range * 2, self._range)
 
 
-def clip_floor(
-    activations: Tensor, theta: Tensor, *, phi: int, timesteps: int, shift: float = 0.0
-) -> Tensor:
-    """``(θ/T)·clip(⌊T·a/θ + shift⌋, 0, T·φ)``: the mean output of a neuron under constant input.
+Staircase = Callable[..., Tensor]
+"""What :meth:`conversion.AdaFire.staircase` is."""
 
-    Wang et al. 2024 (arXiv 2412.16219) have shift 0; a neuron that starts at ``v_init·V`` rounds
-    with shift ``v_init``.
-    """
-    steps = torch.floor(activations * timesteps / theta + shift)
-    return steps.clamp(0, timesteps * phi) * theta / timesteps
+
+def clip_floor(
+    activations: Tensor,
+    theta: Tensor,
+    *,
+    phi: int,
+    timesteps: int,
+    shift: float = 0.0,
+    staircase: Staircase = AdaFire.staircase,
+) -> Tensor:
+    """Mean output of a neuron under constant input: its staircase in units of the activation."""
+    spikes = staircase(activations, theta, phi=phi, timesteps=timesteps, shift=shift)
+    return spikes * theta / timesteps
 
 
 def mmse_fractions(
-    counts: Tensor, sums: Tensor, *, phi: int, timesteps: int, shift: float
+    counts: Tensor,
+    sums: Tensor,
+    *,
+    phi: int,
+    timesteps: int,
+    shift: float,
+    staircase: Staircase = AdaFire.staircase,
 ) -> Tensor:
     """Threshold per channel that minimises Σ(a − ClipFloor(a))², as a fraction of its maximum.
 
@@ -109,11 +128,12 @@ def mmse_fractions(
         phi: Most spikes per step.
         timesteps: T of the formula.
         shift: Rounding shift of the quantiser.
+        staircase: Of the neuron.
 
     Returns:
         ``(C,)`` fractions out of :data:`GRID`; of equal ones the largest.
     """
-    table = _quantised(phi, timesteps, shift)
+    table = _quantised(staircase, phi, timesteps, shift)
     error = counts @ (table**2).T - 2 * sums @ table.T
     return torch.tensor(GRID, dtype=torch.float64)[error.argmin(1)]
 
@@ -148,8 +168,10 @@ def merge_channels(counts: Tensor, sums: Tensor, largest: Tensor) -> tuple[Tenso
 
 
 @lru_cache(maxsize=256)
-def _quantised(phi: int, timesteps: int, shift: float) -> Tensor:
+def _quantised(staircase: Staircase, phi: int, timesteps: int, shift: float) -> Tensor:
     """``(grid, bins)``: what each candidate threshold makes of each bin's centre."""
     centres = (torch.arange(_BINS, dtype=torch.float64) + 0.5) / _BINS
     theta = torch.tensor(GRID, dtype=torch.float64)[:, None]
-    return clip_floor(centres, theta, phi=phi, timesteps=timesteps, shift=shift)
+    return clip_floor(
+        centres, theta, phi=phi, timesteps=timesteps, shift=shift, staircase=staircase
+    )

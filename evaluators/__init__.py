@@ -5,7 +5,14 @@ from evaluators._estimate import Estimate, correct, estimate_mean, estimate_scor
 from evaluators._evaluator import AnnReference, Evaluator
 from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement, Recording
 from evaluators._models import ResNetCifar
-from evaluators._spec import BUILT_IN_TASKS, TaskSpec, load_model, load_state, load_task
+from evaluators._spec import (
+    BUILT_IN_TASKS,
+    TaskSpec,
+    import_source,
+    load_model,
+    load_state,
+    load_task,
+)
 from evaluators._task import SPLITS, Split, Task, TaskError
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "digits",
     "estimate_mean",
     "estimate_score",
+    "import_source",
     "load_model",
     "load_state",
     "load_task",

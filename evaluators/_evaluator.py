@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -28,8 +27,10 @@ from conversion import (
     convert,
     energy_model,
     is_out_of_memory,
+    laid_out,
     mean_entropy,
     profile,
+    tensors_sha256,
 )
 from evaluators._estimate import Estimate, estimate_score
 from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement, Recording
@@ -109,7 +110,7 @@ class Evaluator:
     @property
     def ann_energy_pj(self) -> float:
         """Energy of one inference of the ANN, pJ."""
-        return self.profile.costs.ann_macs * self.energy.ann_mac_pj
+        return self.energy.ann_pj(self.profile.costs)
 
     def ann(self, split: str) -> AnnReference:
         """Accuracy and energy of the ANN on a split."""
@@ -125,12 +126,8 @@ class Evaluator:
     @cached_property
     def search_fingerprint(self) -> str:
         """SHA-256 of the search split's inputs and targets."""
-        digest = hashlib.sha256()
-        for x, y in self.task.search.batches(self.batch_size):
-            for part in (x, y):
-                plain = part.contiguous(memory_format=torch.contiguous_format)
-                digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        batches = self.task.search.batches(self.batch_size)
+        return tensors_sha256(part for pair in batches for part in pair)
 
     def convert(self, choice: Choice, *, on_iteration: OnIteration | None = None) -> SpikingModel:
         """The calibrated spiking model of a choice, with its exit rule.
@@ -219,7 +216,7 @@ class Evaluator:
         while True:
             try:
                 batches = self.task.split(split).batches(self.batch_size)
-                return [run(_laid_out(x.to(self.device))) for x, _ in batches]
+                return [run(laid_out(x.to(self.device))) for x, _ in batches]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
@@ -239,7 +236,3 @@ def _device(name: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {str(name)!r} is not to be had: {reason}") from error
-
-
-def _laid_out(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

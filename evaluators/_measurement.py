@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion import Costs, EnergyModel, ExitRule, Score, confidence, first_above, sha256
+from conversion import (
+    Costs,
+    EnergyModel,
+    ExitRule,
+    Score,
+    confidence,
+    first_above,
+    tensors_sha256,
+)
 from evaluators._estimate import Estimate, estimate_mean, estimate_score, symmetric_kl
 
 ExitPoint = tuple[int, float, float, float, float]
@@ -124,9 +132,7 @@ class Recording:
 
     def energy_pj(self) -> Tensor:
         """Energy up to and including each step, ``(T, N)``, pJ."""
-        analog = self.costs.step_macs * self.energy.mac_pj
-        per_step = self.synops.sum(0) * self.energy.ac_pj + analog
-        return per_step.cumsum(0) + self.costs.stem_macs * self.energy.mac_pj
+        return self.energy.run_pj(self.costs, self.synops.sum(0))
 
     def measure(self, rule: ExitRule | None = None) -> Measurement:
         """The measurement at an exit rule; None runs every step."""
@@ -142,7 +148,7 @@ class Recording:
             energy_model=self.energy.name,
             accuracy=estimate_score(self.metric(logits, self.targets)),
             energy_pj=energy,
-            energy_ratio=energy.value / (self.costs.ann_macs * self.energy.ann_mac_pj),
+            energy_ratio=energy.value / self.energy.ann_pj(self.costs),
             energy_ratio_int8=energy.value / (self.costs.ann_macs * ANN_INT8_MAC_PJ),
             spikes=estimate_mean(_at(self.spikes.sum(0).cumsum(0), exits)),
             timesteps=estimate_mean(exits + 1),
@@ -153,13 +159,13 @@ class Recording:
             exit_curve=self._exit_curve(rule.score if rule else "entropy"),
             exits=tuple((torch.bincount(exits, minlength=steps) / n).tolist()),
             layer_energy_pj=self._layer_energy_pj(exits),
-            logits_sha256=sha256(self.logits.cpu().contiguous().numpy().tobytes()),
+            logits_sha256=tensors_sha256([self.logits]),
         )
 
     def _exit_curve(self, score: Score) -> tuple[ExitPoint, ...]:
         """Accuracy, energy ratio and KL at T = 1, 2, 4, … and all steps, thresholds 0.05 to 1."""
         steps = len(self.logits)
-        energies = self.energy_pj() / (self.costs.ann_macs * self.energy.ann_mac_pj)
+        energies = self.energy_pj() / self.energy.ann_pj(self.costs)
         scores = torch.stack([self.metric(step, self.targets).double() for step in self.logits])
         divergences = torch.stack([symmetric_kl(step, self.ann_logits) for step in self.logits])
         certainty = confidence(self.logits, score)
@@ -174,11 +180,11 @@ class Recording:
 
     def _layer_energy_pj(self, exits: Tensor) -> dict[str, float]:
         per_source = self.synops.cumsum(1).transpose(0, 1)
-        means = _at(per_source.transpose(1, 2), exits).mean(0) * self.energy.ac_pj
+        means = self.energy.spikes_pj(_at(per_source.transpose(1, 2), exits).mean(0))
         steps = float((exits + 1).double().mean())
-        analog = self.costs.stem_macs + steps * self.costs.step_macs
+        analog = self.energy.stem_pj(self.costs) + steps * self.energy.step_pj(self.costs)
         named = dict(zip(self.sources, means.tolist(), strict=True))
-        return {"stem": analog * self.energy.mac_pj, **named}
+        return {"stem": analog, **named}
 
 
 def _at(per_step: Tensor, exits: Tensor) -> Tensor:

@@ -203,15 +203,24 @@ def _call(function: Callable[[], Any], name: str) -> Any:
         raise TaskError(f"{name} raised {type(error).__name__}: {error}") from error
 
 
-def _import_function(reference: str) -> Callable[[], Any]:
-    """The function ``path/to/file.py:name`` or ``package.module:name`` that the user named."""
-    source, _, name = reference.rpartition(":")
+def import_source(source: str) -> Any:
+    """The module of a file ``path/to/file.py``, or of that name, that the user named.
+
+    Raises:
+        TaskError: It is not there, or does not import.
+    """
     if source.endswith(".py") and not Path(source).is_file():
         raise TaskError(f"there is no file {source}")
     try:
-        module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+        return _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
     except Exception as error:
         raise TaskError(f"cannot import {source}: {type(error).__name__}: {error}") from error
+
+
+def _import_function(reference: str) -> Callable[[], Any]:
+    """The function ``path/to/file.py:name`` or ``package.module:name`` that the user named."""
+    source, _, name = reference.rpartition(":")
+    module = import_source(source)
     function = getattr(module, name, None)
     if not callable(function):
         raise TaskError(f"{source} has no function {name!r}")

@@ -55,7 +55,7 @@ def front_figure(front: ParetoFront) -> Figure:
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
             zorder=10,
         )
-    model = front.points[0].search.energy_model
+    model = front.energy_model.name
     axes.set_xlabel(f"energy per inference, share of the ANN's ({model})")
     axes.set_ylabel("accuracy, 95 % interval")
     axes.legend(loc="lower right", fontsize=8, framealpha=0.95)

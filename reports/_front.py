@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from conversion import ConfigError
+from conversion import ENERGY_MODELS, ConfigError, EnergyModel
 from evaluators import AnnReference, Measurement
 from search import baseline_of, exit_of, finished, is_feasible, measurement_of, study_setup
 
@@ -63,6 +63,7 @@ class ParetoFront:
         trials: Every finished trial, by number.
         ann: The ANN on each split that was measured.
         budget: Limits that the points keep, in words; empty without any.
+        energy_model: Prices of every energy.
     """
 
     study: str
@@ -70,6 +71,7 @@ class ParetoFront:
     trials: tuple[FrontPoint, ...]
     ann: Mapping[str, AnnReference]
     budget: str = ""
+    energy_model: EnergyModel = ENERGY_MODELS["horowitz45"]
 
     @property
     def passes(self) -> int:
@@ -86,7 +88,7 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
     Raises:
         ConfigError: No trial has finished.
     """
-    budget = str(study_setup(study).budget)
+    setup = study_setup(study)
     done = finished(study)
     trials = tuple(FrontPoint.of(trial) for trial in done)
     if not trials:
@@ -95,7 +97,14 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
     if not within:
         _LOG.warning("no trial keeps the budget of the study: the front is that of all trials")
     points = tuple(non_dominated(within or trials))
-    return ParetoFront(study=study.study_name, points=points, trials=trials, ann=ann, budget=budget)
+    return ParetoFront(
+        study=study.study_name,
+        points=points,
+        trials=trials,
+        ann=ann,
+        budget=str(setup.budget),
+        energy_model=setup.energy_model,
+    )
 
 
 def front_so_far(study: optuna.Study) -> list[FrontPoint]:

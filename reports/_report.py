@@ -15,7 +15,7 @@ import matplotlib as mpl
 import optuna
 from matplotlib.figure import Figure
 
-from conversion import ConfigError, Costs, energy_model, write_file
+from conversion import ConfigError, Costs, write_file
 from evaluators import AnnReference, Evaluator, Measurement
 from reports._figures import FIGURES
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
@@ -142,7 +142,7 @@ def _page(
         figures=figures,
         knee=knee(front.points).trial,
         splits=list(front.ann),
-        model=energy_model(front.points[0].search.energy_model),
+        model=front.energy_model,
         out=folder,
         costs=costs,
         provenance=provenance,

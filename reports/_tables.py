@@ -45,7 +45,7 @@ def summary(front: ParetoFront) -> dict[str, Any]:
         "ann_accuracy": {split: ann.accuracy.value for split, ann in front.ann.items()},
         "ann_energy_pj": reference.energy_pj,
         "ann_energy_int8_pj": reference.energy_int8_pj,
-        "energy_model": front.points[0].search.energy_model,
+        "energy_model": front.energy_model.name,
         "trials": len(front.trials),
         "front": front_rows(front),
     }

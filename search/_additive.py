@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from conversion import ENERGY_MODELS, EnergyModel, Profile
+from conversion import CALIBRATIONS, ENERGY_MODELS, EnergyModel, Profile
 from evaluators import Measurement
 from search._budget import NO_LIMITS, Budget, is_feasible
 from search._exits import (
@@ -96,7 +96,8 @@ class _Trial:
 
     @property
     def learned(self) -> bool:
-        return bool(self.params["calibration"] == "learned")
+        """Whether its thresholds are not those of the histograms."""
+        return CALIBRATIONS[self.params["calibration"]].weighs_energy()
 
 
 class AdditiveSampler(BaseSampler):
@@ -153,9 +154,12 @@ class AdditiveSampler(BaseSampler):
             for at in self._choices["calibration/timesteps"]
             for step in steps
         }
-        self._price = energy.ac_pj / energy.ann_mac_pj
-        analog = energy.mac_pj / energy.ann_mac_pj / profile.costs.ann_macs
-        self._stem, self._step = analog * profile.costs.stem_macs, analog * profile.costs.step_macs
+        costs = profile.costs
+        ann = energy.ann_pj(costs)
+        # Of as many accumulates as the ANN has MACs: what the tables count in.
+        self._price = float(energy.spikes_pj(np.array(float(costs.ann_macs)))) / ann
+        self._stem, self._step = energy.stem_pj(costs) / ann, energy.step_pj(costs) / ann
+        self._weighers = space.energy_weighers
         self._scale = np.ones(len(space.layers))
         self._kinds = [(name, value) for name in _KINDS for value in self._choices[name]]
         self._surrogate = Surrogate(len(space.layers), len(self._kinds))
@@ -194,7 +198,7 @@ class AdditiveSampler(BaseSampler):
         chosen = interesting_front(points, loss)
         front = [(kept[i].params, kept[i].measurement) for i in chosen]
         passes = {t.pass_key for t in known}
-        learns = "learned" in self._choices["calibration"] and len(passes) >= _LEARNING_STARTS
+        learns = bool(self._weighers) and len(passes) >= _LEARNING_STARTS
         if learns and front and self._random.random() < _LEARNED:
             return self._learning(front)
         candidates = self._ranked(known, kept, pending, loss)
@@ -387,7 +391,7 @@ class AdditiveSampler(BaseSampler):
 
     def _teachers(self, known: Sequence[_Trial]) -> list[_Trial]:
         """Those that the surrogate learns from: once each, and none whose thresholds learned."""
-        only_learned = set(self._choices["calibration"]) == {"learned"}
+        only_learned = all(CALIBRATIONS[c].weighs_energy() for c in self._choices["calibration"])
         own: dict[str, _Trial] = {}
         for trial in known:  # a pass comes before its further exits, whose curves are shorter
             if only_learned or not trial.learned:
@@ -447,7 +451,8 @@ class AdditiveSampler(BaseSampler):
             return {name: parent[name] for name in (*_KINDS, "timesteps")}
         kinds = {}
         for name in (*_KINDS, "timesteps"):
-            choices = [c for c in self._choices[name] if c != "learned"] or self._choices[name]
+            choices = [c for c in self._choices[name] if c not in self._weighers]
+            choices = choices or self._choices[name]
             kinds[name] = choices[int(self._random.integers(len(choices)))]
         return kinds
 
@@ -467,7 +472,7 @@ class AdditiveSampler(BaseSampler):
             **{f"phi/{layer}": cell // len(rhos) + 1 for layer, cell in chosen},
             **{f"rho/{layer}": rhos[cell % len(rhos)] for layer, cell in chosen},
             **{name: kinds[name] for name in _KINDS},
-            **({"learning/energy_weight": 0.0} if "learned" in space.calibrations else {}),
+            **({"learning/energy_weight": 0.0} if self._weighers else {}),
             **exits,
             "iat/beta": 0.0,
             **space.pins,
@@ -476,8 +481,9 @@ class AdditiveSampler(BaseSampler):
     def _learning(self, front: _Done) -> dict[str, Any]:
         """A point of the front whose thresholds shall be learned, at some weight of energy."""
         parent, found = self._parent(front)
-        weight = _FIRST_WEIGHT
-        if parent["calibration"] == "learned":
+        weight, kind = _FIRST_WEIGHT, self._weighers[0]
+        if parent["calibration"] in self._weighers:
+            kind = parent["calibration"]
             weight = max(parent["learning/energy_weight"], _FIRST_WEIGHT / 4)
         weight = min(weight * math.exp(self._random.normal(0, 0.7)), self._space.energy_weight_max)
         neurons = self._space.neurons
@@ -485,7 +491,7 @@ class AdditiveSampler(BaseSampler):
         return {
             **parent,
             "neuron": neurons[self._random.integers(len(neurons))],
-            "calibration": "learned",
+            "calibration": kind,
             "calibration/timesteps": timesteps[self._random.integers(len(timesteps))],
             "learning/energy_weight": round(weight / 0.02) * 0.02,
             "timesteps": self._enough(found) if self._exits else parent["timesteps"],

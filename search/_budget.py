@@ -55,7 +55,7 @@ class Budget:
             ConfigError: What runs on analog values alone costs more than ``max_energy``.
         """
         costs, energy = evaluator.profile.costs, evaluator.energy
-        least = (costs.stem_macs + costs.step_macs) * energy.mac_pj / evaluator.ann_energy_pj
+        least = (energy.stem_pj(costs) + energy.step_pj(costs)) / energy.ann_pj(costs)
         if self.max_energy is not None and least >= self.max_energy:
             raise ConfigError(
                 f"no choice keeps an energy of {self.max_energy:.3g} times the ANN's: the layers"

@@ -129,12 +129,12 @@ def sensitivity(
 
 
 def _fingerprint(profile: Profile, energy: EnergyModel, *method: Any) -> str:
-    prices = {name: value for name, value in vars(energy).items() if name != "source"}
+    prices = {name: value for name, value in energy.to_dict().items() if name != "source"}
     whole = (_METHOD, profile.network.fingerprint, profile.data_fingerprint, prices, *method)
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:20]
 
 
-_METHOD = "light, MMSE; 1"
+_METHOD = "light, MMSE; 2"
 """Changes whenever the same input would give other figures."""
 
 
@@ -153,8 +153,6 @@ def _measured(
     energies: dict[tuple[str | None, int, float], np.ndarray] = {}
     layer_energy = np.zeros((len(profile.layers), timesteps))
     costs = profile.costs
-    steps = np.arange(1, timesteps + 1)
-    analog = (costs.stem_macs + costs.step_macs * steps) * energy.mac_pj
 
     def told(branch: Branch) -> None:
         nonlocal layer_energy
@@ -163,11 +161,11 @@ def _measured(
         divergence[key] = np.array(
             [float(symmetric_kl(step, profile.logits).mean()) for step in branch.logits]
         )
-        spent = branch.synops.cumsum(1).cpu().numpy() * energy.ac_pj
-        energies[key] = (spent.sum(0) + analog) / (costs.ann_macs * energy.ann_mac_pj)
+        synops = branch.synops.cpu().numpy()
+        energies[key] = energy.run_pj(costs, synops.sum(0)) / energy.ann_pj(costs)
         if branch.layer is None:
             rows = [branch.sources.index(layer) for layer in profile.layers]
-            layer_energy = spent[rows] / (costs.ann_macs * energy.ann_mac_pj)
+            layer_energy = energy.spikes_pj(synops[rows].cumsum(1)) / energy.ann_pj(costs)
         if on_branch is not None:
             on_branch(len(divergence), len(changes) * len(profile.layers) + 1)
 

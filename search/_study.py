@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from conversion import EnergyModel, energy_model
 from evaluators import Evaluator, Measurement, TaskSpec
 from search._budget import NO_LIMITS, Budget, is_feasible
 from search._storage import StudyError
@@ -38,7 +39,7 @@ class StudySetup:
 
     Attributes:
         space: The search space.
-        energy_model: Name of the energy model.
+        energy_model: The energy model, whole.
         seed: Seed of splits and samplers.
         model_fingerprint: SHA-256 of the ANN.
         data_fingerprint: SHA-256 of the calibration inputs.
@@ -49,7 +50,7 @@ class StudySetup:
     """
 
     space: LayerSpace
-    energy_model: str
+    energy_model: EnergyModel
     seed: int
     model_fingerprint: str
     data_fingerprint: str
@@ -69,7 +70,7 @@ class StudySetup:
         """The setup of a study of ``space`` by ``evaluator``."""
         return cls(
             space=space,
-            energy_model=evaluator.energy.name,
+            energy_model=evaluator.energy,
             seed=evaluator.seed,
             model_fingerprint=evaluator.profile.network.fingerprint,
             data_fingerprint=evaluator.profile.data_fingerprint,
@@ -81,9 +82,8 @@ class StudySetup:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
-        values = {
-            **vars(self), "space": self.space.to_dict(), "budget": self.budget.to_dict()
-        }  # fmt: skip
+        nouns = ("space", "budget", "energy_model")
+        values = {**vars(self), **{name: getattr(self, name).to_dict() for name in nouns}}
         return {**values, "task": self.task.to_dict() if self.task else None}
 
     @classmethod
@@ -92,7 +92,10 @@ class StudySetup:
         task = TaskSpec.from_dict(values["task"]) if values["task"] else None
         space = LayerSpace.from_dict(values["space"])
         budget = Budget.from_dict(values.get("budget", {}))
-        return cls(**{**values, "space": space, "task": task, "budget": budget})
+        energy = values["energy_model"]  # a name, as studies of 0.1.0 began with
+        energy = energy_model(energy) if isinstance(energy, str) else EnergyModel.from_dict(energy)
+        nouns = {"space": space, "task": task, "budget": budget, "energy_model": energy}
+        return cls(**{**values, **nouns})
 
 
 def _version() -> str | None:
@@ -191,7 +194,7 @@ def check_settings(
     storage: BaseStorage,
     name: str,
     *,
-    energy_model: str,
+    energy: EnergyModel,
     task: TaskSpec,
     budget: Budget = NO_LIMITS,
     **space: Any,
@@ -201,7 +204,7 @@ def check_settings(
     Args:
         storage: Where the study may be.
         name: Its name.
-        energy_model: Name of the energy model.
+        energy: The energy model.
         task: What to load.
         budget: Limits that a point of the front must keep.
         **space: Fields of :class:`spaces.LayerSpace`.
@@ -216,7 +219,7 @@ def check_settings(
         there = study_setup(study)
         here = replace(
             there,
-            energy_model=energy_model,
+            energy_model=energy,
             seed=task.seed,
             task=task,
             budget=budget,
@@ -261,8 +264,15 @@ _MEANINGS = {
     "model_fingerprint": "model",
     "data_fingerprint": "calibration data",
     "search_fingerprint": "search split",
-    "energy_model": "energy model",
     "version": "version of spikefront",
+}
+
+
+_GROUPS = {
+    "energy_model": "energy model",
+    "space": "search space",
+    "task": "task",
+    "budget": "budget",
 }
 
 
@@ -272,11 +282,12 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tupl
         unknown = key == "version" and None in (there[key], here[key])
         if there[key] != here[key] and not unknown:
             found.append((_MEANINGS.get(key, key), there[key], here[key]))
-    for group, meaning in (("space", "search space"), ("task", "task"), ("budget", "budget")):
+    for group, meaning in _GROUPS.items():
         old, new = there[group] or {}, here[group] or {}
         for key in {**old, **new}:
-            if old.get(key) != new.get(key):
-                found.append((f"{meaning} ({key})", old.get(key), new.get(key)))
+            if old.get(key) != new.get(key) and key != "source":
+                what = meaning if key == "name" else f"{meaning} ({key})"
+                found.append((what, old.get(key), new.get(key)))
     return found
 
 

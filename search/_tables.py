@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from conversion import LayerProfile, Profile
+from conversion import AdaFire, LayerProfile, Profile
 from spaces import LayerSpace
 
 
@@ -48,7 +48,7 @@ def _layer_table(
         theta = profile.threshold(name, phi=i + 1, timesteps=timesteps, shift=0.5)
         for j, rho in enumerate(space.rhos()):
             size = theta.double().cpu()[:, None] * rho
-            spikes = torch.floor(mean * steps / size + 0.5).clamp_(0, (i + 1) * steps)
+            spikes = AdaFire.staircase(mean, size, phi=i + 1, timesteps=steps, shift=0.5)
             error[i, j] = float((count * (mean - spikes * size / steps) ** 2).sum()) / power
             energy[i, j] = float(((count * spikes).sum(1) * accumulates).sum())
     return error, energy / profile.costs.ann_macs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, get_args
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -16,6 +16,7 @@ from optuna.distributions import (
 )
 
 from conversion import (
+    CALIBRATIONS,
     NEURONS,
     Calibration,
     Choice,
@@ -24,6 +25,7 @@ from conversion import (
     ExitPolicy,
     LayerConfig,
     Score,
+    make_calibration,
 )
 
 
@@ -33,7 +35,7 @@ class LayerSpace:
 
     ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``neuron``,
     ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``; and
-    ``learning/energy_weight`` where ``"learned"`` is one of the calibrations.
+    ``learning/energy_weight`` where one of the calibrations weighs energy.
 
     Attributes:
         layers: Names of the spiking layers.
@@ -57,7 +59,7 @@ class LayerSpace:
     rho_step: float = 0.25
     timesteps: tuple[int, ...] = (1, 2, 4, 8)
     neurons: tuple[str, ...] = ("adafire", "dual-threshold")
-    calibrations: tuple[Calibration, ...] = ("light", "advanced", "none")
+    calibrations: tuple[str, ...] = ("light", "advanced", "none")
     calibration_timesteps: tuple[int, ...] = (1, 2, 4)
     iterations: int = 100
     energy_weight_max: float = 2.0
@@ -78,7 +80,7 @@ class LayerSpace:
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be different whole numbers >= 1, got {values!r}")
-        for name, known in (("neurons", NEURONS), ("calibrations", get_args(Calibration))):
+        for name, known in (("neurons", NEURONS), ("calibrations", CALIBRATIONS)):
             values = getattr(self, name)
             if not values or set(values) - set(known) or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be out of {', '.join(known)}, got {values!r}")
@@ -114,6 +116,11 @@ class LayerSpace:
         steps = math.floor((self.rho_max - 1) / self.rho_step + 1e-9)
         return [1 + i * self.rho_step for i in range(steps + 1)]
 
+    @property
+    def energy_weighers(self) -> tuple[str, ...]:
+        """Those of the calibrations that learn at a price of energy."""
+        return tuple(n for n in self.calibrations if CALIBRATIONS[n].weighs_energy())
+
     def _free(self) -> dict[str, BaseDistribution]:
         phi = IntDistribution(1, self.phi_max)
         rho = FloatDistribution(1.0, self.rho_max, step=self.rho_step)
@@ -125,7 +132,7 @@ class LayerSpace:
             "neuron": CategoricalDistribution(self.neurons),
             "calibration": CategoricalDistribution(self.calibrations),
             "calibration/timesteps": CategoricalDistribution(self.calibration_timesteps),
-            **({"learning/energy_weight": weight} if "learned" in self.calibrations else {}),
+            **({"learning/energy_weight": weight} if self.energy_weighers else {}),
             "iat/alpha": FloatDistribution(0.0, 1.0, step=0.01),
             "iat/beta": FloatDistribution(0.0, self.beta_max, step=0.05),
         }
@@ -153,12 +160,8 @@ class LayerSpace:
             conversion=ConversionConfig(
                 timesteps=int(params["timesteps"]),
                 layers=layers,
-                calibration=params["calibration"],
+                calibration=self._calibration(params),
                 calibration_timesteps=int(params["calibration/timesteps"]),
-                iterations=self.iterations,
-                energy_weight=float(params["learning/energy_weight"])
-                if params["calibration"] == "learned"
-                else 0.0,
             ),
             exit=ExitPolicy(
                 score=self.score,
@@ -166,6 +169,16 @@ class LayerSpace:
                 beta=float(params["iat/beta"]),
             ),
         )
+
+    def _calibration(self, params: Mapping[str, Any]) -> Calibration:
+        """The calibration of its name, with those of the space's options that it has."""
+        given = {
+            "iterations": self.iterations,
+            "energy_weight": float(params.get("learning/energy_weight", 0.0)),
+        }
+        name = params["calibration"]
+        known = CALIBRATIONS[name].options()
+        return make_calibration(name, **{k: v for k, v in given.items() if k in known})
 
     def uniform(self, *, phi: int, rho: float, alpha: float, beta: float = 0.0) -> dict[str, Any]:
         """Parameters of a uniform setting: the same φ and ρ for every layer, the largest T.
@@ -179,7 +192,7 @@ class LayerSpace:
             "neuron": self.neurons[0],
             "calibration": self.calibrations[0],
             "calibration/timesteps": sorted(self.calibration_timesteps)[:2][-1],
-            **({"learning/energy_weight": 0.0} if "learned" in self.calibrations else {}),
+            **({"learning/energy_weight": 0.0} if self.energy_weighers else {}),
             "iat/alpha": alpha,
             "iat/beta": beta,
             **self.pins,

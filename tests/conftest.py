@@ -105,7 +105,7 @@ def spikefront(tmp_path: Path) -> CommandLine:
 
     def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
-            [sys.executable, str(ROOT / "spikefront.py"), *map(str, arguments)],
+            [sys.executable, "-m", "spikefront", *map(str, arguments)],
             cwd=tmp_path,
             capture_output=True,
             text=True,

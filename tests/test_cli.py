@@ -293,7 +293,7 @@ def count_finished(journal: Path) -> int:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_search_loses_nothing(tmp_path: Path, small: str, workers: int) -> None:
     command = [
-        sys.executable, str(ROOT / "spikefront.py"), "search", "--task", small, "--trials", "60",
+        sys.executable, "-m", "spikefront", "search", "--task", small, "--trials", "60",
         "--workers", str(workers),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -325,7 +325,8 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, small: str) -> None:
     process = subprocess.Popen(
         [
             sys.executable,
-            str(ROOT / "spikefront.py"),
+            "-m",
+            "spikefront",
             "search",
             "--task",
             small,
@@ -362,7 +363,7 @@ def test_workers_take_part_by_the_storage_alone(
     assert (waiting["run"], waiting["planned"], waiting["workers"]) == (0, 20, [])
     assert "name it again" in spikefront("worker", *store, check=False).stderr
 
-    command = [sys.executable, str(ROOT / "spikefront.py"), "worker", "--task", small, *store]
+    command = [sys.executable, "-m", "spikefront", "worker", "--task", small, *store]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     team = [
         subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)

@@ -20,7 +20,7 @@ from conversion import (
     convert,
     profile,
 )
-from conversion._passes import AnalogPass, SpikingPass
+from conversion.simulation._passes import AnalogPass, SpikingPass
 
 
 def uniform(found: Profile, **options: object) -> ConversionConfig:
@@ -316,7 +316,7 @@ def test_errors(small_net: nn.Module, small_profile: Profile, small_inputs: Tens
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LayerConfig(phi=0), "phi must be a whole number >= 1, got 0"),
+        (lambda: LayerConfig(phi=0), "phi must be a whole number in 1..1,048,576, got 0"),
         (lambda: LayerConfig(phi=1.5), "phi must be a whole number"),  # type: ignore[arg-type]
         (lambda: LayerConfig(rho=0.5), "rho must be a finite number >= 1, got 0.5"),
         (lambda: LayerConfig(rho=float("nan")), "rho must be a finite number"),

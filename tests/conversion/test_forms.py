@@ -16,14 +16,16 @@ from conversion import (
     ConversionConfig,
     ConversionError,
     ExitRule,
+    Tuned,
     confidence,
     convert,
     diagnose,
     load,
+    make_calibration,
     profile,
     save,
 )
-from conversion._rewrite import SYNAPSE_MODULES
+from conversion.graph._rewrite import SYNAPSE_MODULES
 from tests.conftest import Form, settle
 from tests.conversion.forms import (
     FORMS,
@@ -82,7 +84,10 @@ def test_every_form_learns(form: Callable[[], nn.Module], calibration: str) -> N
     before = {name: value.clone() for name, value in net.state_dict().items()}
     found = profile(net, x)
     losses: list[float] = []
-    options = {"neuron": "dual-threshold", "calibration": calibration, "iterations": 12}
+    options = {
+        "neuron": "dual-threshold",
+        "calibration": make_calibration(calibration, iterations=12),
+    }
     config = ConversionConfig.uniform(found.layers, timesteps=3, phi=2, **options)
     model = convert(found, config, data=x, on_iteration=lambda _, loss: losses.append(loss))
     assert len(losses) == 12
@@ -226,7 +231,7 @@ def test_other_precisions(dtype: torch.dtype, tmp_path: Path) -> None:
     save(model, tmp_path / "a.json")
     again = load(tmp_path / "a.json", net)
     assert torch.equal(again.simulate(x).logits, model.simulate(x).logits)
-    learned = ConversionConfig.uniform(found.layers, timesteps=2, calibration="tuned", iterations=2)
+    learned = ConversionConfig.uniform(found.layers, timesteps=2, calibration=Tuned(iterations=2))
     if dtype is torch.float64:
         convert(found, learned)
     else:

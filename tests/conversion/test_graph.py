@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion import ConversionError, trace
-from conversion._graph import Timing
-from conversion._roles import Role
+from conversion import ConversionError
+from conversion.graph import Role, Timing, trace
 from tests.conftest import Form, settle
 
 

@@ -21,6 +21,7 @@ from conversion import (
     convert,
     diagnose,
     load,
+    make_calibration,
     profile,
     save,
 )
@@ -48,7 +49,9 @@ def found(net: nn.Module, images: Tensor) -> Profile:
 
 
 def config_of(found: Profile, calibration: str, **options: object) -> ConversionConfig:
-    defaults = {"timesteps": STEPS, "phi": 1, "rho": 1.5, "calibration": calibration}
+    learning = {n: options.pop(n) for n in ("iterations", "energy_weight") if n in options}
+    kind = make_calibration(calibration, **learning)
+    defaults = {"timesteps": STEPS, "phi": 1, "rho": 1.5, "calibration": kind}
     return ConversionConfig.uniform(found.layers, **{**defaults, **options})
 
 
@@ -290,7 +293,7 @@ def test_errors(found: Profile, images: Tensor) -> None:
     config = config_of(found, "learned", iterations=2)
     with pytest.raises(ConfigError, match="there is no data to learn from, or it can be gone"):
         convert(found, config, data=once(images))
-    with pytest.raises(ConfigError, match="data is for tuned and learned calibration, got 'light'"):
+    with pytest.raises(ConfigError, match="data is for a calibration that learns, got 'light'"):
         convert(found, config_of(found, "light"), data=images)
     with pytest.raises(ConversionError, match="the loss of iteration 1 is not finite"):
         convert(found, config, data=[torch.full_like(images, torch.nan)])

@@ -15,12 +15,12 @@ from conversion import (
     ConfigError,
     ConversionConfig,
     DualThreshold,
-    NeuronState,
     convert,
     load,
     profile,
     save,
 )
+from conversion.neurons import NeuronState
 
 
 def neuron(phi: int, threshold: float = 1.0, **options: object) -> AdaFire:

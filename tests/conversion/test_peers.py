@@ -28,7 +28,7 @@ def found(images: Tensor) -> Profile:
 
 def spikes(model: SpikingModel, images: Tensor) -> dict[str, Tensor]:
     """Spike counts ``(T, N, ...)`` of every layer."""
-    from conversion._passes import SpikingPass
+    from conversion.simulation._passes import SpikingPass
 
     trains: dict[str, Tensor] = {}
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conversion import GRID, Histogram, clip_floor, mmse_fractions, profile
+from conversion import profile
+from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
 
 
 def literal_errors(a: np.ndarray, phi: int, timesteps: int, shift: float) -> list[float]:

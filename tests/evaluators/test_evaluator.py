@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conversion import Choice, ConfigError, ConversionConfig, ConversionError, ExitPolicy
+from conversion import Choice, ConfigError, ConversionConfig, ConversionError, ExitPolicy, Learned
 from evaluators import Evaluator, Measurement, Task, _evaluator
 
 
@@ -103,7 +103,7 @@ def test_exit_policies_share_one_pass(small_task: Task, monkeypatch) -> None:
 
 def test_choices_that_differ_in_t_alone_are_calibrated_once(small_task: Task, monkeypatch) -> None:
     def picked(steps: int) -> Choice:
-        options = {"calibration": "learned", "iterations": 3, "calibration_timesteps": 2}
+        options = {"calibration": Learned(iterations=3), "calibration_timesteps": 2}
         layers = Evaluator(small_task).layers
         conversion = ConversionConfig.uniform(layers, timesteps=steps, phi=2, **options)
         return Choice(conversion=conversion, exit=ExitPolicy(alpha=0.5))

@@ -163,5 +163,5 @@ class Proxy(Process):
         self.url, self.behind = f"grpc://127.0.0.1:{self.port}", behind
 
     def command(self) -> list[object]:
-        serve = [sys.executable, ROOT / "spikefront.py", "storage", "serve"]
+        serve = [sys.executable, "-m", "spikefront", "storage", "serve"]
         return [*serve, "--storage", self.behind, "--host", "127.0.0.1", "--port", self.port]

@@ -5,7 +5,7 @@ import json
 import optuna
 import pytest
 
-from conversion import ConfigError
+from conversion import ConfigError, Learned, Light
 from spaces import LayerSpace
 
 
@@ -35,7 +35,8 @@ def test_learning_brings_its_weight_of_energy() -> None:
     params = {**space.uniform(phi=1, rho=1.0, alpha=1.0), "learning/energy_weight": 0.5}
     plain = space.choice(params).conversion
     learned = space.choice({**params, "calibration": "learned"}).conversion
-    assert (plain.energy_weight, learned.energy_weight, learned.iterations) == (0, 0.5, 7)
+    assert plain.calibration == Light()
+    assert learned.calibration == Learned(iterations=7, energy_weight=0.5)
     with pytest.raises(ConfigError, match="iterations must be a whole number >= 1, got 0"):
         LayerSpace(layers=("a",), iterations=0)
     with pytest.raises(ConfigError, match="energy_weight_max must be finite and >= 0, got -1"):

@@ -11,8 +11,8 @@ from conversion import (
     ExitRule,
     confidence,
     mean_entropy,
-    normalised_entropy,
 )
+from conversion._exits import normalised_entropy
 
 
 def test_scores_by_hand() -> None:

@@ -2,116 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from conversion._config import ConversionConfig
 from conversion._errors import ConfigError, ConversionError
-from conversion._graph import Network
-from conversion._neurons import AdaFire
-from conversion._passes import AnalogPass, SpikingPass, laid_out, running_mean
 from conversion._profile import Profile
-from conversion._rewrite import SYNAPSE_MODULES
-
-Batches = Iterable[Any]
-"""Of inputs ``(N, ...)``, or of ``(inputs, labels)``; labels are not looked at."""
-
-OnIteration = Callable[[int, float], None]
-"""Told (iterations done, loss)."""
+from conversion.calibration._steps import Batches, Draft, Step
+from conversion.graph._network import Network
+from conversion.graph._rewrite import SYNAPSE_MODULES
+from conversion.neurons._adafire import AdaFire
+from conversion.simulation._passes import AnalogPass, SpikingPass, laid_out, running_mean
 
 _BATCH = 32
 _FIRING_RATE = 0.01
 _WEIGHT_RATE = 0.003
 
 
-def learn_firing(
-    profile: Profile,
-    neurons: Mapping[str, AdaFire],
-    batches: Iterator[Tensor],
-    config: ConversionConfig,
-    on_iteration: OnIteration | None = None,
-) -> dict[str, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class LearnFiring(Step):
     """Thresholds and biases of least divergence from the ANN; weights stay as they are.
 
     Adam on a factor on each channel's threshold and on its bias, in units of the threshold, with
     a cosine rate. The loss is the Kullback-Leibler divergence from the ANN of the mean output so
     far (for outputs that are no ``(N, classes)`` the relative squared error), averaged over the
-    steps, since early exit needs an answer at each of them; plus, if the config weighs it, the
-    synaptic operations. The neurons are left as learned.
-
-    Returns:
-        The factors by layer, ``(C,)``.
+    steps, since early exit needs an answer at each of them; plus ``energy_weight`` times the
+    synaptic operations over the ANN's MACs. With dual-threshold neurons this is of the family of
+    *Error Compensation Learning* (Liu et al., ICML 2025, arXiv 2506.01968), whose full text was
+    not available to us; no labels are needed.
     """
-    _check_precision(profile.network)
-    thresholds = {name: neuron.threshold.clone() for name, neuron in neurons.items()}
-    biases = {name: neuron.bias.clone() for name, neuron in neurons.items()}
-    growth = {name: torch.zeros_like(v, requires_grad=True) for name, v in thresholds.items()}
-    shifts = {name: torch.zeros_like(v, requires_grad=True) for name, v in thresholds.items()}
-    run = _LearningPass(profile, dict(neurons))
 
-    def place() -> None:
-        for name, neuron in neurons.items():
-            neuron.threshold = thresholds[name] * growth[name].exp()
-            neuron.bias = biases[name] + shifts[name] * thresholds[name]
+    learns = True
 
-    def loss(x: Tensor) -> Tensor:
+    iterations: int
+    energy_weight: float
+
+    def run(self, draft: Draft) -> None:
+        """Leave the neurons as learned, and their factors in the draft's θ."""
+        if not draft.neurons:
+            return  # nothing spikes, so there is nothing to learn
+        profile, neurons = draft.profile, draft.neurons
+        _check_precision(profile.network)
+        thresholds = {name: neuron.threshold.clone() for name, neuron in neurons.items()}
+        biases = {name: neuron.bias.clone() for name, neuron in neurons.items()}
+        growth = {n: torch.zeros_like(v, requires_grad=True) for n, v in thresholds.items()}
+        shifts = {n: torch.zeros_like(v, requires_grad=True) for n, v in thresholds.items()}
+        run = _LearningPass(profile, neurons)
+
+        def place() -> None:
+            for name, neuron in neurons.items():
+                neuron.threshold = thresholds[name] * growth[name].exp()
+                neuron.bias = biases[name] + shifts[name] * thresholds[name]
+
+        def loss(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                expected = profile.network.module(x)
+            place()
+            outputs = run.outputs(x, draft.timesteps)
+            nothing = torch.zeros((), device=x.device)
+            loss = sum((_divergence(y, expected) for y in outputs), nothing)
+            energy = run.synops / (profile.costs.ann_macs * len(x))
+            return loss / len(outputs) + self.energy_weight * energy
+
+        groups = [{"params": [*growth.values(), *shifts.values()], "lr": _FIRING_RATE}]
+        _descend(groups, loss, draft, self.iterations)
         with torch.no_grad():
-            expected = profile.network.module(x)
-        place()
-        outputs = run.outputs(x, config.steps_of_calibration)
-        loss = sum((_divergence(y, expected) for y in outputs), torch.zeros((), device=x.device))
-        energy = run.synops / (profile.costs.ann_macs * len(x))
-        return loss / len(outputs) + config.energy_weight * energy
-
-    groups = [{"params": [*growth.values(), *shifts.values()], "lr": _FIRING_RATE}]
-    _descend(groups, loss, batches, config.iterations, on_iteration)
-    with torch.no_grad():
-        place()
-    return {name: value.detach().exp() for name, value in growth.items()}
+            place()
+        draft.thetas |= {n: draft.thetas[n] * g.detach().exp() for n, g in growth.items()}
 
 
-def tune_weights(
-    profile: Profile,
-    neurons: Mapping[str, AdaFire],
-    batches: Iterator[Tensor],
-    config: ConversionConfig,
-    on_iteration: OnIteration | None = None,
-) -> dict[str, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class TuneWeights(Step):
     """Weights with which each layer's mean output is nearest to the ANN's activation.
 
     The weight calibration of Li et al. (ICML 2021, Sec. 4.3): each layer is tuned by itself, on
     the spikes that it really gets, towards the ANN's activation, through a straight-through clip.
     They tune layer after layer on cached inputs; here all layers learn at the same time, each
     from the spikes of its step, and no gradient leaves a layer.
-
-    Returns:
-        The weights that were tuned, by parameter name.
     """
-    network = profile.network
-    _check_precision(network)
-    tuned = network.with_weights({})
-    weights = _synapse_weights(tuned)
-    run = _LearningPass(replace(profile, network=tuned), dict(neurons), apart=True)
 
-    def loss(x: Tensor) -> Tensor:
-        activations: dict[str, Tensor] = {}
-        with torch.no_grad():
-            expected = AnalogPass(network, activations.__setitem__).run(x)
-        run.activations, run.errors = activations, {}
-        found = run.outputs(x, config.steps_of_calibration)[-1]
-        return sum(run.errors.values(), _relative_error(found, expected))
+    learns = True
+    saves = ("weight",)
 
-    groups = [
-        {"params": [w.requires_grad_()], "lr": _WEIGHT_RATE * float(w.detach().std(correction=0))}
-        for w in weights.values()
-    ]
-    _descend(groups, loss, batches, config.iterations, on_iteration)
-    return {name: weight.detach() for name, weight in weights.items()}
+    iterations: int
+
+    def run(self, draft: Draft) -> None:
+        """Leave the tuned weights in the draft, and in its network."""
+        if not draft.neurons:
+            return
+        network = draft.profile.network
+        _check_precision(network)
+        tuned = network.with_weights({})
+        weights = _synapse_weights(tuned)
+        run = _LearningPass(replace(draft.profile, network=tuned), draft.neurons, apart=True)
+
+        def loss(x: Tensor) -> Tensor:
+            activations: dict[str, Tensor] = {}
+            with torch.no_grad():
+                expected = AnalogPass(network, activations.__setitem__).run(x)
+            run.activations, run.errors = activations, {}
+            found = run.outputs(x, draft.timesteps)[-1]
+            return sum(run.errors.values(), _relative_error(found, expected))
+
+        groups = [
+            {
+                "params": [w.requires_grad_()],
+                "lr": _WEIGHT_RATE * float(w.detach().std(correction=0)),
+            }
+            for w in weights.values()
+        ]
+        _descend(groups, loss, draft, self.iterations)
+        draft.weights = {name: weight.detach() for name, weight in weights.items()}
+        draft.network = network.with_weights(draft.weights)
 
 
 def endless(data: Tensor | Batches | None, profile: Profile) -> Iterator[Tensor]:
@@ -155,22 +161,21 @@ def _divergence(found: Tensor, expected: Tensor) -> Tensor:
 def _descend(
     groups: list[dict[str, Any]],
     loss_of: Callable[[Tensor], Tensor],
-    batches: Iterator[Tensor],
+    draft: Draft,
     iterations: int,
-    on_iteration: OnIteration | None,
 ) -> None:
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for done in range(1, iterations + 1):
-        loss = loss_of(laid_out(next(batches)))
+        loss = loss_of(laid_out(next(draft.batches)))
         if not bool(torch.isfinite(loss)):
             raise ConversionError(f"learning diverges: the loss of iteration {done} is not finite")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if on_iteration is not None:
-            on_iteration(done, float(loss.detach()))
+        if draft.on_iteration is not None:
+            draft.on_iteration(done, float(loss.detach()))
 
 
 def _check_precision(network: Network) -> None:

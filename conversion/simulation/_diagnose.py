@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conversion._convert import SpikingModel
 from conversion._errors import ConversionError
-from conversion._passes import AnalogPass, SpikingPass
+from conversion.simulation._model import SpikingModel
+from conversion.simulation._passes import AnalogPass, SpikingPass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class _Observer:
         x = self._mean_input + bias
         r = x.clamp(0, neuron.ceiling)
         c = torch.minimum(r, neuron.phi * size)
-        whole = torch.floor(x * steps / size + neuron.v_init).clamp(0, steps * neuron.phi)
+        whole = neuron.staircase(x, size, phi=neuron.phi, timesteps=steps, shift=neuron.v_init)
         if neuron.ceiling is not None:  # rounded to whole spikes too
             whole = torch.minimum(whole, torch.floor(steps * neuron.ceiling / size + 0.5))
         q = whole * size / steps

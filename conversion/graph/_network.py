@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from conversion._errors import ConfigError, ConversionError
-from conversion._rewrite import rewrite, shape_of
-from conversion._roles import Role, ceiling_of, channels_of, role_of
+from conversion.graph._rewrite import rewrite, shape_of
+from conversion.graph._roles import Role, ceiling_of, channels_of, role_of
 
 
 class Timing(enum.Enum):

@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from conversion._errors import ConversionError
-from conversion._rewrite import NORMS, SYNAPSE_MODULES, for_each_sample, reshape_samples, shape_of
+from conversion.graph._rewrite import (
+    NORMS,
+    SYNAPSE_MODULES,
+    for_each_sample,
+    reshape_samples,
+    shape_of,
+)
 
 POOL_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 ADAPTIVE_POOL_MODULES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)

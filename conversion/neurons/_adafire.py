@@ -53,6 +53,24 @@ class AdaFire:
 
     signed = False
 
+    @staticmethod
+    def staircase(
+        x: Tensor, size: Tensor, *, phi: int, timesteps: int, shift: float | Tensor
+    ) -> Tensor:
+        """Spikes of T steps under an even input: ``clip(floor(T x / V + v_init), 0, T phi)``.
+
+        Thresholds, predictions and diagnosis all rest on it (ClipFloor; Wang et al., arXiv
+        2412.16219, have ``v_init`` 0). A neuron that answers otherwise overrides it.
+
+        Args:
+            x: Current of each step.
+            size: V, in the same unit; broadcasts.
+            phi: Most spikes per step.
+            timesteps: T.
+            shift: v_init, as a fraction of V.
+        """
+        return torch.floor(x * timesteps / size + shift).clamp_(0, timesteps * phi)
+
     def __init__(
         self,
         *,

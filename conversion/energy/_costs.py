@@ -1,18 +1,17 @@
-"""What an inference costs: exact fan-out of every spike, MACs, and the models that price them."""
+"""What one sample costs before any price: exact fan-out of every spike, and MACs."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conversion._errors import ConfigError
-from conversion._graph import Network, Timing
-from conversion._roles import (
+from conversion.graph._network import Network, Timing
+from conversion.graph._roles import (
     ADAPTIVE_POOL_FUNCTIONS,
     ADAPTIVE_POOL_MODULES,
     JOINS,
@@ -27,77 +26,6 @@ from conversion._roles import (
     Role,
     reduced_dims,
 )
-
-Burst = Literal["count", "graded"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnergyModel:
-    """Prices of the elementary operations, in pJ.
-
-    Attributes:
-        name: Name used on the command line and in every report.
-        mac_pj: One multiply-accumulate, paid by the analog stem and by nodes that stay analog.
-        ac_pj: One accumulate, paid by every spike at every synapse it reaches.
-        ann_mac_pj: One multiply-accumulate of the ANN that the result is compared with.
-        burst: ``"count"``: n spikes of a burst are n events; ``"graded"``: a burst is one event.
-        source: Where the prices come from.
-    """
-
-    name: str
-    mac_pj: float
-    ac_pj: float
-    ann_mac_pj: float
-    burst: Burst = "count"
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        if min(self.mac_pj, self.ac_pj, self.ann_mac_pj) <= 0:
-            raise ConfigError(f"energy prices must be > 0 pJ, got {asdict(self)}")
-        if self.burst not in ("count", "graded"):
-            raise ConfigError(f"burst must be 'count' or 'graded', got {self.burst!r}")
-
-
-_HOROWITZ = "Horowitz, ISSCC 2014, 45 nm"
-
-ENERGY_MODELS = {
-    model.name: model
-    for model in (
-        EnergyModel(
-            name="horowitz45",
-            mac_pj=4.6,
-            ac_pj=0.9,
-            ann_mac_pj=4.6,
-            source=f"{_HOROWITZ}: fp32 multiply 3.7 pJ + add 0.9 pJ; against the fp32 ANN",
-        ),
-        EnergyModel(
-            name="horowitz45-int8",
-            mac_pj=0.23,
-            ac_pj=0.03,
-            ann_mac_pj=0.23,
-            source=f"{_HOROWITZ}: int8 multiply 0.2 pJ + add 0.03 pJ; against the int8 ANN",
-        ),
-        EnergyModel(
-            name="horowitz45-graded",
-            mac_pj=4.6,
-            ac_pj=0.9,
-            ann_mac_pj=4.6,
-            burst="graded",
-            source=f"{_HOROWITZ}: fp32, on hardware that sends a burst as one graded spike",
-        ),
-    )
-}
-
-
-def energy_model(name: str) -> EnergyModel:
-    """The energy model of that name.
-
-    Raises:
-        ConfigError: There is none; the message lists those there are.
-    """
-    if name not in ENERGY_MODELS:
-        raise ConfigError(f"energy model {name!r} is unknown; known: {', '.join(ENERGY_MODELS)}")
-    return ENERGY_MODELS[name]
 
 
 @dataclass(frozen=True)

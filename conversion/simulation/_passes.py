@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from conversion._graph import Network, Timing
-from conversion._neurons import AdaFire, NeuronState
-from conversion._roles import Role
+from conversion.graph._network import Network, Timing
+from conversion.graph._roles import Role
+from conversion.neurons._adafire import AdaFire, NeuronState
 
 SpikeHook = Callable[[str, Tensor, int], None]
 """Called with (source node, spike counts ``(steps·N, C, ...)``, steps); the counts are reused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from conversion._neurons import NEURONS, AdaFire, NeuronState
+from conversion.neurons._adafire import NEURONS, AdaFire, NeuronState
 
 _NEGATIVE_THRESHOLD = 0.25
 

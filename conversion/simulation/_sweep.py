@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, fx
 
 from conversion._config import ConversionConfig, LayerConfig
-from conversion._convert import Correction, SpikeCounter, enough_memory, make_neuron, thresholds
-from conversion._energy import Burst
-from conversion._errors import ConfigError
-from conversion._passes import SpikingPass, running_mean
+from conversion._convert import enough_memory, fresh_neurons, thresholds
 from conversion._profile import Profile
+from conversion.calibration import Correction
+from conversion.energy import Burst
+from conversion.simulation._counter import SpikeCounter
+from conversion.simulation._passes import SpikingPass, running_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +58,12 @@ def sweep(
         burst: As the energy model counts.
 
     Raises:
-        ConfigError: The config's calibration learns, so that no layer is like it was; or the
-            config names other layers than the network has.
+        ConfigError: The config's calibration takes more than one pass; or the config names other
+            layers than the network has.
         ConversionError: A layer's output is not finite, or memory does not suffice.
     """
     config.check_layers(profile.layers)
-    if config.calibration not in ("none", "light", "advanced"):
-        raise ConfigError(
-            f"a sweep is calibrated none, light or advanced, got {config.calibration!r}"
-        )
+    _ = config.calibration.correction
 
     def at_layer(name: str, trunk: _CalibratingPass) -> None:
         for layer in alternatives:
@@ -95,19 +93,15 @@ class _CalibratingPass(SpikingPass):
         burst: Burst,
         at_layer: Callable[[str, _CalibratingPass], None] | None = None,
     ) -> None:
-        v_init = torch.tensor(config.v_init, device=profile.device)
-        neurons = {
-            name: make_neuron(profile.network, config, name, theta, torch.zeros_like(theta), v_init)
-            for name, theta in thresholds(profile, config).items()
-        }
-        correction = Correction(profile, neurons, potentials=config.calibration == "advanced")
+        neurons = fresh_neurons(profile, config, thresholds(profile, config))
+        step = config.calibration.correction
         signed = any(neuron.signed for neuron in neurons.values())
         self._counter = SpikeCounter(profile.costs, burst, signed=signed)
         super().__init__(
             profile.network,
             neurons,
             on_spikes=self._counter.count,
-            tune=None if config.calibration == "none" else correction,
+            tune=Correction(profile, neurons, potentials=step.potentials) if step else None,
         )
         self._profile = profile
         self._config = config

@@ -1,0 +1,190 @@
+"""The ways to calibrate: one config class each, by name, made of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from conversion._errors import ConfigError
+from conversion.calibration._gradient import LearnFiring, TuneWeights
+from conversion.calibration._steps import Correct, Step
+
+CALIBRATIONS: dict[str, type[Calibration]] = {}
+"""Calibrations by the name that a config gives them; :func:`register_calibration` adds one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How a network is calibrated: its options are its fields, what it does are its steps.
+
+    Attributes:
+        name: The name that configs and the command line give it.
+        summary: What it does, in a few words, for ``--help``.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What is done, in order."""
+        return ()
+
+    @property
+    def learns(self) -> bool:
+        """Whether it descends a gradient, over batches that the caller may give."""
+        return any(step.learns for step in self.steps)
+
+    @property
+    def saves(self) -> tuple[str, ...]:
+        """Kinds of tensors in a deployed config beyond thresholds, biases and potentials."""
+        return tuple(kind for step in self.steps for kind in step.saves)
+
+    @property
+    def correction(self) -> Correct | None:
+        """All that it does, if one pass over the calibration data is enough; None: nothing.
+
+        Raises:
+            ConfigError: It takes more than one pass.
+        """
+        if not self.steps:
+            return None
+        if len(self.steps) == 1 and isinstance(self.steps[0], Correct):
+            return self.steps[0]
+        raise ConfigError(f"a calibration in one pass is needed, and {self.name!r} takes several")
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of its fields."""
+        return tuple(cls.__dataclass_fields__)
+
+    @classmethod
+    def weighs_energy(cls) -> bool:
+        """Whether it learns at a price of energy, which a search may choose."""
+        return "energy_weight" in cls.options()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values, its name among them."""
+        return {"name": self.name, **asdict(self)}
+
+
+def register_calibration(kind: type[Calibration]) -> type[Calibration]:
+    """Make a calibration known by its name; works as a class decorator."""
+    CALIBRATIONS[kind.name] = kind
+    return kind
+
+
+def make_calibration(given: Calibration | str | Mapping[str, Any], **options: Any) -> Calibration:
+    """The calibration of a name, or of what :meth:`Calibration.to_dict` gave.
+
+    Raises:
+        ConfigError: There is none of that name, or it has no such option.
+    """
+    if isinstance(given, Calibration):
+        return given
+    values = dict(given) if isinstance(given, Mapping) else {"name": given}
+    name = values.pop("name", None)
+    if not isinstance(name, str) or name not in CALIBRATIONS:
+        raise ConfigError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got {name!r}")
+    values |= options
+    known = CALIBRATIONS[name].options()
+    if unknown := [option for option in values if option not in known]:
+        raise ConfigError(f"calibration {name!r} has no option {unknown[0]!r}")
+    return CALIBRATIONS[name](**values)
+
+
+def _check_iterations(value: object) -> None:
+    if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        raise ConfigError(f"iterations must be a whole number >= 1, got {value!r}")
+
+
+@register_calibration
+@dataclass(frozen=True, kw_only=True)
+class Light(Calibration):
+    """Shifts the bias of each channel (Li et al., ICML 2021, Sec. 4.2)."""
+
+    name = "light"
+    summary = "corrects biases"
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """One pass."""
+        return (Correct(),)
+
+
+@register_calibration
+@dataclass(frozen=True, kw_only=True)
+class Advanced(Calibration):
+    """Light, then the initial potential of each neuron (ibid., Sec. 4.3)."""
+
+    name = "advanced"
+    summary = "also the initial potentials"
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """One pass."""
+        return (Correct(potentials=True),)
+
+
+@register_calibration
+@dataclass(frozen=True, kw_only=True)
+class NoCalibration(Calibration):
+    """Thresholds alone."""
+
+    name = "none"
+    summary = "thresholds alone"
+
+
+@register_calibration
+@dataclass(frozen=True, kw_only=True)
+class Tuned(Calibration):
+    """Light, the weights of each layer (ibid., Sec. 4.3), then biases and potentials again.
+
+    Attributes:
+        iterations: Gradient steps.
+    """
+
+    name = "tuned"
+    summary = "also the weights, by gradient"
+
+    iterations: int = 100
+
+    def __post_init__(self) -> None:
+        _check_iterations(self.iterations)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Three."""
+        tune = TuneWeights(iterations=self.iterations)
+        return (Correct(), tune, Correct(potentials=True))
+
+
+@register_calibration
+@dataclass(frozen=True, kw_only=True)
+class Learned(Calibration):
+    """Light, then thresholds and biases by gradient through the whole spiking network.
+
+    Attributes:
+        iterations: Gradient steps.
+        energy_weight: The price of energy: nats of divergence per synaptic operation per MAC of
+            the ANN, ≥ 0.
+    """
+
+    name = "learned"
+    summary = "learns thresholds and biases by gradient"
+
+    iterations: int = 100
+    energy_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_iterations(self.iterations)
+        weight = self.energy_weight
+        if not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
+            raise ConfigError(f"energy_weight must be finite and >= 0, got {weight!r}")
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Two."""
+        learn = LearnFiring(iterations=self.iterations, energy_weight=self.energy_weight)
+        return (Correct(), learn)

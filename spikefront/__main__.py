@@ -1,0 +1,6 @@
+"""``python -m spikefront``."""
+
+from spikefront import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""``spikefront export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spikefront.options import EnergyLimit, limit_options, run_options, study_options, task_options
+from spikefront.shared import evaluator_of, open_existing, print_table, provenance_of
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@study_options
+@task_options
+@run_options
+@click.option("--trial", type=click.IntRange(0), help="This trial.")
+@limit_options(
+    "The most accurate point up to this energy",
+    "The cheapest point that loses at most this much (0.01 is one point).",
+)
+@click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
+def export(
+    out: Path,
+    storage: str | None,
+    study_name: str | None,
+    device: str,
+    batch_size: int | None,
+    trial: int | None,
+    max_energy: EnergyLimit | None,
+    max_accuracy_drop: float | None,
+    to: Path | None,
+    **task: Any,
+) -> None:
+    """Write one point of the front as a config that deploys: JSON and safetensors.
+
+    Without a choice it takes the knee of the front.
+    """
+    from conversion import save
+    from reports import measure_front, measurement_table, select
+    from search import study_setup
+
+    if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
+        raise click.UsageError("give either --trial or limits, not both")
+    study, spec = open_existing(out, storage, study_name, task)
+    evaluator = evaluator_of(study, spec, device, batch_size)
+    front = measure_front(study, evaluator, test=False)
+    share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
+    point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
+    model = evaluator.convert(study_setup(study).space.choice(point.params))
+    measurement = evaluator.record(model, "search").measure(model.exit)
+    target = to or out / f"trial-{point.trial}.json"
+    config = save(
+        model,
+        target,
+        energy_model=evaluator.energy.to_dict(),
+        measurement=measurement.to_dict(),
+        provenance={
+            **provenance_of(study, evaluator, spec),
+            "trial": point.trial,
+            "params": dict(point.params),
+            "task": spec.to_dict(),
+        },
+    )
+    print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
+    click.echo(f"\nTrial {point.trial} is in {target} and {target.parent / config.tensors}")

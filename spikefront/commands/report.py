@@ -1,0 +1,56 @@
+"""``spikefront report``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spikefront.options import run_options, study_options, task_options
+from spikefront.shared import evaluator_of, open_existing, print_table, progress_bar, provenance_of
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@study_options
+@task_options
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--no-test", is_flag=True, help="Leave the test split alone.")
+def report(
+    out: Path,
+    storage: str | None,
+    study_name: str | None,
+    device: str,
+    batch_size: int | None,
+    as_json: bool,
+    no_test: bool,
+    **task: Any,
+) -> None:
+    """Write front.csv, trials.csv, figures and report.html; re-measure the front on test.
+
+    Each point is measured on the test split once; the study keeps the result.
+    """
+    from reports import front_table, measure_front, summary, write_report
+
+    study, spec = open_existing(out, storage, study_name, task)
+    evaluator = evaluator_of(study, spec, device, batch_size)
+    with progress_bar() as progress:
+        bar = progress.add_task("measuring the front on the test split", total=None, front="")
+        front = measure_front(
+            study,
+            evaluator,
+            test=not no_test,
+            on_point=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    costs = evaluator.profile.costs
+    files = write_report(front, out, costs=costs, provenance=provenance_of(study, evaluator, spec))
+    if as_json:
+        click.echo(json.dumps(summary(front), allow_nan=False))
+        return
+    print_table(front_table(front))
+    click.echo(f"\n{len(files)} files in {out}; open {files[-1]}")

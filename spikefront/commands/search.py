@@ -1,0 +1,297 @@
+"""``spikefront search``."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spikefront.options import (
+    CALIBRATION,
+    NEURON,
+    SAMPLER,
+    EnergyLimit,
+    energy_option,
+    limit_options,
+    read_pins,
+    read_whole_numbers,
+    run_options,
+    study_options,
+    task_options,
+    timeout_option,
+)
+from spikefront.shared import (
+    LOG,
+    checked_evaluator,
+    make_evaluator,
+    measured_sensitivity,
+    named_task,
+    print_table,
+    provenance_of,
+    trial_bar,
+    working,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+    from evaluators import Evaluator, TaskSpec
+    from spaces import LayerSpace
+
+
+@click.command()
+@task_options
+@study_options
+@run_options
+@energy_option
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Trials that the study shall have run, whoever ran them; further exits are free.",
+)
+@click.option(
+    "--sampler",
+    type=SAMPLER,
+    default="additive",
+    show_default=True,
+    help="additive is ours, the others are Optuna's.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Processes that measure, here; on cuda each has a GPU of its own. 0 only makes the study"
+    " and its queue, for `spikefront worker`.",
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Measure on the workers of this Dask scheduler (or scheduler file) instead.",
+)
+@timeout_option
+@click.option(
+    "--timesteps",
+    default="1,2,4,8",
+    show_default=True,
+    callback=lambda context, option, text: read_whole_numbers(text),
+    help="Values of T to choose from.",
+)
+@click.option(
+    "--neuron",
+    "neurons",
+    type=NEURON,
+    multiple=True,
+    default=("adafire", "dual-threshold"),
+    show_default=True,
+    help="Neurons to choose from; repeat it for both. dual-threshold fires negative spikes too.",
+)
+@click.option(
+    "--calibration",
+    "calibrations",
+    type=CALIBRATION,
+    multiple=True,
+    default=("light", "advanced", "none", "learned"),
+    show_default=True,
+    help="Calibrations to choose from; tuned and learned take many times longer per trial.",
+)
+@click.option(
+    "--phi-max",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Largest φ, spikes per neuron and step.",
+)
+@click.option(
+    "--rho-max",
+    type=click.FloatRange(1),
+    default=3.0,
+    show_default=True,
+    help="Largest ρ, factor on the threshold.",
+)
+@click.option(
+    "--pin",
+    "pins",
+    multiple=True,
+    metavar="LAYER:phi=1",
+    callback=lambda context, option, texts: read_pins(texts),
+    help="Keep φ or ρ of a layer; repeat it. `spikefront profile` lists the layers.",
+)
+@limit_options(
+    "Most energy of a point of the front", "Most accuracy it may lose (0.01 is one point)."
+)
+@click.option(
+    "--paper/--no-paper",
+    default=True,
+    show_default=True,
+    help="Measure points of the paper's search as baselines too; see `spikefront pareto-dp`.",
+)
+def search(
+    out: Path,
+    storage: str | None,
+    study_name: str | None,
+    device: str,
+    batch_size: int | None,
+    prices: str,
+    trials: int,
+    sampler: str,
+    workers: int,
+    dask: str | None,
+    timeout: float | None,
+    timesteps: tuple[int, ...],
+    neurons: tuple[str, ...],
+    calibrations: tuple[str, ...],
+    phi_max: int,
+    rho_max: float,
+    pins: dict[str, Any],
+    max_energy: EnergyLimit | None,
+    max_accuracy_drop: float | None,
+    paper: bool,
+    **task: Any,
+) -> None:
+    """Search the trade-off. Ctrl-C stops cleanly; the same command goes on where it stopped.
+
+    Uniform settings and those of the paper's search are measured first, as baselines. Then the
+    sampler chooses φ and ρ for every layer, T, the calibration and the early exit. Ends with a
+    table of the front and a report of the search split in OUT.
+    """
+    import optuna
+
+    import search as rooms
+    from conversion import energy_model
+    from spaces import LayerSpace
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    spec = named_task(task)
+    name = study_name or _study_name(spec)
+    limits: dict[str, Any] = {
+        "phi_max": phi_max,
+        "rho_max": rho_max,
+        "timesteps": timesteps,
+        "neurons": neurons,
+        "calibrations": calibrations,
+        "pins": pins,
+    }
+    place = storage or out / rooms.JOURNAL_NAME
+    limit = max_energy or EnergyLimit()
+    budget = rooms.Budget(max_energy=limit.share, max_accuracy_drop=max_accuracy_drop)
+    settings = {"energy": energy_model(prices), "task": spec, **limits}
+    if limit.picojoules is None:  # else what share that is shows when the network is loaded
+        _check_place(out, place, name, budget=budget, **settings)
+    make = functools.partial(make_evaluator, spec, device, prices, batch_size)
+    with working(f"loading {spec.task} and profiling its network"):
+        evaluator = make()
+        space = LayerSpace(layers=evaluator.layers, **limits)
+    if limit.picojoules is not None:
+        budget = replace(budget, max_energy=limit.over(evaluator.ann_energy_pj))
+        _check_place(out, place, name, budget=budget, **settings)
+    budget.check(evaluator)
+    _warn_of_a_useless_ann(evaluator)
+    setup = rooms.StudySetup.of(evaluator, space, spec, budget)
+    study = rooms.open_study(rooms.open_storage(place), name, setup)
+    rooms.set_plan(study, rooms.Plan(trials=trials, sampler=sampler, timeout=timeout))
+    # A resumed search must not draw what the first one drew.
+    seed = spec.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = rooms.make_sampler(
+        sampler,
+        seed=seed,
+        profile=evaluator.profile,
+        space=space,
+        energy=evaluator.energy,
+        budget=budget,
+    )
+    resumed = len(rooms.passes(study))
+    if resumed >= trials:
+        click.echo(f"the study has run {resumed} trials already: nothing to run", err=True)
+    baselines = _paper_baselines(evaluator, space) if paper and resumed < trials else []
+    with trial_bar(evaluator, trials, resumed) as on_trial:
+        rooms.run_study(
+            study,
+            space,
+            functools.partial(checked_evaluator, make, name, setup)
+            if workers > 1 or dask
+            else lambda: evaluator,
+            trials=trials,
+            workers=workers,
+            dask=dask,
+            folder=out,
+            device=device,
+            timeout=timeout,
+            pareto_dp=baselines,
+            ann_accuracy=evaluator.ann("search").accuracy.value,
+            on_trial=on_trial,
+        )
+    again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
+    if workers == 0 and dask is None:
+        shown = rooms.without_password(str(place))
+        click.echo(
+            f"the study {name!r} is ready. On every machine:\n"
+            f"spikefront worker --storage {shown} --study {name}{again}"
+        )
+        return
+    _report_search(study, evaluator, spec, out)
+    click.echo(
+        f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
+    )
+
+
+def _check_place(out: Path, place: Any, name: str, **settings: Any) -> None:
+    """Refuse what cannot go on there, before anything is loaded."""
+    import search as rooms
+
+    if out.exists():
+        rooms.hold(out).release()  # fails while another search holds it
+    if isinstance(place, str) or place.exists():
+        rooms.check_settings(rooms.open_storage(place), name, **settings)
+    rooms.check_writable(out)
+
+
+_PAPER_POINTS = 8
+
+
+def _paper_baselines(evaluator: Evaluator, space: LayerSpace) -> list[dict[str, Any]]:
+    """Parameters of the paper's search, as far as the space offers them."""
+    from conversion import ConversionError
+    from search import PHIS, RHOS, ParetoSearch
+
+    phis = sorted({*(phi for phi in PHIS if phi < space.phi_max), space.phi_max})
+    rhos = [rho for rho in RHOS if rho in space.rhos()]
+    uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
+    try:
+        found = measured_sensitivity(evaluator, uniform["calibration/timesteps"], phis, rhos)
+    except ConversionError as error:  # a baseline less is better than no search
+        LOG.warning("no baselines of the paper's search: %s", error)
+        return []
+    front = ParetoSearch(found, step=None).front(_PAPER_POINTS)
+    return [{**uniform, **choice.params(), **space.pins} for choice in front]
+
+
+def _report_search(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec, out: Path) -> None:
+    from reports import front_table, measure_front, write_report
+
+    front = measure_front(study, evaluator, test=False)
+    costs = evaluator.profile.costs
+    write_report(front, out, costs=costs, provenance=provenance_of(study, evaluator, spec))
+    print_table(front_table(front))
+    click.echo(f"\nReport: {out / 'report.html'}")
+
+
+def _warn_of_a_useless_ann(evaluator: Evaluator) -> None:
+    right, classes = evaluator.ann("search").accuracy.value, evaluator.profile.logits.shape[-1]
+    if right <= 1 / classes:
+        LOG.warning(
+            "the ANN scores %.1f %% on the search split, no better than chance for %d outputs:"
+            " are weights, labels and preprocessing the right ones?",
+            100 * right,
+            classes,
+        )
+
+
+def _study_name(spec: TaskSpec) -> str:
+    return Path(spec.task.partition(":")[0]).stem if ":" in spec.task else str(spec.task)

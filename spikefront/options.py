@@ -1,0 +1,318 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    pass
+
+
+Command = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class EnergyLimit:
+    """A limit as a share of the ANN's energy, or in picojoules: one of the two."""
+
+    share: float | None = None
+    picojoules: float | None = None
+
+    def over(self, ann_pj: float) -> float:
+        """As a share of an ANN's energy, pJ."""
+        return self.share or (self.picojoules or 0.0) / ann_pj
+
+
+def _apply(options: list[Command], command: Command) -> Command:
+    return functools.reduce(lambda found, option: option(found), reversed(options), command)
+
+
+def limit_options(energy: str, drop: str) -> Callable[[Command], Command]:
+    """Limits on energy and on lost accuracy, with what they do."""
+    units = ": 0.08 (of the ANN's), or 350nJ (pJ, nJ, uJ, mJ)."
+    options: list[Command] = [
+        click.option(
+            "--max-energy",
+            metavar="LIMIT",
+            callback=lambda context, option, text: _energy_limit(text),
+            help=energy + units,
+        ),
+        click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), help=drop),
+    ]
+    return functools.partial(_apply, options)
+
+
+def task_options(command: Command) -> Command:
+    """Options that say what to load."""
+    options: list[Command] = [
+        click.option(
+            "--task",
+            help="digits (default), cifar10, cifar100, imagefolder, or path/to/file.py:function.",
+        ),
+        click.option("--data", type=click.Path(), help="Folder of the data set."),
+        click.option("--model", help="resnet20, a torchvision model, or module:function."),
+        click.option(
+            "--weights",
+            type=click.Path(),
+            help="Trained state dict: .safetensors, or .pt (loaded without unpickling).",
+        ),
+        click.option("--calibration-samples", type=click.IntRange(1), help="Default 256."),
+        click.option("--search-samples", type=click.IntRange(1), help="Default 1000."),
+        click.option("--test-samples", type=click.IntRange(1), help="Default: all that are left."),
+        click.option("--image-size", type=click.IntRange(1), help="imagefolder's crop, pixels."),
+        click.option("--seed", type=int, help="Seed of the splits and the sampler. Default 0."),
+    ]
+    return _apply(options, command)
+
+
+def run_options(command: Command) -> Command:
+    """Options that say where and how to measure."""
+    options: list[Command] = [
+        click.option("--device", default="cpu", show_default=True, help="A torch device."),
+        click.option("--batch-size", type=click.IntRange(1), help="Default 32 on cpu, else 256."),
+    ]
+    return _apply(options, command)
+
+
+def timeout_option(command: Command) -> Command:
+    """How long a trial may take."""
+    limit = click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        help="Longest time of a trial. Default: an hour, or ten times the longest so far.",
+    )
+    return _apply([limit], command)
+
+
+def energy_option(command: Command) -> Command:
+    """The energy model."""
+    meaning = "Prices of a MAC and of a synaptic operation."
+    return _apply(
+        [_registered("--energy-model", ENERGY_MODEL, "horowitz45", meaning, "prices")], command
+    )
+
+
+class Registered(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A name in a registry of the rooms, where a plugin may have put its own.
+
+    Args:
+        room: The package that has the registry.
+        registry: Its name there.
+    """
+
+    def __init__(self, room: str, registry: str) -> None:
+        self.name = registry.lower()
+        self._place = (room, registry)
+
+    def _known(self) -> list[str]:
+        room, registry = self._place
+        return list(getattr(importlib.import_module(room), registry))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The names there are, for ``--help``."""
+        return f"[{'|'.join(self._known())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if it is known."""
+        if value not in self._known():
+            self.fail(f"{value!r} is not one of {', '.join(self._known())}", param, ctx)
+        return value
+
+
+NEURON = Registered("conversion", "NEURONS")
+CALIBRATION = Registered("conversion", "CALIBRATIONS")
+ENERGY_MODEL = Registered("conversion", "ENERGY_MODELS")
+SAMPLER = Registered("search", "SAMPLER_NAMES")
+
+
+def plugin_option(command: Command) -> Command:
+    """Code of the user's that registers neurons, calibrations or energy models."""
+    option = click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        metavar="FILE.py",
+        help="Import this file or module first: it may register neurons, calibrations, energy"
+        " models. Repeat it; or $SPIKEFRONT_PLUGINS.",
+    )
+    return _apply([option], command)
+
+
+def _registered(
+    name: str, kind: Registered, default: str, meaning: str, variable: str | None = None
+) -> Command:
+    names = (name, variable) if variable else (name,)
+    return click.option(*names, type=kind, default=default, show_default=True, help=meaning)
+
+
+def _one_of(name: str, known: tuple[str, ...], meaning: str) -> Command:
+    """An option with a few known values, the first of them by default."""
+    return click.option(
+        name, type=click.Choice(known), default=known[0], show_default=True, help=meaning
+    )
+
+
+def _at_least_one(name: str, default: float, meaning: str) -> Command:
+    kind = click.IntRange(1) if isinstance(default, int) else click.FloatRange(1)
+    return click.option(name, type=kind, default=default, show_default=True, help=meaning)
+
+
+def choice_options(command: Command) -> Command:
+    """Options that name one uniform choice."""
+    options: list[Command] = [
+        _at_least_one("--phi", 4, "φ of all layers."),
+        _at_least_one("--rho", 1.0, "ρ of all layers."),
+        _registered(
+            "--neuron", NEURON, "adafire", "dual-threshold takes back what it fired too much."
+        ),
+        _one_of("--thresholds", ("mmse", "max", "percentile"), "Rule of the thresholds."),
+        _one_of("--granularity", ("channel", "layer"), "One threshold per channel or per layer."),
+        _at_least_one("--timesteps", 8, "T."),
+        _at_least_one("--calibration-timesteps", 2, "T of thresholds and calibration."),
+        _registered(
+            "--calibration",
+            CALIBRATION,
+            "light",
+            "light corrects biases, advanced also the initial potentials, tuned also the weights;"
+            " learned learns thresholds and biases by gradient.",
+        ),
+        _at_least_one("--iterations", 100, "Gradient steps of tuned and learned."),
+        click.option(
+            "--energy-weight",
+            type=click.FloatRange(0),
+            default=0.0,
+            show_default=True,
+            help="What learned weighs synaptic operations with; 0.1 to 1 saves energy.",
+        ),
+    ]
+    return _apply(options, command)
+
+
+CHOICE = (
+    "phi", "rho", "neuron", "timesteps", "thresholds", "granularity", "calibration",
+    "calibration_timesteps", "iterations", "energy_weight",
+)  # fmt: skip
+
+
+def split_option(command: Command) -> Command:
+    """The split to run."""
+    return _apply([_one_of("--split", ("search", "test"), "The split to run.")], command)
+
+
+def study_options(command: Command) -> Command:
+    """Options that say which study."""
+    options: list[Command] = [
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=Path("spikefront-out"),
+            show_default=True,
+            help="Folder of the study and its report.",
+        ),
+        click.option(
+            "--storage",
+            envvar="SPIKEFRONT_STORAGE",
+            help="An Optuna storage URL, or $SPIKEFRONT_STORAGE. Default: OUT/study.journal.",
+        ),
+        click.option("--study", "study_name", help="Name of the study. Default: the task's."),
+    ]
+    return _apply(options, command)
+
+
+def sweep_options(command: Command) -> Command:
+    """Options of a sensitivity profile."""
+    options: list[Command] = [
+        _at_least_one("--timesteps", 2, "T of calibration and measurement."),
+        click.option(
+            "--phi",
+            default="1,2,3,4,6,8",
+            show_default=True,
+            callback=lambda context, option, text: sorted(read_whole_numbers(text)),
+            help="Values of φ to try; the others keep the largest.",
+        ),
+        click.option(
+            "--rho",
+            default="1,1.25,1.5,2,2.5,3",
+            show_default=True,
+            callback=lambda context, option, text: _factors(text),
+            help="Values of ρ to try.",
+        ),
+    ]
+    return _apply(options, command)
+
+
+_UNITS = {"pJ": 1.0, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9}
+
+
+def _energy_limit(text: str | None) -> EnergyLimit | None:
+    if text is None:
+        return None
+    unit = _UNITS.get(text.strip()[-2:])
+    try:
+        number = float(text.strip()[:-2] if unit else text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise click.BadParameter(f"give a share like 0.08 or an energy like 350nJ, got {text!r}")
+    return EnergyLimit(picojoules=number * unit) if unit else EnergyLimit(share=number)
+
+
+def read_pins(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Pins of a space, from texts such as ``relu:phi=2``."""
+    pins = [_pin(text) for text in texts]
+    names = [name for name, _ in pins]
+    if len(set(names)) < len(names):
+        raise click.BadParameter("the same φ or ρ is pinned twice")
+    return dict(pins)
+
+
+def _pin(text: str) -> tuple[str, Any]:
+    layer, _, setting = text.rpartition(":")
+    kind, _, value = setting.partition("=")
+    try:
+        if layer and kind == "phi":
+            return f"phi/{layer}", int(value)
+        if layer and kind == "rho":
+            return f"rho/{layer}", float(value)
+    except ValueError:
+        pass
+    raise click.BadParameter(f"give LAYER:phi=1 or LAYER:rho=1.5, got {text!r}")
+
+
+def read_whole_numbers(text: str) -> tuple[int, ...]:
+    """Numbers from a text such as ``1,2,4``."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = tuple(int(part) for part in parts if part.isdecimal() and int(part) > 0)
+    if len(set(numbers)) != len(parts):
+        raise click.BadParameter(f"give different whole numbers like 1,2,4, got {text!r}")
+    return numbers
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        factors = []
+    if not factors or factors[0] != 1 or not factors[-1] < float("inf"):
+        raise click.BadParameter(f"give factors from 1 on, like 1,1.5,2, got {text!r}")
+    return factors
+
+
+def part_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a uniform choice, and the others."""
+    choice = {name: options.pop(name) for name in CHOICE}
+    return choice, options
+
+
+def named_options(*names: str) -> list[str]:
+    """Those of a command's options that were named on the command line."""
+    source = click.get_current_context().get_parameter_source
+    return [name for name in names if source(name) is click.core.ParameterSource.COMMANDLINE]

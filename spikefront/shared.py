@@ -1,0 +1,324 @@
+"""What several commands do: load a task, open a study, show progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from spikefront.options import named_options
+
+if TYPE_CHECKING:
+    import optuna
+
+    from conversion import ConversionConfig, EnergyModel, OnIteration
+    from evaluators import Evaluator, TaskSpec
+    from search import OnTrial, Sensitivity, StudySetup
+
+
+STDERR = Console(stderr=True)
+
+
+LOG = logging.getLogger("spikefront")
+
+
+def installed_version() -> str:
+    """The version of the package, as installed."""
+    try:
+        return version("spikefront")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+_PLUGINS = "SPIKEFRONT_PLUGINS"
+
+
+def load_plugins(named: tuple[str, ...] = ()) -> None:
+    """Import the user's plugins: those named here, and those of the environment.
+
+    Worker processes inherit the environment, and so import the same ones.
+    """
+    given = [str(Path(p).resolve()) if p.endswith(".py") else p for p in named]
+    inherited = os.environ.get(_PLUGINS, "").split(os.pathsep)
+    sources = list(dict.fromkeys([*filter(None, inherited), *given]))
+    if not sources:
+        return
+    from evaluators import import_source
+
+    os.environ[_PLUGINS] = os.pathsep.join(sources)
+    for source in sources:
+        import_source(source)
+
+
+def make_evaluator(
+    spec: TaskSpec, device: str, energy: EnergyModel | str, batch_size: int | None
+) -> Evaluator:
+    """The evaluator of a task by reference; worker processes call it too."""
+    from evaluators import Evaluator, load_task
+
+    load_plugins()
+    evaluator = Evaluator(
+        load_task(spec), device=device, energy=energy, batch_size=batch_size, seed=spec.seed
+    )
+    _ = evaluator.profile
+    return evaluator
+
+
+def checked_evaluator(make: Callable[[], Evaluator], name: str, setup: StudySetup) -> Evaluator:
+    """The evaluator of a process elsewhere, where model or data may be others."""
+    from search import check_setup
+
+    evaluator = make()
+    check_setup(name, setup, evaluator)
+    return evaluator
+
+
+def named_task(given: dict[str, Any]) -> TaskSpec:
+    """The task that the options of a command name."""
+    from evaluators import TaskSpec
+
+    values = {key: value for key, value in given.items() if value is not None}
+    for key in ("data", "weights"):
+        if key in values:
+            values[key] = str(Path(values[key]).expanduser().resolve())
+    path, colon, function = values.get("task", "").partition(".py:")
+    if colon:
+        values["task"] = f"{Path(path + '.py').expanduser().resolve()}:{function}"
+    return TaskSpec(**values)
+
+
+def recorded_task(recorded: dict[str, Any] | None, given: dict[str, Any]) -> TaskSpec:
+    """The recorded task with what the command names laid over it.
+
+    Code that only a file names is never imported: the user names it on the command line.
+    """
+    from evaluators import TaskError, TaskSpec
+
+    named = named_task(given)
+    spec = TaskSpec.from_dict(recorded) if recorded else named
+    changes = {
+        f.name: getattr(named, f.name) for f in fields(named) if given.get(f.name) is not None
+    }
+    spec = replace(spec, **changes)
+    if spec.names_user_code:
+        for option, value in (("task", spec.task), ("model", spec.model)):
+            if value and ":" in value and given.get(option) is None:
+                raise TaskError(
+                    f"it was made with --{option} {value}; name it again, so that"
+                    " spikefront may import it"
+                )
+    return spec
+
+
+def open_existing(
+    out: Path, storage: str | None, name: str | None, task: dict[str, Any]
+) -> tuple[optuna.Study, TaskSpec]:
+    """A study that is there, and its task with what the command names laid over it."""
+    import search as rooms
+
+    study = open_study(out, storage, name)
+    recorded = rooms.study_setup(study).task
+    return study, recorded_task(recorded.to_dict() if recorded else None, task)
+
+
+def open_study(out: Path, storage: str | None, name: str | None) -> optuna.Study:
+    """A study that is there."""
+    import optuna
+
+    import search as rooms
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = out / rooms.JOURNAL_NAME
+    if storage is None and not journal.exists():
+        raise rooms.StudyError(
+            f"there is no study in {out}; run `spikefront search --out {out}`"
+            " first, or name its --storage"
+        )
+    store = rooms.open_storage(storage or journal, create=False)
+    if name is None:
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(store)]
+        if not names:
+            raise rooms.StudyError(
+                "there is no study in this storage; `spikefront search` makes one"
+            )
+        if len(names) > 1:
+            raise rooms.StudyError(f"name the --study; there are: {', '.join(names)}")
+        name = names[0]
+    return rooms.load_study(store, name)
+
+
+def evaluator_of(
+    study: optuna.Study,
+    spec: TaskSpec,
+    device: str,
+    batch_size: int | None,
+    *,
+    version: bool = False,
+) -> Evaluator:
+    """The evaluator of a study, on this machine.
+
+    Raises:
+        StudyError: Model, data or energies are others than the study's.
+    """
+    import search as rooms
+
+    setup = rooms.study_setup(study)
+    with working(f"loading {spec.task} and profiling its network"):
+        evaluator = make_evaluator(spec, device, setup.energy_model, batch_size)
+    rooms.check_evaluator(study, evaluator, version=version)
+    return evaluator
+
+
+def provenance_of(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec) -> dict[str, Any]:
+    """Where numbers come from, as JSON-able values."""
+    import optuna
+    import torch
+
+    return {
+        "study": study.study_name,
+        "task": spec.task,
+        "seed": evaluator.seed,
+        "model_fingerprint": evaluator.profile.network.fingerprint,
+        "calibration_data_fingerprint": evaluator.profile.data_fingerprint,
+        "device": str(evaluator.device),
+        "batch_size": evaluator.batch_size,
+        "threads": torch.get_num_threads(),
+        "spikefront": installed_version(),
+        "torch": torch.__version__,
+        "optuna": optuna.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+_LEARNING = ("iterations", "energy_weight")
+
+
+def uniform_config(layers: Iterable[str], choice: dict[str, Any]) -> ConversionConfig:
+    """The config of one uniform choice."""
+    from conversion import CALIBRATIONS, ConversionConfig, make_calibration
+
+    options = {name: choice[name] for name in _LEARNING}
+    known = CALIBRATIONS[choice["calibration"]].options()
+    calibration = make_calibration(
+        choice["calibration"], **{name: v for name, v in options.items() if name in known}
+    )
+    others = {name: value for name, value in choice.items() if name not in _LEARNING}
+    return ConversionConfig.uniform(layers, **{**others, "calibration": calibration})
+
+
+def check_learning(choice: dict[str, Any]) -> None:
+    """Refuse options of learning where nothing learns."""
+    from conversion import CALIBRATIONS
+
+    for option in named_options(*_LEARNING):
+        kinds = [name for name, kind in CALIBRATIONS.items() if option in kind.options()]
+        if choice["calibration"] not in kinds:
+            raise click.UsageError(
+                f"--{option.replace('_', '-')} needs --calibration {' or '.join(kinds)}"
+            )
+
+
+def measured_sensitivity(
+    evaluator: Evaluator, timesteps: int, phis: Iterable[int], rhos: Iterable[float]
+) -> Sensitivity:
+    """The sensitivity profile of a network, with a bar where it takes a while."""
+    from search import sensitivity
+
+    with progress_bar() as progress:
+        bar = progress.add_task("sensitivity of each layer", total=None, front="")
+        return sensitivity(
+            evaluator.profile,
+            evaluator.energy,
+            timesteps=timesteps,
+            phis=tuple(phis),
+            rhos=tuple(rhos),
+            on_branch=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on a terminal what takes a while."""
+    if not STDERR.is_terminal:
+        yield
+        return
+    with STDERR.status(what):
+        yield
+
+
+def progress_bar() -> Progress:
+    """A bar with an estimate of the time left; nothing where no terminal is."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[front]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=STDERR,
+        disable=not STDERR.is_terminal,
+        transient=True,
+    )
+
+
+@contextmanager
+def learning_bar(conversion: ConversionConfig) -> Iterator[OnIteration | None]:
+    """A bar over the gradient steps of a conversion that learns."""
+    if not conversion.calibration.learns:
+        yield None
+        return
+    with progress_bar() as progress:
+        iterations = getattr(conversion.calibration, "iterations", None)
+        bar = progress.add_task("learning", total=iterations, front="")
+        yield lambda done, loss: progress.update(bar, completed=done, front=f"loss {loss:.3g}")
+
+
+@contextmanager
+def trial_bar(evaluator: Evaluator, trials: int, resumed: int) -> Iterator[OnTrial]:
+    """A bar over the trials of a study, with its front so far."""
+    from reports import front_so_far
+
+    ann = evaluator.ann("search").accuracy.value
+    with progress_bar() as progress:
+        bar = progress.add_task("trials", total=trials, completed=resumed, front="")
+
+        def on_trial(study: optuna.Study, count: int, reason: str | None) -> None:
+            if reason is not None:
+                LOG.warning("a trial failed: %s", reason)
+            if not STDERR.is_terminal and count % 10:
+                return
+            front = [point.search for point in front_so_far(study)]
+            within = [m.energy_ratio for m in front if m.accuracy.value >= ann - 0.01]
+            best = f"; ≤ 1 point lost at {min(within):.1%}" if within else ""
+            shown = f"front {len(front)} points{best}"
+            progress.update(bar, completed=count, front=shown)
+            if not STDERR.is_terminal:
+                LOG.info("%d of %d trials, %s", count, trials, shown)
+
+        yield on_trial
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as the terminal, or 160 columns where there is none."""
+    console = Console()
+    Console(width=console.width if console.is_terminal else 160).print(table)
