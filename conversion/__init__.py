@@ -15,7 +15,9 @@ from conversion._exits import (
     ExitRule,
     Score,
     confidence,
+    decisions,
     first_above,
+    log_probabilities,
     mean_entropy,
 )
 from conversion._files import FileError, sha256, tensors_sha256, write_file
@@ -36,7 +38,7 @@ from conversion.calibration import (
     register_calibration,
 )
 from conversion.energy import ENERGY_MODELS, Costs, EnergyModel, energy_model
-from conversion.graph import Network
+from conversion.graph import Inputs, Network
 from conversion.neurons import NEURONS, AdaFire, DualThreshold
 from conversion.simulation import (
     PARTS,
@@ -44,8 +46,8 @@ from conversion.simulation import (
     LayerDiagnosis,
     Simulation,
     SpikingModel,
+    ann_logits,
     diagnose,
-    laid_out,
 )
 from conversion.simulation._sweep import Branch, sweep
 
@@ -73,6 +75,7 @@ __all__ = [
     "ExitRule",
     "FileError",
     "Inference",
+    "Inputs",
     "LayerConfig",
     "LayerDiagnosis",
     "LayerProfile",
@@ -88,14 +91,16 @@ __all__ = [
     "SpikingModel",
     "Step",
     "Tuned",
+    "ann_logits",
     "confidence",
     "convert",
+    "decisions",
     "diagnose",
     "energy_model",
     "first_above",
     "is_out_of_memory",
-    "laid_out",
     "load",
+    "log_probabilities",
     "make_calibration",
     "mean_entropy",
     "profile",

@@ -12,6 +12,7 @@ from conversion._config import ConversionConfig
 from conversion._errors import ConfigError, ConversionError, is_out_of_memory
 from conversion._profile import Profile
 from conversion.calibration import Batches, Draft, OnIteration, endless
+from conversion.graph import Inputs
 from conversion.neurons import AdaFire
 from conversion.simulation import SpikingModel, make_neuron
 
@@ -36,7 +37,7 @@ def convert(
     profile: Profile,
     config: ConversionConfig,
     *,
-    data: Tensor | Batches | None = None,
+    data: Tensor | Inputs | Batches | None = None,
     on_iteration: OnIteration | None = None,
 ) -> SpikingModel:
     """Make the spiking model of a profiled network; the caller's model is not touched.
@@ -80,7 +81,7 @@ def convert(
 def _draft(
     profile: Profile,
     config: ConversionConfig,
-    batches: Iterator[Tensor],
+    batches: Iterator[Inputs],
     on_iteration: OnIteration | None,
 ) -> Draft:
     thetas = thresholds(profile, config)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,18 +14,21 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from conversion._config import ConversionConfig
 from conversion._errors import ConfigError, ConversionError, DeployError
 from conversion._exits import ExitRule
 from conversion._files import read_file, sha256, write_file
 from conversion.energy import costs
-from conversion.graph import Network, trace
+from conversion.graph import Inputs, Network, SpikingSite, build_network
+from conversion.graph._capture import Model
 from conversion.simulation import SpikingModel
 
 SCHEMA = "spikefront/deploy"
-VERSION = 1
+VERSION = 2
+
+_LOG = logging.getLogger("spikefront")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +36,9 @@ class DeployConfig:
     """One point of a front, ready for another program.
 
     Attributes:
-        model_fingerprint: SHA-256 of the ANN's operations, parameters and buffers.
-        input_shape: Shape of one input sample.
+        model_fingerprint: SHA-256 of the ANN's operations and of every tensor that they use.
+        inputs: Structure, shapes and types of the ANN's inputs, one sample each.
+        output: Which of the ANN's outputs holds the logits, in the order of their structure.
         conversion: φ, ρ per layer, T, calibration.
         exit: Score and threshold per step of the early exit, or None.
         tensors: Name of the safetensors file beside the JSON: ``theta/<layer>`` and
@@ -41,11 +48,12 @@ class DeployConfig:
         energy_model: The energy model's fields.
         measurement: What was measured, with n, split, interval, seed.
         provenance: Study, trial, versions, calibration-data fingerprint.
-        input_dtype: Type of the inputs.
+        version: Of the format.
     """
 
     model_fingerprint: str
-    input_shape: tuple[int, ...]
+    inputs: Mapping[str, Any]
+    output: int
     conversion: ConversionConfig
     exit: ExitRule | None
     tensors: str
@@ -53,18 +61,39 @@ class DeployConfig:
     energy_model: Mapping[str, Any] = field(default_factory=dict)
     measurement: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    input_dtype: str = "float32"
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("model_fingerprint", "tensors_sha256"):
+            if not re.fullmatch("[0-9a-f]{64}", _text(name, getattr(self, name))):
+                raise ConfigError(f"{name} must be a SHA-256 in hexadecimal digits")
+        if Path(_text("tensors", self.tensors)).name != self.tensors:
+            raise ConfigError(f"the tensors' file must lie beside the JSON, got {self.tensors!r}")
+        if type(self.output) is not int or self.output < 0:
+            raise ConfigError(f"output must be a whole number >= 0, got {self.output!r}")
+        for name in ("inputs", "energy_model", "measurement", "provenance"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(f"{name} must be an object, got {getattr(self, name)!r}")
+        if self.exit is not None and len(self.exit.thresholds) < self.conversion.timesteps:
+            raise ConfigError(
+                f"an exit rule needs {self.conversion.timesteps} thresholds, got"
+                f" {len(self.exit.thresholds)}"
+            )
 
     def to_json(self) -> str:
-        """The JSON text, its own checksum included."""
+        """The JSON text, its own checksum included.
+
+        Raises:
+            DeployError: A value has no form in JSON.
+        """
         body = {
             "schema": SCHEMA,
-            "version": VERSION,
             **vars(self),
             "conversion": self.conversion.to_dict(),
             "exit": asdict(self.exit) if self.exit else None,
         }
-        return json.dumps({**body, "checksum": _checksum(body)}, indent=2, allow_nan=False) + "\n"
+        plain = {key: _jsonable(value, key) for key, value in body.items()}
+        return json.dumps({**plain, "checksum": _checksum(plain)}, indent=2) + "\n"
 
     @classmethod
     def read(cls, path: str | Path) -> DeployConfig:
@@ -75,33 +104,31 @@ class DeployConfig:
             DeployError: It is not such a config, of an unknown version, or was altered.
         """
         try:
-            body = json.loads(read_file(path))
-        except ValueError as error:
+            body = json.loads(read_file(path), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
             raise DeployError(f"{path} is not JSON: {error}") from error
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise DeployError(f"{path} is not a {SCHEMA} file")
-        if body.get("version") != VERSION:
+        if body.get("version") not in (1, VERSION) or isinstance(body["version"], bool):
             raise DeployError(
                 f"{path} has version {body.get('version')!r} of {SCHEMA}; this spikefront reads"
-                f" version {VERSION}"
+                f" versions 1 and {VERSION}"
             )
         if body.pop("checksum", None) != _checksum(body):
             raise DeployError(f"{path} was altered after it was written: its checksum differs")
-        return cls._from_body(path, body)
+        try:
+            return cls._from_body(_of_version_1(body) if body["version"] == 1 else body)
+        except (KeyError, TypeError, ValueError, ConfigError, OverflowError) as error:
+            raise DeployError(f"{path} is malformed: {error}") from error
 
     @classmethod
-    def _from_body(cls, path: str | Path, body: dict[str, Any]) -> DeployConfig:
-        fields = {key: value for key, value in body.items() if key not in ("schema", "version")}
-        try:
-            fields["conversion"] = ConversionConfig.from_dict(fields["conversion"])
-            fields["input_shape"] = tuple(fields["input_shape"])
-            if fields["exit"] is not None:
-                fields["exit"] = ExitRule(
-                    score=fields["exit"]["score"], thresholds=tuple(fields["exit"]["thresholds"])
-                )
-            return cls(**fields)
-        except (KeyError, TypeError, ConfigError) as error:
-            raise DeployError(f"{path} is malformed: {error}") from error
+    def _from_body(cls, body: Mapping[str, Any]) -> DeployConfig:
+        fields = {key: value for key, value in body.items() if key != "schema"}
+        fields["conversion"] = ConversionConfig.from_dict(fields["conversion"])
+        if fields["exit"] is not None:
+            rule = fields["exit"]
+            fields["exit"] = ExitRule(score=rule["score"], thresholds=tuple(rule["thresholds"]))
+        return cls(**fields)
 
 
 def save(
@@ -119,6 +146,7 @@ def save(
 
     Raises:
         FileError: The place cannot be written.
+        DeployError: A value has no form in JSON.
     """
     path = Path(path)
     tensors = {f"theta/{name}": theta for name, theta in model.thetas.items()}
@@ -127,10 +155,14 @@ def save(
     tensors |= {f"weight/{name}": weight for name, weight in model.weights.items()}
     data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     digest = sha256(data)
+    try:
+        inputs = model.network.inputs.to_spec()
+    except ConversionError as error:
+        raise DeployError(f"the model cannot be saved: {error}") from error
     config = DeployConfig(
         model_fingerprint=model.network.fingerprint,
-        input_shape=model.network.sample_shape,
-        input_dtype=str(model.network.input_dtype).removeprefix("torch."),
+        inputs=inputs,
+        output=model.network.logits,
         conversion=model.config,
         exit=model.exit,
         tensors=f"{path.stem}.{digest[:12]}.safetensors",
@@ -145,47 +177,54 @@ def save(
     return config
 
 
-def load(path: str | Path, model: nn.Module, *, device: torch.device | str = "cpu") -> SpikingModel:
+def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") -> SpikingModel:
     """Rebuild a spiking model from a deployed config and the ANN it was made from.
 
     Args:
         path: The JSON file.
         model: The ANN, with its trained weights.
-        device: Where the spiking model shall run.
+        device: Where the spiking model runs.
 
     Raises:
         FileError: A file cannot be read.
-        DeployError: A hash differs, the schema is unknown, or the model is another one.
+        DeployError: A hash differs, the schema is unknown, a tensor is not as it must be, or the
+            model is another one.
         ConfigError: A layer is missing or unknown.
     """
     config = DeployConfig.read(path)
     tensors = _read_tensors(Path(path).parent, config)
     network = _the_model(path, config, model).to(device)
     config.conversion.check_layers(network.sites)
+    _check_tensors(tensors, network, config)
+
+    def per_layer(kind: str) -> dict[str, Tensor]:
+        return {name: tensors[f"{kind}/{name}"].to(device) for name in network.sites}
+
     return SpikingModel(
         network,
         costs(network),
         config.conversion,
-        thetas=_per_layer(tensors, "theta", network.sites, device),
-        biases=_per_layer(tensors, "bias", network.sites, device),
-        v_inits=_per_layer(tensors, "v_init", network.sites, device),
-        weights=_tuned_weights(tensors, config.conversion),
+        thetas=per_layer("theta"),
+        biases=per_layer("bias"),
+        v_inits=per_layer("v_init"),
+        weights={n.removeprefix("weight/"): t for n, t in tensors.items() if _is_weight(n)},
         exit=config.exit,
     )
 
 
-def _the_model(path: str | Path, config: DeployConfig, model: nn.Module) -> Network:
-    sample = torch.randn((2, *config.input_shape), generator=torch.Generator().manual_seed(0))
-    dtype = getattr(torch, config.input_dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise DeployError(f"{path} is malformed: input_dtype is {config.input_dtype!r}")
-    if not dtype.is_floating_point:
-        sample = sample * 0  # the one index that every table has
+def _the_model(path: str | Path, config: DeployConfig, model: Model) -> Network:
     try:
-        network = trace(model, sample.to(dtype))
+        samples = Inputs.from_spec(config.inputs, samples=2)
+        network = build_network(model, samples, output=config.output, check=False)
     except ConversionError as error:
         raise DeployError(f"{path} does not fit this model: {error}") from error
-    if network.fingerprint != config.model_fingerprint:
+    if config.version == 1:
+        _LOG.warning(
+            "%s has version 1 of the format, whose fingerprint of the model can no longer be"
+            " checked: export it again to be sure that it belongs to this model",
+            path,
+        )
+    elif network.fingerprint != config.model_fingerprint:
         raise DeployError(
             f"{path} belongs to another model: its fingerprint is"
             f" {config.model_fingerprint[:12]}…, this model's is {network.fingerprint[:12]}…"
@@ -194,34 +233,106 @@ def _the_model(path: str | Path, config: DeployConfig, model: nn.Module) -> Netw
 
 
 def _read_tensors(folder: Path, config: DeployConfig) -> dict[str, Tensor]:
-    if Path(config.tensors).name != config.tensors:
-        raise DeployError(f"the tensors' file must lie beside the JSON, got {config.tensors!r}")
-    data = read_file(folder / config.tensors)
+    path = folder / config.tensors
+    if path.is_symlink() and path.resolve().parent != folder.resolve():
+        raise DeployError(f"{path} is a link to another folder; the tensors' file must lie here")
+    data = read_file(path)
     if sha256(data) != config.tensors_sha256:
-        raise DeployError(f"{folder / config.tensors} was altered: its SHA-256 differs")
+        raise DeployError(f"{path} was altered: its SHA-256 differs")
     try:
         return safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise DeployError(f"{folder / config.tensors} is not safetensors: {error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DeployError(f"{path} is not safetensors: {error}") from error
 
 
-def _per_layer(
-    tensors: dict[str, Tensor], kind: str, layers: Mapping[str, Any], device: torch.device | str
-) -> dict[str, Tensor]:
-    missing = [name for name in layers if f"{kind}/{name}" not in tensors]
-    if missing:
-        raise DeployError(f"the tensors' file has no {kind}/{missing[0]}")
-    return {name: tensors[f"{kind}/{name}"].to(device) for name in layers}
+def _is_weight(name: str) -> bool:
+    return name.startswith("weight/")
 
 
-def _tuned_weights(tensors: dict[str, Tensor], config: ConversionConfig) -> dict[str, Tensor]:
-    prefix = "weight/"
-    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    if "weight" in config.calibration.saves and config.layers and not found:
+def _check_tensors(tensors: Mapping[str, Tensor], network: Network, config: DeployConfig) -> None:
+    """Raise :class:`DeployError` unless each tensor has its name, shape, type and range."""
+    shapes = {
+        f"{kind}/{site.name}": allowed
+        for site in network.sites.values()
+        for kind, allowed in _shapes(site).items()
+    }
+    for name in shapes:
+        if name not in tensors:
+            raise DeployError(f"the tensors' file has no {name}")
+    for name, tensor in tensors.items():
+        weight = network.constants.get(name.removeprefix("weight/")) if _is_weight(name) else None
+        allowed = [tuple(weight.shape)] if weight is not None else shapes.get(name, [])
+        if not allowed:
+            raise DeployError(f"the tensors' file has {name!r}, which the network does not have")
+        if tuple(tensor.shape) not in allowed or not tensor.is_floating_point():
+            raise DeployError(
+                f"the tensor {name!r} must be floating-point of the shape {allowed[-1]}, got"
+                f" {tensor.dtype} of {tuple(tensor.shape)}"
+            )
+        positive = not name.startswith("theta/") or bool((tensor > 0).all())
+        if not (positive and bool(torch.isfinite(tensor).all())):
+            raise DeployError(
+                f"the tensor {name!r} must be finite{'' if positive else ' and above zero'}"
+            )
+    has_weights = any(_is_weight(name) for name in tensors) or not network.sites
+    if "weight" in config.conversion.calibration.saves and not has_weights:
         raise DeployError(
-            f"the tensors' file has no weight/…, which {config.calibration.name} calibration saves"
+            "the tensors' file has no weight/…, which"
+            f" {config.conversion.calibration.name} calibration saves"
         )
-    return found
+
+
+def _shapes(site: SpikingSite) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes that each kind of tensor may have for a layer."""
+    channels = (site.width,)
+    whole = tuple(site.to_channels(torch.empty((1, *site.shape), device="meta")).shape[1:])
+    return {"theta": [channels], "bias": [channels], "v_init": [(), whole]}
+
+
+def _of_version_1(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of version 1 as this version has them."""
+    fields = dict(body)
+    shape, dtype = fields.pop("input_shape"), fields.pop("input_dtype", "float32")
+    conversion = dict(fields["conversion"])
+    options = {key: conversion.pop(key) for key in ("iterations", "energy_weight")}
+    known = {"tuned": ("iterations",), "learned": ("iterations", "energy_weight")}
+    name = conversion["calibration"]
+    kept = {key: options[key] for key in known.get(name, ())}
+    conversion["calibration"] = {"name": name, **kept}
+    tensor = {"tensor": {"shape": shape, "dtype": dtype}}
+    inputs = {"args": [tensor], "kwargs": {"dict": {}}}
+    return {**fields, "conversion": conversion, "inputs": inputs, "output": 0}
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a text, got {value!r}")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _jsonable(value: Any, where: str) -> Any:
+    """A value as JSON has it: paths as texts, numbers of NumPy and torch as numbers.
+
+    Raises:
+        DeployError: It is NaN, infinite, or of a type that JSON does not have.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(part, f"{where}.{key}") for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(part, f"{where}[{i}]") for i, part in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist") and not isinstance(value, (str, bytes)):  # NumPy, torch
+        return _jsonable(value.tolist(), where)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DeployError(f"{where} is {value}, which JSON has no number for")
+    if isinstance(value, (type(None), bool, int, float, str)):
+        return value
+    raise DeployError(f"{where} is a {type(value).__name__}, which JSON does not have")
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,10 +48,14 @@ def read_file(path: str | Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        FileError: It cannot be read.
+        FileError: It cannot be read, or is a pipe, a device or a folder.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for its writer
+            raise FileError(f"cannot read {path}: it is not a regular file")
         return Path(path).read_bytes()
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
 

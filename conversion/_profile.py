@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from conversion._errors import ConfigError, ConversionError
+from conversion._errors import ConversionError
 from conversion._files import tensors_sha256
 from conversion._thresholds import (
     PERCENTILE,
@@ -22,9 +22,10 @@ from conversion._thresholds import (
     quantile,
 )
 from conversion.energy import Costs, costs
-from conversion.graph import Network, trace
+from conversion.graph import Inputs, Network, build_network, gather
+from conversion.graph._capture import Model
 from conversion.neurons import NEURONS
-from conversion.simulation._passes import AnalogPass, laid_out
+from conversion.simulation._passes import AnalogPass
 
 _LOG = logging.getLogger("spikefront")
 
@@ -71,7 +72,7 @@ class Profile:
         layers: One profile per spiking layer, in order of execution.
         network: The traced copy of the model.
         costs: Fan-outs and MACs.
-        inputs: The calibration inputs, ``(N, ...)``.
+        inputs: The calibration inputs.
         logits: The ANN's outputs on them, ``(N, classes)``.
         data_fingerprint: SHA-256 of the calibration inputs.
     """
@@ -79,7 +80,7 @@ class Profile:
     layers: dict[str, LayerProfile]
     network: Network
     costs: Costs
-    inputs: Tensor
+    inputs: Inputs
     logits: Tensor
     data_fingerprint: str
     _thresholds: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
@@ -148,35 +149,38 @@ class Profile:
 
 @torch.inference_mode(mode=False)
 def profile(
-    model: nn.Module,
-    data: Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]],
+    model: Model,
+    data: Tensor | Inputs | Iterable[Any],
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 128,
+    output: str | int | None = None,
 ) -> Profile:
-    """Trace a model and profile it on calibration data; labels are not needed.
+    """Capture a model and profile it on calibration data; labels are not needed.
 
     Args:
-        model: A network with ReLU-like activations, in any mode; never changed.
-        data: Inputs ``(N, ...)``, or batches of inputs, or batches ``(inputs, labels)``.
+        model: A network with ReLU-like activations, in any mode, or an ``ExportedProgram`` with an
+            open batch size; never changed.
+        data: Inputs ``(N, ...)``, or batches: of inputs, or pairs ``(inputs, labels)``. Inputs
+            are a tensor, a dict of keyword arguments, or, as the first of a pair or as
+            :class:`Inputs`, a tuple of several.
         device: Where to run.
         batch_size: Samples per forward pass.
+        output: Which of several outputs holds the logits: its key, its name or its position.
 
     Raises:
         ConversionError: The model cannot be converted, or gives NaN or infinity.
         ConfigError: There is no calibration data.
     """
-    inputs = _gather(data)
-    network = trace(model, inputs).to(device)
+    inputs = gather(data)
+    network = build_network(model, inputs, output=output).to(device)
     if not network.sites:
         _LOG.warning(
             "the network has no ReLU-like activation (ReLU, ReLU6, Hardtanh): nothing in it will"
             " spike, and its spiking version costs what it costs"
         )
-    inputs = laid_out(inputs.to(device))
-    histograms = {
-        name: Histogram(site.shape[site.channels - 1]) for name, site in network.sites.items()
-    }
+    inputs = network.take(inputs.to(device))
+    histograms = {name: Histogram(site.width) for name, site in network.sites.items()}
     with torch.inference_mode():
         analog = AnalogPass(network, lambda name, a: histograms[name].add(a))
         logits = torch.cat([analog.run(batch) for batch in inputs.split(batch_size)])
@@ -190,13 +194,13 @@ def profile(
         costs=cost,
         inputs=inputs,
         logits=logits,
-        data_fingerprint=tensors_sha256([inputs]),
+        data_fingerprint=tensors_sha256(inputs.tensors),
     )
 
 
 def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -> LayerProfile:
     site = network.sites[name]
-    fan_out = cost.fan_out[site.node].movedim(site.channels - 1, 0)
+    fan_out = site.to_channels(cost.fan_out[site.node][None])[0]
     counts, sums = found.relative_to_largest()
     return LayerProfile(
         name=name,
@@ -210,15 +214,3 @@ def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -
         sums=sums,
         silent=found.samples_per_channel - counts.sum(1),
     )
-
-
-def _gather(data: Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> Tensor:
-    batches = [data] if isinstance(data, Tensor) else list(_inputs_of(data))
-    if not batches or sum(len(batch) for batch in batches) == 0:
-        raise ConfigError("the calibration data is empty; give at least one batch of inputs")
-    return torch.cat(batches)
-
-
-def _inputs_of(data: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> Iterator[Tensor]:
-    for batch in data:
-        yield batch if isinstance(batch, Tensor) else batch[0]

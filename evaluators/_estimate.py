@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conversion import ConfigError
+from conversion import ConfigError, decisions, log_probabilities
 
 _Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
@@ -67,11 +67,16 @@ def estimate_score(scores: Tensor) -> Estimate:
 
 
 def symmetric_kl(logits: Tensor, reference: Tensor) -> Tensor:
-    """``(KL(p‖q) + KL(q‖p)) / 2`` in nats per sample, ``(N,)``, of two ``(N, classes)`` logits."""
-    log_p, log_q = logits.double().log_softmax(-1), reference.double().log_softmax(-1)
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1) / 2
+    """``(KL(p‖q) + KL(q‖p)) / 2`` in nats per sample, ``(N,)``, of two ``(N, classes)`` logits.
+
+    Of several positions, ``(N, classes, ...)``, the mean; a single output is the logit of two
+    classes.
+    """
+    log_p, log_q = (log_probabilities(x.double(), 1) for x in (logits, reference))
+    return (((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1) / 2).mean(-1)
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Top-1 score per sample, ``(N,)`` of 0 and 1."""
-    return (logits.argmax(-1) == targets).to(torch.float64)
+    """Top-1 score per sample, ``(N,)`` of 0 and 1; of several positions, the share of them."""
+    right = decisions(logits, 1) == targets.reshape(len(targets), -1)
+    return right.to(torch.float64).mean(-1)

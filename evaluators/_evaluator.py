@@ -24,10 +24,10 @@ from conversion import (
     Profile,
     Simulation,
     SpikingModel,
+    ann_logits,
     convert,
     energy_model,
     is_out_of_memory,
-    laid_out,
     mean_entropy,
     profile,
     tensors_sha256,
@@ -192,7 +192,7 @@ class Evaluator:
         self._models.move_to_end(key)
         return self._models[key].running(config.timesteps)
 
-    def _simulate(self, model: SpikingModel, x: Tensor) -> Simulation:
+    def _simulate(self, model: SpikingModel, x: Any) -> Simulation:
         return model.simulate(x, burst=self.energy.burst)
 
     def _rule(self, model: SpikingModel, policy: ExitPolicy) -> ExitRule:
@@ -204,9 +204,9 @@ class Evaluator:
 
     def _ann(self, split: str) -> tuple[Tensor, Tensor]:
         if split not in self._ann_logits:
-            module = self.profile.network.module
+            network = self.profile.network
             with torch.inference_mode():
-                logits = torch.cat(self._over(split, module))
+                logits = torch.cat(self._over(split, lambda x: ann_logits(network, x)))
             targets = torch.cat([y for _, y in self.task.split(split).batches(1024)])
             self._ann_logits[split] = (logits, targets.to(self.device))
         return self._ann_logits[split]
@@ -216,7 +216,7 @@ class Evaluator:
         while True:
             try:
                 batches = self.task.split(split).batches(self.batch_size)
-                return [run(laid_out(x.to(self.device))) for x, _ in batches]
+                return [run(x.to(self.device)) for x, _ in batches]
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise

@@ -168,7 +168,7 @@ class Recording:
         energies = self.energy_pj() / self.energy.ann_pj(self.costs)
         scores = torch.stack([self.metric(step, self.targets).double() for step in self.logits])
         divergences = torch.stack([symmetric_kl(step, self.ann_logits) for step in self.logits])
-        certainty = confidence(self.logits, score)
+        certainty = confidence(self.logits, score, samples=2)
         rows = []
         limits = {2**i for i in range(steps.bit_length())} | {steps}
         for limit in sorted(limit for limit in limits if limit <= steps):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import safetensors.torch
@@ -175,30 +174,64 @@ def test_learned_thresholds_from_the_command_line(spikefront: CommandLine) -> No
     assert learned > light + 0.03
 
 
-def test_names_offered_are_those_there_are() -> None:
-    import spikefront
-    from conversion import (
-        ENERGY_MODELS,
-        NEURONS,
-        Calibration,
-        Granularity,
-        ThresholdRule,
-    )
-    from search import SAMPLER_NAMES
+PLUGIN = """
+from conversion import (
+    CALIBRATIONS, ENERGY_MODELS, NEURONS, AdaFire, Calibration, EnergyModel, register_calibration,
+)
 
-    assert spikefront.SAMPLERS == SAMPLER_NAMES
-    assert tuple(ENERGY_MODELS) == spikefront.ENERGY_MODELS
-    assert tuple(NEURONS) == spikefront.NEURONS
-    assert get_args(ThresholdRule) == spikefront.THRESHOLDS
-    assert get_args(Granularity) == spikefront.GRANULARITIES
-    assert set(get_args(Calibration)) == set(spikefront.CALIBRATIONS)
+
+class Lazy(AdaFire):
+    def _step(self, state, fired):
+        super()._step(state, fired)
+
+
+@register_calibration
+class Nothing(Calibration):
+    name = "nothing"
+    summary = "as none"
+
+
+NEURONS["lazy"] = Lazy
+ENERGY_MODELS["mine"] = EnergyModel(name="mine", mac_pj=1.0, ac_pj=0.5, ann_mac_pj=1.0)
+"""
+
+
+def test_plugins_are_offered_and_searched(
+    spikefront: CommandLine, small: str, tmp_path: Path
+) -> None:
+    """A neuron, a calibration and an energy model of the user's own: one file, no other change."""
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    plugin = ("--plugin", "mine.py")
+    shown = spikefront(*plugin, "search", "--help").stdout
+    assert "lazy" in shown
+    assert "nothing" in shown
+    assert "mine" in shown
+    task = ("--task", small)
+    spikefront(
+        *plugin, "search", *task, "--trials", 8, "--energy-model", "mine", "--neuron", "lazy",
+        "--calibration", "nothing", "--no-paper", "--workers", 2,
+    )  # fmt: skip
+    found = json.loads(spikefront(*plugin, "report", *task, "--json").stdout)
+    assert found["energy_model"] == "mine"
+    assert "1.0 pJ per MAC, 0.5 pJ per synaptic" in (
+        tmp_path / "spikefront-out" / "report.html"
+    ).read_text().replace("\n", " ")
+    spikefront(*plugin, "export", *task, "--to", "a.json")
+    spikefront(*plugin, "verify", "a.json", *task)
+    failed = spikefront("report", *task, check=False)
+    assert "neurons must be out of adafire, dual-threshold, got ('lazy',)" in failed.stderr
+    failed = spikefront("--plugin", "none.py", "search", check=False)
+    assert "there is no file" in failed.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["search", "--task", "no.py:f"], "there is no file"),
-        (["search", "--task", "small.py:untraceable"], "torch.fx cannot trace"),
+        (
+            ["search", "--task", "small.py:untraceable"],
+            "decides by the values of a tensor at sm",
+        ),
         (["search", "--task", "small.py:make_task", "--out", "/proc/nowhere"], "cannot write"),
         (["search", "--task", "small.py:make_task", "--sampler", "luck"], "'luck' is not one of"),
         (["search", "--task", "small.py:make_task", "--timesteps", "4,x"], "whole numbers"),

@@ -13,10 +13,9 @@ from torch import Tensor, fx
 from conversion._errors import ConfigError, ConversionError
 from conversion._profile import Profile
 from conversion.calibration._steps import Batches, Draft, Step
-from conversion.graph._network import Network
-from conversion.graph._rewrite import SYNAPSE_MODULES
+from conversion.graph import Inputs, batches_of
 from conversion.neurons._adafire import AdaFire
-from conversion.simulation._passes import AnalogPass, SpikingPass, laid_out, running_mean
+from conversion.simulation._passes import AnalogPass, SpikingPass, ann_logits, running_mean
 
 _BATCH = 32
 _FIRING_RATE = 0.01
@@ -46,7 +45,6 @@ class LearnFiring(Step):
         if not draft.neurons:
             return  # nothing spikes, so there is nothing to learn
         profile, neurons = draft.profile, draft.neurons
-        _check_precision(profile.network)
         thresholds = {name: neuron.threshold.clone() for name, neuron in neurons.items()}
         biases = {name: neuron.bias.clone() for name, neuron in neurons.items()}
         growth = {n: torch.zeros_like(v, requires_grad=True) for n, v in thresholds.items()}
@@ -58,9 +56,9 @@ class LearnFiring(Step):
                 neuron.threshold = thresholds[name] * growth[name].exp()
                 neuron.bias = biases[name] + shifts[name] * thresholds[name]
 
-        def loss(x: Tensor) -> Tensor:
+        def loss(x: Inputs) -> Tensor:
             with torch.no_grad():
-                expected = profile.network.module(x)
+                expected = ann_logits(profile.network, x)
             place()
             outputs = run.outputs(x, draft.timesteps)
             nothing = torch.zeros((), device=x.device)
@@ -95,12 +93,11 @@ class TuneWeights(Step):
         if not draft.neurons:
             return
         network = draft.profile.network
-        _check_precision(network)
-        tuned = network.with_weights({})
-        weights = _synapse_weights(tuned)
+        weights = {n: w.clone().requires_grad_() for n, w in network.synapse_weights().items()}
+        tuned = network.with_weights(weights)
         run = _LearningPass(replace(draft.profile, network=tuned), draft.neurons, apart=True)
 
-        def loss(x: Tensor) -> Tensor:
+        def loss(x: Inputs) -> Tensor:
             activations: dict[str, Tensor] = {}
             with torch.no_grad():
                 expected = AnalogPass(network, activations.__setitem__).run(x)
@@ -110,7 +107,7 @@ class TuneWeights(Step):
 
         groups = [
             {
-                "params": [w.requires_grad_()],
+                "params": [w],
                 "lr": _WEIGHT_RATE * float(w.detach().std(correction=0)),
             }
             for w in weights.values()
@@ -120,35 +117,33 @@ class TuneWeights(Step):
         draft.network = network.with_weights(draft.weights)
 
 
-def endless(data: Tensor | Batches | None, profile: Profile) -> Iterator[Tensor]:
+def endless(data: Tensor | Inputs | Batches | None, profile: Profile) -> Iterator[Inputs]:
     """Batches without end: of ``data`` again and again, or drawn from the calibration inputs.
 
     Raises:
         ConfigError: ``data`` is empty.
         ConversionError: Its inputs have another shape than the network takes.
     """
-    if data is None or isinstance(data, Tensor):
-        inputs = profile.inputs if data is None else data
-        profile.network.check_inputs(inputs)
-        yield from _shuffled(inputs.to(profile.inputs))
+    network = profile.network
+    if data is None or isinstance(data, (Tensor, Inputs)):
+        inputs = profile.inputs if data is None else network.take(Inputs.of(data))
+        yield from _shuffled(inputs.to(profile.device))
         return
     while True:
         batch = None
-        for batch in data:
-            inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-            profile.network.check_inputs(inputs)
-            yield inputs.to(profile.inputs)
+        for batch in batches_of(data):
+            yield network.take(batch).to(profile.device)
         if batch is None:
             raise ConfigError("there is no data to learn from, or it can be gone through but once")
 
 
-def _shuffled(x: Tensor) -> Iterator[Tensor]:
+def _shuffled(x: Inputs) -> Iterator[Inputs]:
     generator = torch.Generator().manual_seed(0)
     while True:
         order = torch.randperm(len(x), generator=generator).to(x.device)
         for indices in order.split(_BATCH):
             if len(indices) == min(_BATCH, len(x)):
-                yield x[indices]
+                yield x[indices].simulated()
 
 
 def _divergence(found: Tensor, expected: Tensor) -> Tensor:
@@ -160,14 +155,14 @@ def _divergence(found: Tensor, expected: Tensor) -> Tensor:
 
 def _descend(
     groups: list[dict[str, Any]],
-    loss_of: Callable[[Tensor], Tensor],
+    loss_of: Callable[[Inputs], Tensor],
     draft: Draft,
     iterations: int,
 ) -> None:
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for done in range(1, iterations + 1):
-        loss = loss_of(laid_out(next(draft.batches)))
+        loss = loss_of(next(draft.batches))
         if not bool(torch.isfinite(loss)):
             raise ConversionError(f"learning diverges: the loss of iteration {done} is not finite")
         optimizer.zero_grad()
@@ -176,20 +171,6 @@ def _descend(
         schedule.step()
         if draft.on_iteration is not None:
             draft.on_iteration(done, float(loss.detach()))
-
-
-def _check_precision(network: Network) -> None:
-    if {p.dtype for p in network.module.parameters()} & {torch.float16, torch.bfloat16}:
-        raise ConversionError(
-            "tuned and learned calibration need a network in float32 or float64: convert model and"
-            " data with .float()"
-        )
-
-
-def _synapse_weights(network: Network) -> dict[str, Tensor]:
-    synapses = [m for m in network.module.modules() if isinstance(m, SYNAPSE_MODULES)]
-    theirs = {id(module.weight) for module in synapses}
-    return {n: p for n, p in network.module.named_parameters() if id(p) in theirs}
 
 
 class _LearningPass(SpikingPass):
@@ -216,10 +197,11 @@ class _LearningPass(SpikingPass):
         self.activations: Mapping[str, Tensor] = {}
         self.errors: dict[str, Tensor] = {}
 
-    def outputs(self, x: Tensor, steps: int) -> Tensor:
+    def outputs(self, x: Inputs, steps: int) -> Tensor:
         """Mean output of the steps so far, ``(T, N, classes)``."""
         self.synops = torch.zeros((), device=x.device)
-        return running_mean(self.advance(self.start(x), steps), steps)
+        outputs = self.advance(self.start(x), steps)
+        return running_mean(outputs[self._network.logits], steps)
 
     def _count(self, node: str, counts: Tensor, _: int) -> None:
         if node in self._fan_out:
@@ -227,20 +209,20 @@ class _LearningPass(SpikingPass):
 
     def _spike(self, node: fx.Node) -> Tensor:
         site = self._sites[node.name]
-        current: Tensor = self.env[node.all_input_nodes[0]].movedim(site.channels, 1)
+        current = self._current(node)
         neuron, samples = self._neurons[site.name], self._state.samples
         with torch.no_grad():
             counts = neuron.fire(current, neuron.start(current[:samples]), self._steps)
         smooth = neuron.unrounded(current, samples, self._steps)
         counts = counts + (smooth - smooth.detach())
-        self._count(node.name, counts.movedim(1, site.channels), self._steps)
+        self._count(node.name, site.from_channels(counts), self._steps)
         spikes = neuron.values(counts)
         if self.activations:
             mean = spikes.unflatten(0, (self._steps, -1)).mean(0)
             self.errors[site.name] = _relative_error(mean, self.activations[site.name])
         if self._apart:
             spikes = spikes.detach()
-        return spikes.movedim(1, site.channels)
+        return self._network.axes[node.name].back(site.from_channels(spikes))
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conversion._errors import ConversionError
 from conversion._profile import Profile
-from conversion.graph import Network
+from conversion.graph import Inputs, Network
 from conversion.neurons import AdaFire
 from conversion.simulation._passes import SpikingPass
 
@@ -43,7 +43,7 @@ class Draft:
     neurons: dict[str, AdaFire]
     thetas: dict[str, Tensor]
     weights: dict[str, Tensor] = field(default_factory=dict)
-    batches: Iterator[Tensor]
+    batches: Iterator[Inputs]
     on_iteration: OnIteration | None = None
 
 

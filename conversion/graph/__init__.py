@@ -1,6 +1,23 @@
-"""From an ``nn.Module`` to the network that every pass runs on."""
+"""From a model to the network that every pass runs on: ``torch.export``, folded, classified."""
 
-from conversion.graph._network import Network, SpikingSite, Timing, trace
-from conversion.graph._roles import Role
+from conversion.graph._batch import Axis
+from conversion.graph._build import build_network, run_ann
+from conversion.graph._inputs import Inputs, batches_of, gather, laid_out
+from conversion.graph._network import Network, SpikingSite, Timing
+from conversion.graph._normalise import is_size
+from conversion.graph._operations import Role
 
-__all__ = ["Network", "Role", "SpikingSite", "Timing", "trace"]
+__all__ = [
+    "Axis",
+    "Inputs",
+    "Network",
+    "Role",
+    "SpikingSite",
+    "Timing",
+    "batches_of",
+    "build_network",
+    "gather",
+    "is_size",
+    "laid_out",
+    "run_ann",
+]

@@ -1,29 +1,44 @@
-"""From an ``nn.Module`` to the traced, folded, classified network that every pass runs on."""
+"""The captured, folded, classified network that every pass runs on."""
 
 from __future__ import annotations
 
 import copy
 import enum
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import sympy
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from conversion._errors import ConfigError, ConversionError
-from conversion.graph._rewrite import rewrite, shape_of
-from conversion.graph._roles import Role, ceiling_of, channels_of, role_of
+from conversion.graph._batch import Axis, reshaped
+from conversion.graph._inputs import Inputs
+from conversion.graph._normalise import Pick, describe, is_size, sizes_of
+from conversion.graph._operations import (
+    GATES,
+    PRODUCTS,
+    WIRES,
+    Role,
+    ceiling_of,
+    is_relu,
+    name_of,
+    operands,
+    varying,
+    weight_of,
+)
 
 
 class Timing(enum.Enum):
-    """Whether a node's value depends on the sample, and on the step."""
+    """What a node's value depends on."""
 
-    CONSTANT = 0
-    STATIC = 1
-    TEMPORAL = 2
+    CONSTANT = 0  # nothing
+    SIZED = 1  # the size of the batch: zeros for every sample, positions of samples
+    STATIC = 2  # the sample
+    TEMPORAL = 3  # the sample and the step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +46,10 @@ class SpikingSite:
     """A place where the ANN had a ReLU-like activation.
 
     Attributes:
-        name: Fully qualified name; a module's second call gets the suffix ``_1``, as in torch.fx.
-        node: Name of the node in the traced graph.
+        name: Fully qualified name; a module's second call gets the suffix ``_1``.
+        node: Name of the node in the graph.
         shape: Shape of one sample's activation: ``(C, ...)``, behind a linear layer ``(..., C)``.
-        channels: Which dimension of a batch of activations holds the channels.
+        channels: Which dimension of a batch of activations ``(N, ...)`` holds the channels.
         ceiling: Upper clip of the activation (6 for ReLU6), or None.
     """
 
@@ -44,286 +59,446 @@ class SpikingSite:
     channels: int
     ceiling: float | None
 
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return self.shape[self.channels - 1] if self.shape else 1
+
+    def to_channels(self, x: Tensor) -> Tensor:
+        """Values ``(N, ...)`` as ``(N, C, ...)``."""
+        return x.movedim(self.channels, 1) if self.shape else x.unsqueeze(1)
+
+    def from_channels(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`to_channels`."""
+        return x.movedim(1, self.channels) if self.shape else x.squeeze(1)
+
 
 class Network:
-    """A traced network in evaluation mode: BatchNorm folded, nodes classified.
+    """A captured network in evaluation mode: BatchNorm folded, nodes classified.
 
     Attributes:
-        module: The traced copy; the caller's model is never touched.
-        roles: Role of each node, by node name.
+        graph: ATen operations.
+        constants: Weights and other tensors by the names of the ``get_attr`` nodes.
+        roles: Role of each node, by node name: the module that it stands in, and what it does
+            there if the module does more than that.
         timing: Timing of each node, by node name.
+        axes: Where the samples are in each node's value, by node name.
         sites: The spiking layers in order of execution, by layer name.
         discrete: Names of nodes that change from step to step and give indices or booleans.
-        fingerprint: SHA-256 of the model's operations, parameters and buffers.
-        sample_shape: Shape of one input sample.
-        input_dtype: Type of its values.
+        fingerprint: SHA-256 of the model's operations and of every tensor that they use.
+        inputs: Two samples or three, for their structure, shapes and types.
+        outputs: Structure of the outputs.
+        logits: Which of the outputs, in the order of their structure, holds the logits.
     """
 
-    def __init__(self, module: fx.GraphModule, sample: Tensor, fingerprint: str) -> None:
-        self.module = module
-        self.sample_shape = tuple(sample.shape[1:])
-        self.input_dtype = sample.dtype
+    def __init__(
+        self,
+        graph: fx.Graph,
+        constants: dict[str, Tensor],
+        *,
+        inputs: Inputs,
+        outputs: pytree.TreeSpec,
+        logits: int,
+        fingerprint: str,
+    ) -> None:
+        self.graph = graph
+        self.constants = constants
         self.fingerprint = fingerprint
-        modules = dict(module.named_modules())
+        self.inputs = inputs
+        self.outputs = outputs
+        self.logits = logits
         self.roles: dict[str, Role] = {}
-        for node in module.graph.nodes:
-            self.roles[node.name] = role_of(node, modules, self.roles)
-        self.timing = _timing(module.graph, self.roles)
+        self.timing: dict[str, Timing] = {}
+        self.axes: dict[str, Axis] = {}
+        self._sizes: dict[tuple[fx.Node, int], int] = {}
+        self._batch, self._same = _batch_symbols(graph)
+        for node in graph.nodes:
+            self._classify(node)
+        self._rename(_labels(graph, self.roles))
         self.discrete = {
             node.name
-            for node in module.graph.nodes
-            if self.timing[node.name] is Timing.TEMPORAL and _check_values(node)
+            for node in graph.nodes
+            if self.timing[node.name] is Timing.TEMPORAL and _is_discrete(node)
         }
-        self.sites = {site.name: site for site in _sites(module.graph, self.roles, modules)}
+        self.sites = {site.name: site for site in self._sites()}
 
     @property
     def analog_nodes(self) -> list[str]:
         """Names of the nodes that are neither linear nor ReLU-like and cost MACs every step."""
         return [name for name, role in self.roles.items() if role is Role.ANALOG]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((c.device for c in self.constants.values()), self.inputs.device)
+
     def node(self, name: str) -> fx.Node:
         """The graph node of that name."""
-        nodes: Iterable[fx.Node] = self.module.graph.nodes
+        nodes: Iterable[fx.Node] = self.graph.nodes
         return next(node for node in nodes if node.name == name)
+
+    def constant(self, node: fx.Node) -> Tensor:
+        """The value of a ``get_attr`` node."""
+        return self.constants[str(node.target)]
+
+    def size(self, node: fx.Node, samples: int) -> Any:
+        """The value of a node that gives a size, for so many samples."""
+        if (node, samples) not in self._sizes:
+            self._sizes[node, samples] = self._evaluate(node.meta["val"], samples)
+        return self._sizes[node, samples]
+
+    def sample_shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of one sample of a node's value, with the samples in front and then left out."""
+        sizes = [1 if isinstance(n, torch.SymInt) else int(n) for n in sizes_of(node)]
+        return self.axes[node.name].shape(sizes)
 
     def to(self, device: torch.device | str) -> Network:
         """This network on another device."""
         moved = copy.copy(self)
-        moved.module = copy.deepcopy(self.module).to(device)
+        moved.constants = {name: value.to(device) for name, value in self.constants.items()}
+        moved.inputs = self.inputs.to(device)
         return moved
 
-    def check_inputs(self, x: Tensor) -> None:
-        """Raise :class:`ConversionError` unless ``x`` is ``(N, ...)`` of the profiled shape."""
-        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.sample_shape:
-            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ConversionError(
-                f"inputs must have the shape (N, {', '.join(map(str, self.sample_shape))})"
-                f" that the network was profiled with, got {found}"
-            )
+    def take(self, given: Any) -> Inputs:
+        """Inputs of this network from what a user gives, as they are simulated.
 
-    def sample(self, device: torch.device | str) -> Tensor:
-        """One input of zeros, ``(1, ...)``."""
-        return torch.zeros(1, *self.sample_shape, dtype=self.input_dtype, device=device)
+        Raises:
+            ConversionError: They have other shapes, types or another structure, or no sample.
+        """
+        inputs = Inputs.of(given)
+        inputs.check()
+        if inputs.signature() == self.inputs.signature():
+            return inputs.simulated()
+        expected, found = self.inputs.tensors, inputs.tensors
+        same = len(expected) == len(found) and all(
+            x.shape[1:] == y.shape[1:] for x, y in zip(expected, found, strict=True)
+        )
+        if not same:
+            raise ConversionError(
+                f"inputs must have the shape {self.inputs.describe()} that the network was"
+                f" profiled with, got {', '.join(str(tuple(x.shape)) for x in found)}"
+            )
+        for x, y in zip(expected, found, strict=True):
+            if x.is_floating_point() != y.is_floating_point():
+                raise ConversionError(
+                    f"inputs must be {x.dtype}, as the network was profiled with, got {y.dtype}"
+                )
+        cast_ = [y.to(x.dtype) for x, y in zip(expected, found, strict=True)]
+        made = inputs.with_tensors(cast_)
+        if made.signature() != self.inputs.signature():
+            raise ConversionError(
+                "inputs must have the structure that the network was profiled with: the same"
+                " arguments, keywords and flags"
+            )
+        return made.simulated()
+
+    def structured(self, outputs: Sequence[Any]) -> Any:
+        """Outputs in the structure that the model gives them."""
+        return pytree.tree_unflatten(list(outputs), self.outputs)
+
+    def output_axis(self, index: int) -> Axis | None:
+        """Where the samples are in an output, or None if it does not depend on them."""
+        leaf = next(reversed(self.graph.nodes)).args[0][index]
+        return self.axes.get(leaf.name) if isinstance(leaf, fx.Node) else None
+
+    def synapse_weights(self) -> dict[str, Tensor]:
+        """The weights that spikes are multiplied by, by name, each tensor once."""
+        found: dict[str, Tensor] = {}
+        for node in self.graph.nodes:
+            if self.roles[node.name] is not Role.SYNAPSE:
+                continue
+            weight = weight_of(node)
+            if weight is not None and not any(
+                self.constant(weight) is other for other in found.values()
+            ):
+                found[str(weight.target)] = self.constant(weight)
+        return found
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Network:
-        """A copy with other values of some parameters, by name.
+        """A copy with other values of some constants, by name.
 
         Raises:
             ConfigError: It has no such parameter, or one of another shape.
         """
         changed = copy.copy(self)
-        changed.module = copy.deepcopy(self.module)
-        parameters = dict(changed.module.named_parameters())
+        changed.constants = dict(self.constants)
         for name, value in weights.items():
-            if name not in parameters or parameters[name].shape != value.shape:
+            old = self.constants.get(name)
+            if old is None or old.shape != value.shape:
                 raise ConfigError(f"the network has no parameter {name!r} of {tuple(value.shape)}")
-            parameters[name].data.copy_(value)
+            new = value.to(old)
+            changed.constants |= {n: new for n, c in self.constants.items() if c is old}
         return changed
 
+    def _batch_symbol(self) -> sympy.Symbol:
+        entries = [n for n in self.graph.nodes if n.op == "placeholder"]
+        found = {sizes_of(entry)[0].node.expr for entry in entries}
+        for expression in found:
+            if not isinstance(expression, sympy.Symbol):
+                raise ConversionError(
+                    f"the model works for some sizes of the batch only: {expression}; it must not"
+                    " divide the batch into parts"
+                )
+        if len(found) > 1:  # inputs that nothing brings together
+            first = min(found, key=str)
+            for node in self.graph.nodes:
+                node.meta["batches"] = found
+            return first
+        return found.pop()
 
-def _fingerprint(module: fx.GraphModule, model: nn.Module) -> str:
-    """SHA-256 over what a traced model does, node by node, and over its parameters and buffers."""
+    def _rename(self, labels: Mapping[str, str]) -> None:
+        """Give every operation the name that a user knows it by."""
+        for known in (self.roles, self.timing, self.axes):
+            values: dict[str, Any] = cast(Any, known)
+            renamed = {labels.get(name, name): value for name, value in values.items()}
+            values.clear()
+            values.update(renamed)
+        for node in self.graph.nodes:
+            node.name = labels.get(node.name, node.name)
+
+    def _classify(self, node: fx.Node) -> None:
+        inputs = [self.timing[source.name] for source in node.all_input_nodes]
+        timing = max(inputs, key=lambda t: t.value, default=Timing.CONSTANT)
+        if node.op == "placeholder":
+            timing = Timing.STATIC
+        elif is_size(node):
+            timing = Timing.SIZED
+        self.timing[node.name] = timing
+        node.meta["varies"] = timing.value >= Timing.STATIC.value and not is_size(node)
+        node.meta["axis"] = None
+        if node.meta["varies"] and node.op != "output":
+            node.meta["axis"] = self.axes[node.name] = self._axis(node)
+        self.roles[node.name] = self._role(node)
+        if self.roles[node.name] is Role.SPIKING:
+            self.timing[node.name] = Timing.TEMPORAL
+
+    def _axis(self, node: fx.Node) -> Axis:
+        """Where the samples are, by the symbolic sizes.
+
+        Raises:
+            ConversionError: They are not in one dimension, or no longer apart.
+        """
+        if not isinstance(node.meta.get("val"), Tensor):
+            raise ConversionError(f"{describe(node)} gives something else than one tensor")
+        sizes = sizes_of(node)
+        open_ = [i for i, size in enumerate(sizes) if isinstance(size, torch.SymInt)]
+        factors = [self._factor(sizes[i]) for i in open_]
+        if len(open_) != 1 or factors[0] is None:
+            shape = tuple("N" if i in open_ else int(n) for i, n in enumerate(sizes))
+            raise ConversionError(
+                f"{describe(node)} mixes the samples of a batch: it gives {_shown(shape)} for N"
+                " samples; keep one dimension for the samples"
+            )
+        dim, factor = open_[0], factors[0]
+        if node.op == "placeholder":
+            return Axis(0)
+        before = [self.axes[source.name] for source in varying(node)]
+        found: Axis | None
+        if name_of(node) == "reshape":
+            source = varying(node)[0]
+            plain = [1 if isinstance(n, torch.SymInt) else int(n) for n in sizes_of(source)]
+            plain[before[0].dim] = before[0].outer * before[0].inner
+            after = [factor if i == dim else int(n) for i, n in enumerate(sizes)]
+            found = reshaped(before[0], plain, after, dim)
+        elif name_of(node) == "repeat_interleave" and factor % before[0].outer == 0:
+            found = Axis(dim, before[0].outer, factor // before[0].outer)
+        else:
+            inner = {axis.inner for axis in before}
+            one = len(inner) == 1 and factor % min(inner) == 0
+            found = Axis(dim, factor // min(inner), min(inner)) if one else None
+        if found is None:
+            raise ConversionError(
+                f"{describe(node)} moves values from sample to sample; keep one dimension for the"
+                " samples"
+            )
+        return found
+
+    def _factor(self, size: torch.SymInt) -> int | None:
+        """K of a size k·N, or None if it is something else."""
+        ratio = sympy.simplify(size.node.expr.xreplace(self._same) / self._batch)
+        return int(ratio) if ratio.is_Integer and ratio > 0 else None
+
+    def _evaluate(self, value: Any, samples: int) -> Any:
+        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return value
+        expression = value.node.expr.xreplace(self._same)
+        found = expression.xreplace({self._batch: sympy.Integer(samples)})
+        kinds = ((torch.SymInt, int), (torch.SymFloat, float), (torch.SymBool, bool))
+        return next(kind(found) for symbolic, kind in kinds if isinstance(value, symbolic))
+
+    def _role(self, node: fx.Node) -> Role:
+        if node.op != "call_function" or not node.meta["varies"]:
+            return Role.PLAIN
+        if _is_discrete(node) or any(_is_discrete(source) for source in varying(node)):
+            return Role.ANALOG
+        name = name_of(node)
+        if is_relu(node, self.constant):
+            return Role.SPIKING
+        if name in PRODUCTS:
+            return Role.SYNAPSE if _has_weights(node) else Role.ANALOG
+        if name in WIRES:
+            return Role.WIRE if WIRES[name].linear(node) else Role.ANALOG
+        if name in GATES and self._carries_spikes(varying(node)[0]):
+            return Role.GATE
+        return Role.ANALOG
+
+    def _carries_spikes(self, node: fx.Node) -> bool:
+        """Whether a node gives whole spikes of one size per channel, ``(N, C, ...)``."""
+        if not self.axes[node.name].is_first:
+            return False
+        if name_of(node) in ("cat", "concat", "concatenate"):
+            dim = node.args[1] if len(node.args) > 1 else 0
+            return bool(dim == 1) and all(
+                source in varying(node) and self._carries_spikes(source)
+                for source in node.all_input_nodes
+            )
+        if self.roles[node.name] is Role.SPIKING:
+            return self._channels(node) == 1 and len(sizes_of(node)) > 2
+        return self.roles[node.name] is Role.GATE
+
+    def _channels(self, node: fx.Node) -> int:
+        """Which dimension holds the channels, the samples in front: behind a linear layer the last.
+
+        Looked for upwards, through what leaves the last dimension as it is.
+        """
+        rank = len(self.sample_shape(node)) + 1
+        waiting, seen = list(varying(node)), {node}
+        while waiting:
+            source = waiting.pop(0)
+            if source in seen or source.op != "call_function":
+                continue
+            seen.add(source)
+            if self.roles[source.name] is Role.SYNAPSE:
+                return rank - 1 if PRODUCTS[name_of(source)].last else 1
+            moves = name_of(source) in WIRES and WIRES[name_of(source)].moves
+            if sizes_of(source)[-1:] == sizes_of(node)[-1:] and (
+                not moves or name_of(source) == "reshape"
+            ):
+                waiting += varying(source)
+        return min(1, rank - 1)
+
+    def _sites(self) -> list[SpikingSite]:
+        return [
+            SpikingSite(
+                name=node.name,
+                node=node.name,
+                shape=self.sample_shape(node),
+                channels=self._channels(node),
+                ceiling=ceiling_of(node),
+            )
+            for node in self.graph.nodes
+            if self.roles[node.name] is Role.SPIKING
+        ]
+
+
+def _shown(shape: Sequence[Any]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _is_discrete(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return False
+    dtype: torch.dtype = value.dtype
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def _has_weights(node: fx.Node) -> bool:
+    """Whether a product has one factor that varies, and constants beside it."""
+    factors = operands(node)
+    several = [f for f in factors if isinstance(f, fx.Node) and f.meta["varies"]]
+    rest = [n for n in node.all_input_nodes if n not in several]
+    return len(several) == 1 and all(n.op == "get_attr" for n in rest)
+
+
+def _batch_symbols(graph: fx.Graph) -> tuple[sympy.Symbol, dict[Any, Any]]:
+    """The symbol of the size of the batch, and those that stand for the same.
+
+    Raises:
+        ConversionError: The model takes some sizes of the batch only.
+    """
+    entries = [node for node in graph.nodes if node.op == "placeholder"]
+    found = sorted({sizes_of(entry)[0].node.expr for entry in entries}, key=str)
+    for expression in found:
+        if not isinstance(expression, sympy.Symbol):
+            raise ConversionError(
+                f"the model takes {expression} samples at a time; it must not divide the batch into"
+                " parts"
+            )
+    return found[0], dict.fromkeys(found, found[0])
+
+
+_CONTAINERS = (
+    "Sequential", "MultiheadAttention", "Transformer", "TransformerEncoder",
+    "TransformerDecoder", "TransformerEncoderLayer", "TransformerDecoderLayer",
+)  # fmt: skip
+
+
+def _labels(graph: fx.Graph, roles: Mapping[str, Role]) -> dict[str, str]:
+    """A name for every operation: its module, and what it does where the module does more.
+
+    Spiking layers come first, so that their names do not depend on what stands beside them.
+    """
+    operations = [node for node in graph.nodes if node.op == "call_function"]
+    operations.sort(key=lambda node: roles[node.name] is not Role.SPIKING)
+    taken: dict[str, str] = {}
+    for node in operations:
+        taken[_unique(_qualified(node), taken)] = node.name
+    return {name: label for label, name in taken.items()}
+
+
+def _qualified(node: fx.Node) -> str:
+    path, kind = node.meta.get("module", ("", ""))
+    own = kind.startswith("torch.nn.modules.") and kind.rpartition(".")[2] not in _CONTAINERS
+    if own and path:
+        return str(path)
+    return f"{path}.{name_of(node)}" if path else name_of(node)
+
+
+def _unique(name: str, taken: Mapping[str, str]) -> str:
+    found, number = name, 0
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    return found
+
+
+def fingerprint(graph: fx.Graph, constants: Mapping[str, Tensor]) -> str:
+    """SHA-256 over what a model does, node by node, and over every tensor that it uses."""
     digest = hashlib.sha256()
-    modules = dict(module.named_modules())
-    position = {node: f"%{i}" for i, node in enumerate(module.graph.nodes)}
-    for node in module.graph.nodes:
-        target = node.target if isinstance(node.target, str) else node.target.__name__
-        if node.op == "call_module":
-            called = modules[target]
-            target = f"{target} {type(called).__name__}({called.extra_repr()})"
-        arguments = fx.node.map_arg((node.args, node.kwargs), position.__getitem__)
-        digest.update(f"{node.op} {target} {arguments};".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    position = {node: f"%{i}" for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            value = constants[str(node.target)]
+            plain = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
+            digest.update(plain.view(torch.uint8).numpy().tobytes())
+            continue
+        options = {k: v for k, v in node.kwargs.items() if k not in _PLACES}
+        arguments = fx.node.map_arg((node.args, options), position.__getitem__)
+        kind = name_of(node) if node.op == "call_function" else node.op
+        result = node.target.index if isinstance(node.target, Pick) else ""
+        digest.update(f"{kind}{result} {arguments} {_shape(node)};".encode())
     return digest.hexdigest()
 
 
-def trace(model: nn.Module, sample: Tensor) -> Network:
-    """Trace, fold and classify a model.
-
-    Args:
-        model: A network in any mode, on any device; it is copied, never changed.
-        sample: At least one input, ``(N, ...)``, used for shapes and for a check of the copy.
-
-    Raises:
-        ConversionError: The model cannot be traced, has an unsupported form, or its folded copy
-            does not compute what the model computes.
-    """
-    source = _copy(model).eval().requires_grad_(False)
-    device = next((p.device for p in source.parameters()), torch.device("cpu"))
-    sample = sample[:2].to(device)
-    with torch.no_grad():
-        expected = _logits_of(source, sample)
-        module = _symbolic_trace(source)
-        fingerprint = _fingerprint(module, model)
-        rewrite(module, sample)
-        _as_channels_last(module)
-        _check_same(module, sample, expected)
-    return Network(module, sample, fingerprint)
+_PLACES = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
+"""Arguments that say where a value is, and not what."""
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """A copy whose parametrised weights (weight norm, spectral norm) are plain parameters."""
-    try:
-        source = copy.deepcopy(model)
-    except RuntimeError as error:
-        raise ConversionError(
-            f"the model cannot be copied: {error}. Remove old-style weight_norm or spectral_norm"
-            " hooks first"
-        ) from error
-    for module in list(source.modules()):
-        if parametrize.is_parametrized(module):
-            _make_plain(module)
-    return source
+def _shape(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    if is_size(node):
+        return _open(value)
+    if not isinstance(value, Tensor):
+        return ""
+    return f"{value.dtype} {[_open(n) for n in value.shape]}"
 
 
-def _make_plain(module: nn.Module) -> None:
-    """Put the values of parametrised weights in their place.
-
-    ``remove_parametrizations`` would change the class, which a copy shares with its model.
-    """
-    names = list(cast(Any, module.parametrizations))
-    values = {name: getattr(module, name).detach().clone() for name in names}
-    del module.parametrizations
-    module.__class__ = type(module).__bases__[0]
-    for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value))
-
-
-def _logits_of(model: nn.Module, sample: Tensor) -> Tensor:
-    try:
-        out = model(sample)
-    except Exception as error:
-        raise ConversionError(
-            f"the model does not run on a sample of shape {tuple(sample.shape)}: {error}"
-        ) from error
-    if isinstance(out, dict):  # a segmentation network's
-        out = out.get("out", out)
-    if not isinstance(out, Tensor):
-        raise ConversionError(
-            f"the model must return one tensor of logits; it returned {type(out).__name__}."
-            " Wrap it in a module that returns the tensor to convert"
-        )
-    return out
-
-
-class _Tracer(fx.Tracer):
-    """A tracer that knows, after it failed, in which module it was."""
-
-    path = ""
-
-    def call_module(
-        self,
-        m: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        outer, self.path = self.path, self.path_of_module(m)
-        result = super().call_module(m, forward, args, kwargs)
-        self.path = outer
-        return result
-
-
-def _symbolic_trace(model: nn.Module) -> fx.GraphModule:
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:
-        where = f"module {tracer.path!r}" if tracer.path else "the model's own forward"
-        raise ConversionError(
-            f"torch.fx cannot trace {where}: {error}. Move code that depends on the values of"
-            " tensors out of forward, or replace it with tensor operations"
-        ) from error
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        names = ", ".join(node.name for node in inputs)
-        raise ConversionError(f"the model must take one tensor; its forward takes: {names}")
-    return fx.GraphModule(model, graph)
-
-
-def _as_channels_last(module: fx.GraphModule) -> None:
-    """Measured 2 to 3 times faster on small CPU convolutions, never slower."""
-    if any(isinstance(m, nn.Conv2d) for m in module.modules()):
-        module.to(memory_format=torch.channels_last)
-
-
-def _check_same(module: fx.GraphModule, sample: Tensor, expected: Tensor) -> None:
-    error = (module(sample) - expected).norm() / expected.norm().clamp_min(1e-12)
-    if not error <= 1e-3:  # rounding alone has been seen to give 1e-4 where variances are tiny
-        raise ConversionError(
-            f"the traced copy differs from the model by {error:.1e} (relative); its forward"
-            " depends on something that tracing froze, such as a flag or a random number"
-        )
-
-
-def _check_values(node: fx.Node) -> bool:
-    """Whether a node that changes from step to step gives no floating-point numbers.
-
-    Raises:
-        ConversionError: Its first dimension is not the batch.
-    """
-    meta: Any = node.meta.get("tensor_meta")
-    if node.op == "output" or not hasattr(meta, "shape"):
-        return False
-    entry = next(n for n in node.graph.nodes if n.op == "placeholder")
-    if not meta.shape or meta.shape[0] != shape_of(entry)[0]:
-        raise ConversionError(
-            f"node {node.name!r} gives {tuple(meta.shape)} for {shape_of(entry)[0]} samples; keep"
-            " the first dimension for the batch"
-        )
-    return not meta.dtype.is_floating_point
-
-
-def _timing(graph: fx.Graph, roles: dict[str, Role]) -> dict[str, Timing]:
-    timing: dict[str, Timing] = {}
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            timing[node.name] = Timing.STATIC
-        elif roles[node.name] is Role.SPIKING:
-            timing[node.name] = Timing.TEMPORAL
-        else:
-            inputs = [timing[source.name] for source in node.all_input_nodes]
-            timing[node.name] = max(inputs, key=lambda t: t.value, default=Timing.CONSTANT)
-    return timing
-
-
-def _sites(
-    graph: fx.Graph, roles: dict[str, Role], modules: dict[str, nn.Module]
-) -> list[SpikingSite]:
-    sites: list[SpikingSite] = []
-    taken: set[str] = set()
-    for node in graph.nodes:
-        if roles[node.name] is not Role.SPIKING:
-            continue
-        name = _unique(_qualified_name(node), taken)
-        taken.add(name)
-        sites.append(
-            SpikingSite(
-                name=name,
-                node=node.name,
-                shape=tuple(int(size) for size in shape_of(node)[1:]),
-                channels=channels_of(node, modules),
-                ceiling=ceiling_of(node, modules),
-            )
-        )
-    return sites
-
-
-def _qualified_name(node: fx.Node) -> str:
-    if node.op == "call_module":
-        return str(node.target)
-    kind = node.target if node.op == "call_method" else getattr(node.target, "__name__", "relu")
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return f"{paths[-1]}.{kind}" if paths and paths[-1] else str(kind)
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    number = 1
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"
+def _open(size: Any) -> str:
+    """A size with N for the batch, whatever its symbol is called."""
+    if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return str(size)
+    expression = size.node.expr
+    names = {symbol: sympy.Symbol("N") for symbol in expression.free_symbols}
+    return str(expression.xreplace(names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class LayerDiagnosis:
 PARTS = ("clipping", "quantisation", "unevenness", "inherited")
 
 
-def diagnose(model: SpikingModel, inputs: Tensor) -> list[LayerDiagnosis]:
+def diagnose(model: SpikingModel, inputs: Any) -> list[LayerDiagnosis]:
     """Run all steps of ``inputs``, ``(N, ...)``, beside the ANN and compare layer by layer.
 
     Every activation of the ANN is kept for the comparison: a few dozen samples are enough.
@@ -51,7 +52,6 @@ def diagnose(model: SpikingModel, inputs: Tensor) -> list[LayerDiagnosis]:
     """
     if not model.neurons:
         raise ConversionError("nothing in the network spikes: there is no layer to diagnose")
-    model.network.check_inputs(inputs)
     activations: dict[str, Tensor] = {}
     with torch.inference_mode():
         AnalogPass(model.network, activations.__setitem__).run(inputs)
@@ -79,7 +79,7 @@ class _Observer:
         if (site := self._layers.get(node)) is None:
             return  # a max-pool
         neuron = self._model.neurons[site.name]
-        counts = counts.movedim(site.channels, 1)
+        counts = site.to_channels(counts)
         shape = (-1, *[1] * (counts.dim() - 2))
         size, bias = neuron.threshold.view(shape), neuron.bias.view(shape)
         a = self._activations[site.name]

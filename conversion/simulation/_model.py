@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from conversion._errors import ConfigError
 from conversion._exits import ExitRule, confidence
 from conversion.energy import Burst, Costs
-from conversion.graph import Network
+from conversion.graph import Inputs, Network
 from conversion.neurons import NEURONS, AdaFire
 from conversion.simulation._counter import SpikeCounter
-from conversion.simulation._passes import SpikingPass, laid_out, running_mean, summable
+from conversion.simulation._passes import SpikingPass, running_mean
 
 if TYPE_CHECKING:
     from conversion._config import ConversionConfig, LayerConfig
@@ -27,6 +27,7 @@ class Simulation:
 
     Attributes:
         logits: Mean output of the steps so far, ``(T, N, classes)``.
+        outputs: All outputs in the ANN's structure, each ``(T, ...)``; ``logits`` is one of them.
         spikes: Spikes of each source at each step, ``(sources, T, N)``.
         synops: Accumulates they cause, likewise.
         sources: Names of the sources, in order of execution: spiking layers, and max-pools
@@ -34,6 +35,7 @@ class Simulation:
     """
 
     logits: Tensor
+    outputs: Any
     spikes: Tensor
     synops: Tensor
     sources: tuple[str, ...]
@@ -45,20 +47,22 @@ class Inference:
 
     Attributes:
         logits: At each sample's exit, ``(N, classes)``.
+        outputs: All outputs in the ANN's structure, likewise.
         timesteps: Steps that each sample ran, ``(N,)``.
     """
 
     logits: Tensor
+    outputs: Any
     timesteps: Tensor
 
 
 class SpikingModel(nn.Module):
     """A calibrated spiking network. Made by :func:`convert` or ``conversion.load``.
 
-    Calling it gives the logits at which each sample left, ``(N, classes)``, like the ANN.
+    Calling it like the ANN gives what the ANN gives: the mean outputs at which each sample left.
 
     Attributes:
-        network: The traced ANN.
+        network: The captured ANN.
         config: The choices it was made with.
         neurons: The layers of neurons by name.
         synapses: What the spikes run through: the ANN's network, or a copy with tuned weights.
@@ -93,8 +97,6 @@ class SpikingModel(nn.Module):
             )
             for name, site in network.sites.items()
         }
-        names = {site.node: name for name, site in network.sites.items()}
-        self._sources = {node: names.get(node, node) for node in costs.fan_out}
 
     @property
     def exit(self) -> ExitRule | None:
@@ -126,58 +128,109 @@ class SpikingModel(nn.Module):
         )
 
     @torch.inference_mode()
-    def simulate(self, x: Tensor, *, burst: Burst = "count") -> Simulation:
-        """Run all T steps of inputs ``x``, ``(N, ...)``, layer by layer.
+    def simulate(self, x: Any, *, burst: Burst = "count") -> Simulation:
+        """Run all T steps of inputs, layer by layer.
 
         Args:
-            x: Inputs on the model's device.
+            x: Inputs on the model's device, as the ANN takes them: a tensor ``(N, ...)``, a tuple
+                of arguments, or a dict of keywords.
             burst: Whether n spikes of a burst are n events at a synapse, or one.
 
         Raises:
-            ConversionError: The inputs do not have the shape that the network was profiled with.
+            ConversionError: The inputs are not like those that the network was profiled with.
         """
         steps = self.config.timesteps
         signed = any(neuron.signed for neuron in self.neurons.values())
-        self.network.check_inputs(x)
         counter = SpikeCounter(self.costs, burst, signed=signed)
         run = SpikingPass(self.synapses, self.neurons, on_spikes=counter.count)
-        outputs = run.advance(run.start(laid_out(x)), steps)
-        spikes, synops = counter.stacked(list(self._sources), (steps, len(x)))
+        state = run.start(x)
+        found = run.advance(state, steps)
+        means = [self._mean(index, value, steps) for index, value in enumerate(found)]
+        spikes, synops = counter.stacked(list(self.costs.fan_out), (steps, state.samples))
         return Simulation(
-            logits=running_mean(outputs, steps),
+            logits=means[self.network.logits],
+            outputs=self.network.structured(
+                [self._as_given(index, mean, steps) for index, mean in enumerate(means)]
+            ),
             spikes=spikes,
             synops=synops,
-            sources=tuple(self._sources.values()),
+            sources=tuple(self.costs.fan_out),
         )
 
+    def _mean(self, index: int, value: Any, steps: int) -> Any:
+        """An output's mean over the steps so far; what is no number, or no output, as it is."""
+        if self.network.output_axis(index) is None or not _adds_up(value):
+            return value
+        return running_mean(value, steps)
+
+    def _as_given(self, index: int, mean: Any, steps: int) -> Any:
+        """An output step by step, ``(T, ...)``, each as the ANN gives it."""
+        axis = self.network.output_axis(index)
+        if axis is None:
+            return mean
+        per_step = mean if _adds_up(mean) else mean.unflatten(0, (steps, -1))
+        return torch.stack([axis.back(value) for value in per_step])
+
     @torch.inference_mode()
-    def infer(self, x: Tensor) -> Inference:
-        """Run step by step; samples that are confident enough leave the batch and cost no more."""
-        self.network.check_inputs(x)
+    def infer(self, x: Any) -> Inference:
+        """Run step by step; samples that are confident enough leave the batch and cost no more.
+
+        Args:
+            x: Inputs as in :meth:`simulate`.
+        """
         run = SpikingPass(self.synapses, self.neurons)
-        state = run.start(laid_out(x))
-        remaining = torch.arange(len(x), device=x.device)
-        logits: Tensor | None = None
-        timesteps = torch.full((len(x),), self.config.timesteps, device=x.device)
-        total = torch.zeros((), device=x.device)
+        state = run.start(x)
+        samples, device = state.samples, self.network.device
+        remaining = torch.arange(samples, device=device)
+        timesteps = torch.full((samples,), self.config.timesteps, device=device)
+        answers: list[Any] = []
+        totals: list[Any] = []
         for step in range(1, self.config.timesteps + 1):
-            total = total + summable(run.advance(state, 1))
-            logits = total.new_empty((len(x), *total.shape[1:])) if logits is None else logits
-            logits[remaining] = total / step
-            leaves = self._may_leave(total / step, step)
+            found = run.advance(state, 1)
+            totals = [self._added(i, value, totals) for i, value in enumerate(found)]
+            means = [v / step if self._counts(i, v) else v for i, v in enumerate(totals)]
+            answers = [self._placed(i, m, answers, remaining, samples) for i, m in enumerate(means)]
+            leaves = self._may_leave(means[self.network.logits], step)
             if bool(leaves.any()):
                 timesteps[remaining[leaves]] = step
                 stay = (~leaves).nonzero().squeeze(1)
                 if len(stay) == 0:
                     break
                 state.keep(stay)
-                remaining, total = remaining[stay], total[stay]
-        assert logits is not None
-        return Inference(logits=logits, timesteps=timesteps)
+                remaining = remaining[stay]
+                totals = [v[stay] if self._varies(i) else v for i, v in enumerate(totals)]
+        outputs = [
+            axis.back(answer) if (axis := self.network.output_axis(index)) else answer
+            for index, answer in enumerate(answers)
+        ]
+        return Inference(
+            logits=answers[self.network.logits],
+            outputs=self.network.structured(outputs),
+            timesteps=timesteps,
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits at each sample's exit, ``(N, classes)``."""
-        return self.infer(x).logits
+    def _varies(self, index: int) -> bool:
+        return self.network.output_axis(index) is not None
+
+    def _counts(self, index: int, value: Any) -> bool:
+        return self._varies(index) and _adds_up(value)
+
+    def _added(self, index: int, value: Any, totals: list[Any]) -> Any:
+        return totals[index] + value if totals and self._counts(index, value) else value
+
+    def _placed(
+        self, index: int, mean: Any, answers: list[Any], remaining: Tensor, samples: int
+    ) -> Any:
+        """The answers of all samples, with those of the remaining ones brought up to date."""
+        if not self._varies(index):
+            return mean
+        answer = answers[index] if answers else mean.new_empty((samples, *mean.shape[1:]))
+        answer[remaining] = mean
+        return answer
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the ANN gives, ``(N, classes)`` or its own structure, at each sample's exit."""
+        return self.infer(Inputs(args, kwargs)).outputs
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
         raise ConfigError(
@@ -188,7 +241,12 @@ class SpikingModel(nn.Module):
     def _may_leave(self, logits: Tensor, step: int) -> Tensor:
         if self.exit is None:
             return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        return confidence(logits, self.exit.score) > self.exit.thresholds[step - 1]
+        return confidence(logits, self.exit.score, samples=1) > self.exit.thresholds[step - 1]
+
+
+def _adds_up(value: Any) -> bool:
+    """Whether the outputs of the steps are averaged: indices and booleans are not."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def make_neuron(

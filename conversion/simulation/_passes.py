@@ -9,17 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from conversion.graph._network import Network, Timing
-from conversion.graph._roles import Role
-from conversion.neurons._adafire import AdaFire, NeuronState
+from conversion.graph import Network, Role, Timing, is_size, run_ann
+from conversion.graph._operations import call, varying
+from conversion.neurons import AdaFire, NeuronState
 
 SpikeHook = Callable[[str, Tensor, int], None]
 """Called with (source node, spike counts ``(steps·N, C, ...)``, steps); the counts are reused."""
-
-
-def laid_out(x: Tensor) -> Tensor:
-    """Contiguous; images channels last, which is measured 2 to 3 times faster on a CPU."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
 
 
 def running_mean(outputs: Tensor, steps: int) -> Tensor:
@@ -29,34 +24,44 @@ def running_mean(outputs: Tensor, steps: int) -> Tensor:
     return per_step.cumsum(0) / count.view(-1, *[1] * (per_step.dim() - 1))
 
 
-def summable(x: Tensor) -> Tensor:
-    """``x`` in a precision in which many steps can be added up: half precision is not one."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class AnalogPass(fx.Interpreter):
+class AnalogPass:
     """Runs the ANN and shows every ReLU-like activation to ``observe(layer name, activation)``.
 
     Activations are shown as ``(N, C, ...)``.
     """
 
     def __init__(self, network: Network, observe: Callable[[str, Tensor], None]) -> None:
-        super().__init__(network.module)
-        self.extra_traceback = False
+        self._network = network
         self._sites = {site.node: site for site in network.sites.values()}
         self._observe = observe
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Execute one node (the hook of ``fx.Interpreter``)."""
-        value = super().run_node(n)
-        if site := self._sites.get(n.name):
-            self._observe(site.name, value.movedim(site.channels, 1))
-        return value
+    def run(self, x: Any) -> Tensor:
+        """The logits, ``(N, classes)``, for inputs as the network takes them."""
+        inputs = self._network.take(x)
+
+        def see(node: fx.Node, value: Any) -> None:
+            if site := self._sites.get(node.name):
+                front = self._network.axes[node.name].front(value)
+                self._observe(site.name, site.to_channels(front))
+
+        return logits_of(self._network, run_ann(self._network, inputs, see))
+
+
+def ann_logits(network: Network, x: Any) -> Tensor:
+    """The ANN's logits, ``(N, classes)``, for inputs as it takes them."""
+    return logits_of(network, run_ann(network, network.take(x)))
+
+
+def logits_of(network: Network, outputs: list[Any]) -> Tensor:
+    """The logits among the ANN's outputs, with the samples in front."""
+    logits: Tensor = outputs[network.logits]
+    axis = network.output_axis(network.logits)
+    return logits if axis is None else axis.front(logits)
 
 
 @dataclass
 class _Accumulated:
-    """State of a cumulative-difference node: Σx per input, and t·f(x̄_t) of the last step."""
+    """State of a cumulative-difference node, samples in front: Σx per input, t·f(x̄_t) before."""
 
     totals: list[Tensor]
     previous: Tensor | None = None
@@ -70,22 +75,18 @@ class PassState:
     Attributes:
         samples: Number of samples still in the batch.
         static: Values that depend on the sample but not on the step, by node.
-        constant: Values that depend on neither, by node.
         neurons: Neuron states by node.
         accumulated: Cumulative-difference states by node.
     """
 
     samples: int
-    static: dict[fx.Node, Any] = field(default_factory=dict)
-    constant: dict[fx.Node, Any] = field(default_factory=dict)
+    static: dict[fx.Node, Tensor] = field(default_factory=dict)
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     accumulated: dict[str, _Accumulated] = field(default_factory=dict)
 
     def keep(self, index: Tensor) -> None:
         """Forget every sample that is not in ``index`` (1-d, positions in the current batch)."""
-        for node, value in self.static.items():
-            if isinstance(value, Tensor):
-                self.static[node] = value[index]
+        self.static = {n: n.meta["axis"].take(value, index) for n, value in self.static.items()}
         for neuron in self.neurons.values():
             neuron.keep(index)
         for item in self.accumulated.values():
@@ -94,14 +95,15 @@ class PassState:
         self.samples = len(index)
 
 
-class SpikingPass(fx.Interpreter):
+class SpikingPass:
     """Runs the network's spiking version, several steps at a time, layer by layer.
 
-    The steps are folded into the batch, step outermost: every tensor after the first spiking
-    layer is ``(steps·N, ...)``. What comes before it is computed once per sample.
+    The steps are folded into the batch, step outermost: wherever a value has its samples, it has
+    ``steps·N`` of them after the first spiking layer, and what follows the size of the batch is
+    worked out for that many. What comes before is computed once per sample.
 
     Args:
-        network: The traced network.
+        network: The network.
         neurons: Neuron layers by spiking layer name.
         on_spikes: Called with the spikes of each spiking layer and max-pool.
         tune: Called before a layer's spikes are used, with (layer name, current, steps); it may
@@ -116,149 +118,237 @@ class SpikingPass(fx.Interpreter):
         on_spikes: SpikeHook | None = None,
         tune: Callable[[str, Tensor, int], None] | None = None,
     ) -> None:
-        # Indices and booleans are worked out late, from values that may seem to be used up.
-        super().__init__(network.module, garbage_collect_values=not network.discrete)
-        self.extra_traceback = False
         self._network = network
         self._sites = {site.node: site for site in network.sites.values()}
         self._neurons = neurons
         self._on_spikes = on_spikes
         self._tune = tune
-        self._static_graph = [
+        self._static = [n for n in network.graph.nodes if network.timing[n.name] is Timing.STATIC]
+        self._temporal = [
             node
-            for node in network.module.graph.nodes
-            if node.op != "output" and network.timing[node.name] is not Timing.TEMPORAL
+            for node in network.graph.nodes
+            if network.timing[node.name] is Timing.TEMPORAL and node.op != "output"
         ]
+        self._spent = {} if network.discrete else _last_uses(network.graph)
+        self._sized: dict[tuple[fx.Node, int], Any] = {}
+        self._env: dict[fx.Node, Any] = {}
+        self._state = PassState(samples=0)
+        self._steps = 0
 
-    def start(self, x: Tensor) -> PassState:
-        """Compute what does not change over time, for inputs ``x``, ``(N, ...)``."""
-        state = PassState(samples=len(x))
-        self.env: dict[fx.Node, Any] = {}
-        self.args_iter = iter([x])
-        for node in self._static_graph:
-            self.env[node] = super().run_node(node)
+    def start(self, x: Any) -> PassState:
+        """Compute what does not change over time, for inputs as the network takes them."""
+        inputs = self._network.take(x)
+        state = PassState(samples=len(inputs))
+        given = iter(inputs.tensors)
+        values: dict[fx.Node, Any] = {}
+        self._sized = {}
+
+        def value(source: fx.Node) -> Any:
+            return values[source] if source in values else self._fixed(source, state.samples)
+
+        for node in self._static:
+            if node.op == "output":
+                continue
+            values[node] = (
+                next(given) if node.op == "placeholder" else call(node, value, self._network.device)
+            )
         timing = self._network.timing
-        for node in self._static_graph:
+        for node, found in values.items():
             if any(u.op == "output" or timing[u.name] is Timing.TEMPORAL for u in node.users):
-                kept = state.static if timing[node.name] is Timing.STATIC else state.constant
-                kept[node] = self.env[node]
+                state.static[node] = found
         return state
 
-    def advance(self, state: PassState, steps: int) -> Tensor:
-        """Run ``steps`` more steps; returns the network's output, ``(steps·N, C)``."""
-        done: dict[fx.Node, Any] = dict.fromkeys(self._static_graph)
-        return self._finish({**done, **state.constant, **state.static}, state, steps)
+    def advance(self, state: PassState, steps: int) -> list[Any]:
+        """Run ``steps`` more steps.
 
-    def resume(self, known: dict[fx.Node, Any], samples: int, steps: int) -> Tensor:
-        """Run the first ``steps`` steps of the nodes that are not in ``known``; as ``advance``.
-
-        Nodes that are done and needed no more may be known as None.
+        Returns:
+            The network's outputs in order, ``(steps·N, ...)`` with the samples in front; what does
+            not depend on the sample as it is.
         """
-        return self._finish(known, PassState(samples=samples), steps)
+        return self._run({}, state, steps, 0)
 
-    def _finish(self, known: dict[fx.Node, Any], state: PassState, steps: int) -> Tensor:
-        self._state = state
-        self._steps = steps
-        output: Tensor = self.run(initial_env=known, enable_io_processing=False)
-        if len(output) == steps * state.samples:
-            return output
-        return output.repeat(steps, *[1] * (output.dim() - 1))  # nothing in the network spikes
+    def resume(self, env: dict[fx.Node, Any], state: PassState, steps: int, at: int) -> list[Any]:
+        """Run the first ``steps`` steps from the ``at``-th changing node on; as ``advance``.
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Execute one node (the hook of ``fx.Interpreter``)."""
-        if n.op == "output" or self._network.timing[n.name] is not Timing.TEMPORAL:
-            return super().run_node(n)
-        if n.name in self._network.discrete:
-            return None  # who needs it works it out from means
-        role = self._network.roles[n.name]
+        Args:
+            env: Values of the changing nodes before it, as far as they are needed.
+            state: Of a pass that was there; only what does not change is taken from it.
+            steps: Number of steps.
+            at: Position among the nodes that change from step to step.
+        """
+        return self._run(env, PassState(samples=state.samples, static=state.static), steps, at)
+
+    def _run(self, env: dict[fx.Node, Any], state: PassState, steps: int, at: int) -> list[Any]:
+        self._env, self._state, self._steps = env, state, steps
+        for position in range(at, len(self._temporal)):
+            node = self._temporal[position]
+            if node.name not in self._network.discrete:  # who needs it works it out from means
+                self._env[node] = self._value_of(node)
+            for source in self._spent.get(node, ()):
+                self._env.pop(source, None)
+        output = next(reversed(self._network.graph.nodes))
+        return [self._output(leaf) for leaf in output.args[0]]
+
+    def _output(self, leaf: Any) -> Any:
+        if not isinstance(leaf, fx.Node):
+            return leaf
+        if leaf.name in self._network.discrete:
+            return self._discrete_output(leaf)
+        value = self._folded(leaf)
+        axis = self._network.axes.get(leaf.name)
+        return value if axis is None else axis.front(value)
+
+    def _discrete_output(self, node: fx.Node) -> Tensor:
+        """Indices or booleans of each step, worked out from the means of the steps so far."""
+        state = self._totals(node)
+        axis = self._network.axes[node.name]
+        found = [axis.front(self._apply(node, self._means(node, state, s))) for s in self._each()]
+        return torch.cat(found)
+
+    def _each(self) -> range:
+        return range(self._steps)
+
+    def _value_of(self, node: fx.Node) -> Tensor:
+        role = self._network.roles[node.name]
         if role is Role.SPIKING:
-            return self._spike(n)
+            return self._spike(node)
         if role in (Role.GATE, Role.ANALOG):
-            return self._cumulative_difference(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if self._mixes_timings(n):
-            args, kwargs = self._unfold_static(n)
-        return getattr(self, n.op)(n.target, args, kwargs)
+            return self._cumulative_difference(node)
+        found: Tensor = call(node, self._folded, self._network.device)
+        return found
+
+    def _folded(self, source: fx.Node) -> Any:
+        """A value for all steps at once."""
+        if self._network.timing[source.name] is Timing.TEMPORAL:
+            return self._env[source]
+        if source in self._state.static:
+            value = self._state.static[source]
+            if self._steps == 1:
+                return value
+            return self._network.axes[source.name].repeat(value, self._steps)
+        return self._fixed(source, self._steps * self._state.samples)
+
+    def _fixed(self, node: fx.Node, samples: int) -> Any:
+        """What depends on the size of the batch, or on nothing."""
+        if is_size(node):
+            return self._network.size(node, samples)
+        if node.op == "get_attr":
+            return self._network.constant(node)
+        if (node, samples) not in self._sized:
+            self._sized[node, samples] = call(
+                node, lambda source: self._fixed(source, samples), self._network.device
+            )
+        return self._sized[node, samples]
+
+    def _current(self, node: fx.Node) -> Tensor:
+        """What a spiking layer gets, ``(steps·N, C, ...)``; ``(N, C, ...)`` if it never changes."""
+        site = self._sites[node.name]
+        source = varying(node)[0]
+        static = source in self._state.static
+        value = self._state.static[source] if static else self._env[source]
+        return site.to_channels(self._network.axes[source.name].front(value))
 
     def _spike(self, node: fx.Node) -> Tensor:
         site = self._sites[node.name]
-        current: Tensor = self.env[node.all_input_nodes[0]].movedim(site.channels, 1)
-        name = site.name
+        current = self._current(node)
         if self._tune is not None:
-            self._tune(name, current, self._steps)
-        neuron = self._neurons[name]
+            self._tune(site.name, current, self._steps)
+        neuron = self._neurons[site.name]
         state = self._state.neurons.get(node.name)
         if state is None:
             state = neuron.start(current[: self._state.samples])
             self._state.neurons[node.name] = state
         counts = neuron.fire(current, state, self._steps)
         if self._on_spikes is not None:
-            self._on_spikes(node.name, counts.movedim(1, site.channels), self._steps)
-        return neuron.values_(counts).movedim(1, site.channels)
-
-    def _mixes_timings(self, node: fx.Node) -> bool:
-        return any(self._network.timing[n.name] is Timing.STATIC for n in node.all_input_nodes)
-
-    def _unfold_static(self, node: fx.Node) -> Any:
-        """Repeat the inputs that are the same at every step, so that all have ``steps·N`` rows."""
-
-        def repeated(source: fx.Node) -> Any:
-            value = self.env[source]
-            is_static = self._network.timing[source.name] is Timing.STATIC
-            if not is_static or not isinstance(value, Tensor):
-                return value
-            return value.repeat(self._steps, *[1] * (value.dim() - 1))
-
-        return fx.node.map_arg((node.args, node.kwargs), repeated)
+            self._on_spikes(node.name, site.from_channels(counts), self._steps)
+        spikes = site.from_channels(neuron.values_(counts))
+        return self._network.axes[node.name].back(spikes)
 
     def _cumulative_difference(self, node: fx.Node) -> Tensor:
         """``y_t = t f(x̄_t) - (t-1) f(x̄_{t-1})``, x̄ the running mean: exact rates for any f."""
-        sources = list(dict.fromkeys(self._means_behind(node)))
-        state = self._state.accumulated.get(node.name)
-        if state is None:
-            zeros = [
-                summable(torch.zeros_like(self.env[n][: self._state.samples])) for n in sources
-            ]
-            state = self._state.accumulated[node.name] = _Accumulated(zeros)
+        state = self._totals(node)
+        axis, analog = self._network.axes[node.name], self._is_analog(node)
         outputs = []
-        for step in range(self._steps):
-            state.step += 1
-            means: dict[fx.Node, Any] = {}
-            for total, source in zip(state.totals, sources, strict=True):
-                total.add_(self.env[source].chunk(self._steps)[step])
-                means[source] = (total / state.step).to(self.env[source])
-            total_out = self._apply(node, means) * state.step
-            outputs.append(total_out - state.previous if state.previous is not None else total_out)
-            state.previous = total_out
+        for step in self._each():
+            means = self._means(node, state, step)
+            total = axis.front(self._apply(node, means)) * state.step
+            output = total if state.previous is None else total - state.previous
+            if analog and state.previous is not None:
+                # A mask puts −inf there at every step: no difference of two infinities.
+                output = torch.where(torch.isinf(total), total, output)
+            outputs.append(output)
+            state.previous = total
         result = torch.cat(outputs)
-        if self._on_spikes is not None and self._network.roles[node.name] is Role.GATE:
-            quantum = self._quantum(node.all_input_nodes[0])
+        if self._on_spikes is not None and not analog:
+            quantum = self._quantum(varying(node)[0])
             shape = (-1, *[1] * (result.dim() - 2))
             self._on_spikes(node.name, result / quantum.view(shape), self._steps)
-        return result
+        return axis.back(result)
+
+    def _is_analog(self, node: fx.Node) -> bool:
+        return self._network.roles[node.name] is Role.ANALOG
+
+    def _totals(self, node: fx.Node) -> _Accumulated:
+        """The sums that a node's means are made of."""
+        if node.name not in self._state.accumulated:
+            zeros = [
+                torch.zeros_like(self._front(source)[: self._state.samples])
+                for source in self._means_behind(node)
+            ]
+            self._state.accumulated[node.name] = _Accumulated(zeros)
+        return self._state.accumulated[node.name]
+
+    def _front(self, source: fx.Node) -> Tensor:
+        return self._network.axes[source.name].front(self._env[source])
+
+    def _means(self, node: fx.Node, state: _Accumulated, step: int) -> dict[fx.Node, Tensor]:
+        """Means of the inputs up to a step, which becomes the state's."""
+        state.step += 1
+        means = {}
+        for total, source in zip(state.totals, self._means_behind(node), strict=True):
+            total.add_(self._front(source).chunk(self._steps)[step])
+            means[source] = self._network.axes[source.name].back(total / state.step)
+        return means
 
     def _quantum(self, node: fx.Node) -> Tensor:
         """Size of one spike behind a node that gives whole spikes, per channel, ``(C,)``."""
         if site := self._sites.get(node.name):
             return self._neurons[site.name].threshold
-        sources: Any = node.args[0] if node.target is torch.cat else node.all_input_nodes
-        return torch.cat([self._quantum(source) for source in sources])
+        if self._network.roles[node.name] is Role.GATE:
+            return self._quantum(varying(node)[0])
+        parts: Any = node.args[0]  # of a concatenation, where one may stand twice
+        return torch.cat([self._quantum(source) for source in parts])
 
     def _apply(self, node: fx.Node, values: dict[fx.Node, Any]) -> Tensor:
+        """A node for one step, on the means of its inputs."""
+
         def value(source: fx.Node) -> Any:
+            if source in values:
+                return values[source]
             if source.name in self._network.discrete:
                 return self._apply(source, values)
-            return values[source] if source in values else self.env[source]
+            static = self._state.static
+            return static[source] if source in static else self._fixed(source, self._state.samples)
 
-        args = fx.node.map_arg(node.args, value)
-        kwargs = fx.node.map_arg(node.kwargs, value)
-        result: Tensor = getattr(self, node.op)(node.target, args, kwargs)
-        return result
+        found: Tensor = call(node, value, self._network.device)
+        return found
 
-    def _means_behind(self, node: fx.Node) -> Iterator[fx.Node]:
+    def _means_behind(self, node: fx.Node) -> list[fx.Node]:
         """The inputs whose running means a node is computed from, through indices and booleans."""
+        return list(dict.fromkeys(self._walk(node)))
+
+    def _walk(self, node: fx.Node) -> Iterator[fx.Node]:
         for source in node.all_input_nodes:
             if source.name in self._network.discrete:
-                yield from self._means_behind(source)
+                yield from self._walk(source)
             elif self._network.timing[source.name] is Timing.TEMPORAL:
                 yield source
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """The values that are read for the last time at each node."""
+    last = {source: node for node in graph.nodes for source in node.all_input_nodes}
+    uses: dict[fx.Node, list[fx.Node]] = {}
+    for source, node in last.items():
+        uses.setdefault(node, []).append(source)
+    return uses

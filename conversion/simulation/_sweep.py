@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -109,31 +110,33 @@ class _CalibratingPass(SpikingPass):
 
     def whole(self) -> Tensor:
         """Run from the first node; outputs ``(T·N, ...)``."""
-        return self.advance(self.start(self._profile.inputs), self._config.steps_of_calibration)
+        steps = self._config.steps_of_calibration
+        return self._logits(self.advance(self.start(self._profile.inputs), steps))
+
+    def _logits(self, outputs: list[Any]) -> Tensor:
+        logits: Tensor = outputs[self._network.logits]
+        return logits
 
     def after(self, trunk: _CalibratingPass) -> Tensor:
         """Run from where another pass has just arrived, with the spikes that it counted so far."""
         self._counter.take_over(trunk._counter)
-        done = dict.fromkeys(trunk._done)
-        return self.resume({**done, **trunk.env}, trunk._state.samples, trunk._steps)
+        return self._logits(self.resume(dict(trunk._env), trunk._state, trunk._steps, trunk._at))
 
     def told(self, layer: str | None, outputs: Tensor) -> Branch:
         """The branch of this pass."""
         steps, samples = self._config.steps_of_calibration, len(self._profile.inputs)
         nodes = list(self._profile.costs.fan_out)
         _, synops = self._counter.stacked(nodes, (steps, samples))
-        names = {node: site.name for node, site in self._sites.items()}
         return Branch(
             layer=layer,
             config=None if layer is None else self._config.layers[layer],
             logits=running_mean(outputs, steps),
             synops=synops.mean(2),
-            sources=tuple(names.get(node, node) for node in nodes),
+            sources=tuple(nodes),
         )
 
     def _spike(self, node: fx.Node) -> Tensor:
         if self._at_layer is not None:
-            nodes = list(self._profile.network.module.graph.nodes)
-            self._done = nodes[: nodes.index(node)]
+            self._at = self._temporal.index(node)
             self._at_layer(self._sites[node.name].name, self)
         return super()._spike(node)

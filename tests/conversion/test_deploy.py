@@ -173,6 +173,7 @@ def test_an_unknown_type_of_inputs_is_refused(
     model: SpikingModel, small_net: nn.Module, tmp_path: Path
 ) -> None:
     save(model, tmp_path / "a.json")
-    edit(tmp_path / "a.json", lambda body: body.update(input_dtype="colour"))
-    with pytest.raises(DeployError, match="malformed: input_dtype is 'colour'"):
+    tensor = {"tensor": {"shape": [2, 10, 10], "dtype": "colour"}}
+    edit(tmp_path / "a.json", lambda body: body["inputs"].update(args=[tensor]))
+    with pytest.raises(DeployError, match=r"inputs' structure has no tensor .*colour"):
         load(tmp_path / "a.json", small_net)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conversion import ConversionConfig, LayerDiagnosis, Profile, convert, diagnose, profile
@@ -62,7 +63,11 @@ def test_each_error_has_its_cause(found: Profile, images: Tensor) -> None:
 def test_the_parts_against_the_definition(found: Profile, images: Tensor) -> None:
     """Literal: one layer, one neuron at a time, from the raw currents."""
     steps, phi = 3, 1
-    net_first, net_second = (found.network.module.get_submodule(name) for name in ("0", "2"))
+    weights = found.network.constants
+    net_first, net_second = (
+        lambda x, name=name: F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        for name in ("0", "2")
+    )
     config = ConversionConfig.uniform(found.layers, timesteps=steps, phi=phi, calibration="none")
     model = convert(found, config)
     x = net_first(images)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from conversion import ConfigError, EnergyModel, energy_model
 from conversion.energy import costs
-from conversion.graph import trace
+from conversion.graph import build_network
 
 
 class After(nn.Module):
@@ -28,7 +28,7 @@ def layers_in(layers: tuple[nn.Module, ...]) -> int:
 
 
 def fan_out(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    found = costs(trace(model, torch.randn(2, *shape)))
+    found = costs(build_network(model, torch.randn(2, *shape)))
     (result,) = found.fan_out.values()
     return result
 
@@ -105,14 +105,14 @@ def test_residual_add_costs_one_accumulate_per_spike() -> None:
             x = F.relu(self.stem(x))
             return F.relu(self.conv(x) + x)
 
-    found = costs(trace(Residual(), torch.randn(2, 1, 3, 3)))
+    found = costs(build_network(Residual(), torch.randn(2, 1, 3, 3)))
     first, second = found.fan_out.values()
     assert first.unique().tolist() == [2 + 1]  # two synapses of the convolution, one identity
     assert second.unique().tolist() == [1]  # to the output
 
 
 def test_macs_by_hand(small_net: nn.Module, small_inputs: Tensor) -> None:
-    found = costs(trace(small_net, small_inputs))
+    found = costs(build_network(small_net, small_inputs))
     # A kernel of 3 with padding 1 meets 3 cells at every position of an axis, 2 at its two ends.
     conv1 = 4 * 2 * (3 * 10 - 2) ** 2
     conv2 = 4 * 2 * (3 * 5 - 2) ** 2
@@ -125,7 +125,7 @@ def test_macs_by_hand(small_net: nn.Module, small_inputs: Tensor) -> None:
 
 
 def test_a_max_pool_between_spikes_is_a_source(small_net: nn.Module, small_inputs: Tensor) -> None:
-    found = costs(trace(small_net, small_inputs))
+    found = costs(build_network(small_net, small_inputs))
     assert list(found.fan_out) == ["relu", "pool", "relu_1", "relu_2"]
     assert found.fan_out["relu"].unique().tolist() == [1]  # each spike enters one window
     centre = found.fan_out["pool"][0, 2, 2]
@@ -142,7 +142,7 @@ def test_a_node_that_stays_analog_pays_every_step() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.second(torch.sigmoid(F.relu(self.first(x))))
 
-    network = trace(Gated(), torch.randn(2, 4))
+    network = build_network(Gated(), torch.randn(2, 4))
     found = costs(network)
     assert network.analog_nodes == ["sigmoid"]
     assert found.step_macs == 5 + 5 * 3

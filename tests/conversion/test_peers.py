@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from conversion import ConversionConfig, Profile, SpikingModel, convert, profile
+from conversion.graph import is_size
+from conversion.graph._operations import call
+from conversion.simulation import SpikingPass
 
 STEPS = 7
 
@@ -28,8 +33,6 @@ def found(images: Tensor) -> Profile:
 
 def spikes(model: SpikingModel, images: Tensor) -> dict[str, Tensor]:
     """Spike counts ``(T, N, ...)`` of every layer."""
-    from conversion.simulation._passes import SpikingPass
-
     trains: dict[str, Tensor] = {}
 
     def keep(node: str, counts: Tensor, steps: int) -> None:
@@ -41,6 +44,13 @@ def spikes(model: SpikingModel, images: Tensor) -> dict[str, Tensor]:
     return trains
 
 
+def value_of(model: SpikingModel, node: fx.Node, x: Tensor) -> Any:
+    """What a node of a chain of layers is for inputs ``x``."""
+    if node.op == "get_attr":
+        return model.network.constant(node)
+    return model.network.size(node, len(x)) if is_size(node) else x
+
+
 def as_peers_see_it(model: SpikingModel, images: Tensor, make_neuron) -> dict[str, Tensor]:
     """The same network layer by layer with a peer's neurons, thresholds scaled to 1.
 
@@ -50,8 +60,8 @@ def as_peers_see_it(model: SpikingModel, images: Tensor, make_neuron) -> dict[st
     trains: dict[str, Tensor] = {}
     current: Tensor = images.expand(STEPS, *images.shape)
     sites = {site.node: name for name, site in model.network.sites.items()}
-    for node in model.network.module.graph.nodes:
-        if node.op in ("placeholder", "output"):
+    for node in model.network.graph.nodes:
+        if node.op != "call_function" or is_size(node):
             continue
         flat = current.flatten(0, 1)
         if node.name in sites:
@@ -62,10 +72,8 @@ def as_peers_see_it(model: SpikingModel, images: Tensor, make_neuron) -> dict[st
             x[0] += 0.5
             trains[node.name] = make_neuron()(x)
             flat = trains[node.name].flatten(0, 1) * size
-        elif node.op == "call_module":
-            flat = model.network.module.get_submodule(node.target)(flat)
         else:
-            flat = node.target(flat, *node.args[1:])
+            flat = call(node, lambda n, x=flat: value_of(model, n, x))
         current = flat.unflatten(0, (STEPS, -1))
     return trains
 

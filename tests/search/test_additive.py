@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conversion import ConversionConfig, convert
+from conversion.simulation import AnalogPass
 from evaluators import Evaluator, Task
 from search import AdditiveSampler, Budget, _additive, layer_tables
 from search._exits import LOSSES, foreseen_exits
@@ -33,13 +34,7 @@ def test_tables_are_what_one_step_of_the_first_layer_does(
     tables = layer_tables(profile, space, timesteps=2)
     two = layer_tables(profile, space, timesteps=2, steps=2)
     activations: list[torch.Tensor] = []
-    module = profile.network.module
-    handle = module.get_submodule("relu").register_forward_hook(
-        lambda _, __, out: activations.append(out.clone())
-    )
-    with torch.no_grad():
-        module(profile.inputs)
-    handle.remove()
+    AnalogPass(profile.network, lambda _, a: activations.append(a.clone())).run(profile.inputs)
     ann = activations[0]
     for phi, rho in itertools.product((1, 2, 3), (1.0, 1.5, 2.0)):
         config = ConversionConfig.uniform(

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from torch import Tensor
 
-from conversion import ConfigError, ConversionError
+from conversion import ConfigError, ConversionError, energy_model
 from evaluators import Evaluator, Measurement, Recording, Split, Task, TaskSpec
 from search import (
     SAMPLER_NAMES,
@@ -322,7 +322,7 @@ def test_a_study_is_checked_on_return(bench: Bench) -> None:
         ({"model_fingerprint": "f00"}, "another model: .* there, 'f00' here"),
         ({"data_fingerprint": "f00"}, "another calibration data"),
         ({"search_fingerprint": "f00"}, "another search split"),
-        ({"energy_model": "horowitz45-int8"}, "another energy model"),
+        ({"energy_model": energy_model("horowitz45-int8")}, "another energy model"),
         ({"seed": 3}, "another seed: 0 there, 3 here"),
         ({"task": TaskSpec()}, r"another task \(task\)"),
     ]
@@ -331,12 +331,15 @@ def test_a_study_is_checked_on_return(bench: Bench) -> None:
             bench.study(**changes)
     check_evaluator(bench.study(), bench.evaluator)
     storage, task = open_storage(bench.folder / "study.journal"), TaskSpec()
-    check_settings(storage, "none such", energy_model="horowitz45", task=task, phi_max=4)
+    check_settings(storage, "none such", energy=energy_model("horowitz45"), task=task, phi_max=4)
     with pytest.raises(StudyError, match=r"another search space \(phi_max\): 8 there, 4 here"):
-        check_settings(storage, "s", energy_model="horowitz45", task=task, phi_max=4)
+        check_settings(storage, "s", energy=energy_model("horowitz45"), task=task, phi_max=4)
     flipped = Split.of(*(t.flip(0) for t in bench.evaluator.task.search.dataset.tensors))
     with pytest.raises(StudyError, match="another search split"):
         check_evaluator(bench.study(), Evaluator(replace(bench.evaluator.task, search=flipped)))
+    dear = replace(energy_model("horowitz45"), ac_pj=1.0)
+    with pytest.raises(StudyError, match=r"another energy model \(ac_pj\): 0.9 there, 1.0 here"):
+        check_evaluator(bench.study(), Evaluator(bench.evaluator.task, energy=dear))
     with pytest.raises(StudyError, match="another energy model"):
         check_evaluator(bench.study(), Evaluator(bench.evaluator.task, energy="horowitz45-int8"))
 
