@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Histogram:
     def __init__(self, channels: int) -> None:
         self.channels = channels
         self.largest = torch.zeros(channels, dtype=torch.float64)
+        self._top = torch.zeros(2, channels, dtype=torch.float64)
         self.samples_per_channel = 0
         self.samples = 0
         self.sum_over_samples = torch.zeros(())
@@ -51,6 +52,8 @@ class Histogram:
         self.samples += len(activations)
         self.sum_over_samples = self.sum_over_samples + activations.sum(0).cpu()
         self.largest = torch.maximum(self.largest, rows.amax(0).double().cpu())
+        peaks = activations.flatten(2).amax(2) if activations.dim() > 2 else activations
+        self._top = torch.cat([self._top, peaks.double().cpu()]).topk(2, dim=0).values
         self._widen()
         scale = torch.where(self._range > 0, _FINE_BINS / self._range, 0.0)
         index = (rows * scale.to(rows)).to(torch.int64).clamp_(0, _FINE_BINS - 1)
@@ -61,6 +64,19 @@ class Histogram:
         self._counts[:, 0] -= (rows == 0).sum(0).cpu()
         sums = torch.bincount(index, weights=rows.view(-1).double(), minlength=size)
         self._sums += sums.view_as(self._sums).cpu()
+
+    def headroom(self) -> float:
+        """How far the next sample is expected to exceed the largest, as a fraction of it.
+
+        With an exponential tail the largest of n samples lies above the second largest by what
+        the next one that exceeds it lies above the largest (Rényi 1953: the spacings of order
+        statistics are independent). The mean over the channels that fired, each in units of its
+        largest activation; samples count by their largest value, as neighbours are alike.
+        """
+        fired = self._top[0] > 0
+        if not bool(fired.any()):
+            return 0.0
+        return float((1 - self._top[1] / self._top[0])[fired].mean())
 
     def mean(self) -> Tensor:
         """Mean activation per channel, ``(C,)``."""
@@ -115,6 +131,7 @@ def mmse_fractions(
     phi: int,
     timesteps: int,
     shift: float,
+    headroom: float = 0.0,
     staircase: Staircase = AdaFire.staircase,
 ) -> Tensor:
     """Threshold per channel that minimises Σ(a − ClipFloor(a))², as a fraction of its maximum.
@@ -128,14 +145,28 @@ def mmse_fractions(
         phi: Most spikes per step.
         timesteps: T of the formula.
         shift: Rounding shift of the quantiser.
+        headroom: How far the next sample will exceed the largest, as a fraction of it: one more
+            activation of ``1 + headroom`` counts along, and is a candidate itself. It matters
+            where there are few activations, and small errors.
         staircase: Of the neuron.
 
     Returns:
-        ``(C,)`` fractions out of :data:`GRID`; of equal ones the largest.
+        ``(C,)`` fractions out of :data:`GRID` and ``1 + headroom``; of equal ones the largest.
     """
-    table = _quantised(staircase, phi, timesteps, shift)
+    options: dict[str, Any] = {
+        "phi": phi, "timesteps": timesteps, "shift": shift, "staircase": staircase
+    }  # fmt: skip
+    reach = torch.tensor([1 + headroom], dtype=torch.float64)
+    grid = torch.cat([reach, torch.tensor(GRID, dtype=torch.float64)])
+    centres = (torch.arange(_BINS, dtype=torch.float64) + 0.5) / _BINS
+    table = torch.cat(
+        [clip_floor(centres, reach, **options)[None], _quantised(staircase, phi, timesteps, shift)]
+    )
     error = counts @ (table**2).T - 2 * sums @ table.T
-    return torch.tensor(GRID, dtype=torch.float64)[error.argmin(1)]
+    if headroom > 0:  # without the constant Σa², as above
+        beyond = clip_floor(reach, grid, **options)
+        error = error + beyond**2 - 2 * beyond * reach
+    return grid[error.argmin(1)]
 
 
 PERCENTILE = 0.999

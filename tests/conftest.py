@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conversion import Inputs
 from evaluators import Evaluator, Split, Task, digits
 
 ROOT = Path(__file__).parent.parent
@@ -53,8 +54,9 @@ class Form(nn.Module):
         return self.function(self, x)
 
 
-def settle(model: nn.Module, x: Tensor) -> nn.Module:
+def settle(model: nn.Module, x: Tensor | Inputs) -> nn.Module:
     """Give every BatchNorm statistics and affine parameters that do something."""
+    given = Inputs.of(x)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -62,7 +64,8 @@ def settle(model: nn.Module, x: Tensor) -> nn.Module:
     model.train()
     with torch.no_grad():
         for _ in range(20):
-            model(x)
+            own = given.with_tensors([tensor.clone() for tensor in given.tensors])
+            model(*own.args, **own.kwargs)
     return model.eval()
 
 

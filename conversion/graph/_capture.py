@@ -256,13 +256,19 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_attention() -> Iterator[None]:
-    """Transformer layers as operations: their fast path is one opaque kernel."""
-    before = torch.backends.mha.get_fastpath_enabled()
+    """Transformer layers as operations: their fast path is one opaque kernel.
+
+    A mask is what it is: whether it happens to be causal, torch finds out by its values.
+    """
+    layers: Any = nn.modules.transformer
+    before, detect = torch.backends.mha.get_fastpath_enabled(), layers._detect_is_causal_mask
     torch.backends.mha.set_fastpath_enabled(False)
+    layers._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+        layers._detect_is_causal_mask = detect
 
 
 def _without_signature(program: ExportedProgram, inputs: Inputs) -> Captured:

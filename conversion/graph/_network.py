@@ -250,11 +250,11 @@ class Network:
         """Give every operation the name that a user knows it by."""
         for known in (self.roles, self.timing, self.axes):
             values: dict[str, Any] = cast(Any, known)
-            renamed = {labels.get(name, name): value for name, value in values.items()}
+            renamed = {labels[name]: value for name, value in values.items()}
             values.clear()
             values.update(renamed)
         for node in self.graph.nodes:
-            node.name = labels.get(node.name, node.name)
+            node.name = labels[node.name]
 
     def _classify(self, node: fx.Node) -> None:
         inputs = [self.timing[source.name] for source in node.all_input_nodes]
@@ -444,7 +444,9 @@ def _labels(graph: fx.Graph, roles: Mapping[str, Role]) -> dict[str, str]:
     taken: dict[str, str] = {}
     for node in operations:
         taken[_unique(_qualified(node), taken)] = node.name
-    return {name: label for label, name in taken.items()}
+    labels = {name: label for label, name in taken.items()}
+    others = (node for node in graph.nodes if node.op != "call_function")
+    return labels | {node.name: f"{node.op} {node.name}" for node in others}
 
 
 def _qualified(node: fx.Node) -> str:

@@ -228,6 +228,8 @@ def _choose_results(graph: fx.Graph, node: fx.Node) -> None:
                     Pick(cast(Any, node.target), index), node.args, node.kwargs
                 )
             _replace(user, picked)
+    if not node.users:  # said to be random by its kind, it would stay
+        graph.erase_node(node)
 
 
 def _as_part(graph: fx.Graph, node: fx.Node, user: fx.Node, index: int) -> None:

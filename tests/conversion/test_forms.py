@@ -70,7 +70,7 @@ def test_unpooling_by_indices_converges() -> None:
         model = convert(found, ConversionConfig.uniform(found.layers, timesteps=steps, phi=8))
         logits = model.simulate(x).logits[-1]
         errors.append(float((logits - expected).norm() / expected.norm()))
-    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    assert errors[0] > 1.5 * errors[1] > 3 * errors[2]
 
 
 @pytest.mark.parametrize("calibration", ["tuned", "learned"])

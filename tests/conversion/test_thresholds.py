@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from conversion import profile
+from conversion import ConversionConfig, convert, profile
 from conversion._thresholds import GRID, Histogram, clip_floor, mmse_fractions
 
 
@@ -127,3 +129,65 @@ def test_one_threshold_per_layer_minimises_the_layer_s_error() -> None:
     found = float(((a - clip_floor(a, theta[0], phi=2, timesteps=2, shift=0.5)) ** 2).sum())
     assert len(set(theta.tolist())) == 1
     assert found <= min(errors) * 1.01
+
+
+def test_headroom_against_the_definition() -> None:
+    """Literal, over batches; and the closed form for an exponential tail of n samples."""
+    torch.manual_seed(0)
+    a = -torch.rand(60, 500, 4, 3).log()
+    histogram = Histogram(500)
+    for batch in a.split(7):
+        histogram.add(batch)
+    first, second = a.amax((2, 3)).sort(0, descending=True).values[:2].double()
+    assert histogram.headroom() == pytest.approx(float((1 - second / first).mean()), rel=1e-9)
+    # Of n exponential values the largest lies above the second by their mean, 1 (Rényi 1953).
+    values = -torch.rand(60, 20000).double().log()
+    top = values.topk(2, dim=0).values
+    assert float((top[0] - top[1]).mean()) == pytest.approx(1, rel=0.03)
+    histogram = Histogram(20000)
+    histogram.add(values)
+    assert histogram.headroom() == pytest.approx(float((1 - top[1] / top[0]).mean()), rel=1e-6)
+    assert Histogram(3).headroom() == 0
+
+
+def test_one_more_activation_counts_along() -> None:
+    """Brute force over the candidates, with one activation beyond the largest."""
+    torch.manual_seed(0)
+    a = torch.randn(90, 5).relu().double()
+    histogram = Histogram(5)
+    histogram.add(a)
+    counts, sums = histogram.relative_to_largest()
+    found = mmse_fractions(counts, sums, phi=2, timesteps=16, shift=0.5, headroom=0.3)
+    for channel, largest in enumerate(histogram.largest.tolist()):
+        values = torch.cat([a[:, channel], torch.tensor([1.3 * largest], dtype=torch.float64)])
+        errors = {
+            fraction: float(
+                (values - clip_floor(values, torch.tensor(fraction * largest).double(), phi=2,
+                                     timesteps=16, shift=0.5)).square().sum()
+            )
+            for fraction in (1.3, *GRID)
+        }  # fmt: skip
+        best = min(errors.values())
+        assert errors[round(float(found[channel]), 2)] <= best * 1.05 + 1e-9
+
+
+def test_headroom_lets_the_error_of_other_inputs_fall(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
+    )
+    seen, unseen = torch.randn(64, 10), torch.randn(500, 10)
+    found = profile(net, seen)
+    layers = {name: replace(layer, headroom=0.0) for name, layer in found.layers.items()}
+    with torch.no_grad():
+        expected = net(unseen)
+    errors = []
+    for each in (found, replace(found, layers=layers, _thresholds={})):
+        model = convert(each, ConversionConfig.uniform(each.layers, timesteps=64, phi=4))
+        errors.append(
+            float((model.simulate(unseen).logits[-1] - expected).norm() / expected.norm())
+        )
+    assert errors[0] < 0.7 * errors[1]
+    assert "calibration values per channel" not in caplog.text
+    profile(net, seen[:16])
+    assert "the layer 1 has 16 calibration values per channel (and 1 more layers" in caplog.text
