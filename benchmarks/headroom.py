@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ def networks() -> Iterator[tuple[str, nn.Sequential]]:
     torch.manual_seed(0)
     for widths in ((10, 16, 4), (10, 32, 32, 32, 4), (20, 64, 64, 10)):
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         yield "-".join(map(str, widths)), nn.Sequential(*layers[:-1])
 

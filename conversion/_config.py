@@ -22,7 +22,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class LayerConfig:
     def __post_init__(self) -> None:
         if not (_is_count(self.phi) and self.phi <= PHI_MOST):
             raise ConfigError(f"phi must be a whole number in 1..{PHI_MOST:,}, got {self.phi!r}")
-        if not (_is_number(self.rho) and 1 <= self.rho < float("inf")):
+        if not (_is_number(self.rho) and 1 <= self.rho < 1e18):
             raise ConfigError(f"rho must be a finite number >= 1, got {self.rho!r}")
         if not isinstance(self.neuron, str) or self.neuron not in NEURONS:
             known = ", ".join(NEURONS)

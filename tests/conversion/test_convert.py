@@ -14,10 +14,12 @@ from conversion import (
     ConversionError,
     ExitRule,
     LayerConfig,
+    Learned,
     Profile,
     SpikingModel,
     confidence,
     convert,
+    make_calibration,
     profile,
 )
 from conversion.simulation._passes import AnalogPass, SpikingPass
@@ -307,6 +309,27 @@ def test_errors(small_net: nn.Module, small_profile: Profile, small_inputs: Tens
         )
     with pytest.raises(ConfigError, match="no entry for layer 'relu_2'"):
         convert(small_profile, ConversionConfig.uniform(["relu", "relu_1"], timesteps=1))
+    model = convert(small_profile, uniform(small_profile, timesteps=1))
+    for inputs, message in (
+        (small_inputs[:0], "the inputs hold no sample: the batch is empty"),
+        ({"x": small_inputs}, "inputs must have the structure that the network"),
+        (small_inputs.to(torch.uint8), "inputs must be torch.float32, as .* got torch.uint8"),
+        (small_inputs[:, :1], r"must have the shape \(N, 2, 10, 10\) .* got \(24, 1, 10, 10\)"),
+        (torch.tensor(3.0), "has the samples in its first dimension, got the shapes"),
+        ("images", "inputs must be a tensor, a tuple of them, or a dict .* got str"),
+        ({}, "the inputs hold no tensor"),
+    ):
+        for run in (model.simulate, model.infer):
+            with pytest.raises(ConversionError, match=message):
+                run(inputs)
+    assert model(small_inputs.double()).dtype == torch.float32
+    for data, message in (
+        ([small_inputs, small_inputs[:, :, :8]], "the batches of the calibration data differ"),
+        ([()], "a batch of the data is an empty tuple"),
+        (3, "data must be inputs or an iterable of batches, got int"),
+    ):
+        with pytest.raises((ConfigError, ConversionError), match=message):
+            profile(small_net, data)
     with torch.no_grad():
         small_net.fc.bias[0] = float("nan")
     with pytest.raises(ConversionError, match=r"the parameter .fc.bias. of the model contains NaN"):
@@ -322,6 +345,17 @@ def test_errors(small_net: nn.Module, small_profile: Profile, small_inputs: Tens
         (lambda: LayerConfig(rho=float("nan")), "rho must be a finite number"),
         (lambda: ConversionConfig(timesteps=0, layers={}), "timesteps must be a whole number"),
         (lambda: ConversionConfig(timesteps=1, layers={}, v_init=2), "v_init must be within"),
+        (lambda: ConversionConfig(timesteps=1, layers={}, v_init="a"), "v_init must be within"),
+        (lambda: ConversionConfig(timesteps=True, layers={}), "timesteps must be a whole number"),
+        (lambda: LayerConfig(phi=True), "phi must be a whole number"),
+        (lambda: LayerConfig(phi=10**30), "phi must be a whole number in 1..1,048,576"),
+        (lambda: LayerConfig(rho=10**30), "rho must be a finite number"),
+        (lambda: LayerConfig(rho="2"), "rho must be a finite number"),
+        (lambda: LayerConfig(neuron=3), "neuron must be one of adafire, dual-threshold, got 3"),
+        (lambda: Learned(iterations=True), "iterations must be a whole number"),
+        (lambda: Learned(energy_weight="a"), "energy_weight must be finite"),
+        (lambda: make_calibration("light", iterations=3), "'light' has no option 'iterations'"),
+        (lambda: make_calibration({"nome": "light"}), "calibration must be one of .* got None"),
         (
             lambda: ConversionConfig(timesteps=1, layers={}, calibration="heavy"),  # type: ignore[arg-type]
             "calibration must be",

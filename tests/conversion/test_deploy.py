@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from conversion import (
+    ConfigError,
     ConversionConfig,
     DeployConfig,
     DeployError,
     ExitRule,
     FileError,
+    Learned,
+    SpikefrontError,
     SpikingModel,
+    _deploy,
     convert,
     load,
     profile,
@@ -177,3 +184,131 @@ def test_an_unknown_type_of_inputs_is_refused(
     edit(tmp_path / "a.json", lambda body: body["inputs"].update(args=[tensor]))
     with pytest.raises(DeployError, match=r"inputs' structure has no tensor .*colour"):
         load(tmp_path / "a.json", small_net)
+
+
+def leaves(value, path=()):
+    """Every place in a JSON value, containers among them."""
+    yield path
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from leaves(value[key], (*path, key))
+
+
+def at(body, path):
+    for key in path:
+        body = body[key]
+    return body
+
+
+OTHERS = (None, True, -1, 0, 10**30, 1e308, 0.5, "a", "", [], [1], {}, {"a": 1})
+
+
+def test_any_field_may_be_damaged(
+    model: SpikingModel, small_net: nn.Module, small_inputs: Tensor, tmp_path: Path, monkeypatch
+) -> None:
+    """With the checksum made right again: one of our errors, or a model that runs."""
+    path = tmp_path / "a.json"
+    save(model, path, provenance={"trial": 3, "where": ["x"]})
+    whole = path.read_text()
+    network = model.network
+    monkeypatch.setattr(_deploy, "build_network", lambda *_, **__: network)  # each time the same
+    tried = 0
+    for place in leaves(json.loads(whole)):
+        if not place or place[0] in ("checksum", "provenance"):
+            continue
+        for other in (*OTHERS, "deleted"):
+
+            def change(body, place=place, other=other) -> None:
+                inside = at(body, place[:-1])
+                if other == "deleted":
+                    del inside[place[-1]]
+                else:
+                    inside[place[-1]] = other
+
+            path.write_text(whole)
+            edit(path, change)
+            tried += 1
+            with contextlib.suppress(SpikefrontError):
+                load(path, small_net).simulate(small_inputs[:2])
+    assert tried > 500
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("theta/relu", torch.ones(3), r"'theta/relu' must be floating-point of the shape \(4,\)"),
+        ("theta/relu", torch.ones(4, dtype=torch.int64), "must be floating-point"),
+        ("theta/relu", -torch.ones(4), "'theta/relu' must be finite and above zero"),
+        ("theta/relu", torch.full((4,), torch.nan), "'theta/relu' must be finite"),
+        ("bias/relu", torch.zeros(0), r"'bias/relu' must be .* of the shape \(4,\)"),
+        ("bias/relu", torch.full((4,), torch.inf), "'bias/relu' must be finite"),
+        ("v_init/relu", torch.zeros(4), r"'v_init/relu' must be .* \(4, 10, 10\), got"),
+        ("nose", torch.zeros(4), "has 'nose', which the network does not have"),
+        ("weight/nose", torch.zeros(4), "has 'weight/nose', which the network does not have"),
+        ("weight/fc.weight", torch.zeros(4), "'weight/fc.weight' must be floating-point of"),
+    ],
+)
+def test_damaged_tensors_are_named(
+    model: SpikingModel, small_net: nn.Module, tmp_path: Path, name: str, tensor: Tensor,
+    message: str,
+) -> None:  # fmt: skip
+    config = save(model, tmp_path / "a.json")
+    tensors = safetensors.torch.load_file(tmp_path / config.tensors)
+    data = safetensors.torch.save({**tensors, name: tensor})
+    (tmp_path / config.tensors).write_bytes(data)
+    edit(tmp_path / "a.json", lambda b: b.update(tensors_sha256=sha256(data)))
+    with pytest.raises(DeployError, match=message):
+        load(tmp_path / "a.json", small_net)
+
+
+def test_files_that_are_no_files(model: SpikingModel, small_net: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    config = save(model, path)
+    tensors = tmp_path / config.tensors
+    elsewhere = tmp_path / "sub" / config.tensors
+    elsewhere.parent.mkdir()
+    tensors.rename(elsewhere)
+    tensors.symlink_to(elsewhere)
+    with pytest.raises(DeployError, match="is a link to another folder"):
+        load(path, small_net)
+    tensors.unlink()
+    os.mkfifo(tensors)
+    with pytest.raises(FileError, match="is not a regular file"):
+        load(path, small_net)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DeployError, match="is not JSON"):
+        load(path, small_net)
+    path.write_text('{"schema": NaN}')
+    with pytest.raises(DeployError, match="NaN is no number of JSON"):
+        load(path, small_net)
+
+
+def test_what_json_does_not_have(model: SpikingModel, tmp_path: Path) -> None:
+    given = {1: 2, "where": tmp_path, "mean": np.float32(0.5), "all": np.arange(2), "t": (1, 2)}
+    save(model, tmp_path / "a.json", provenance=given)
+    read = DeployConfig.read(tmp_path / "a.json").provenance
+    assert read == {"1": 2, "where": str(tmp_path), "mean": 0.5, "all": [0, 1], "t": [1, 2]}
+    for bad, message in (
+        ({"loss": float("nan")}, "provenance.loss is nan, which JSON has no number for"),
+        ({"a": [1, {"b": np.inf}]}, r"provenance.a\[1\].b is inf"),
+        ({"model": model}, "provenance.model is a SpikingModel, which JSON does not have"),
+    ):
+        with pytest.raises(DeployError, match=message):
+            save(model, tmp_path / "b.json", provenance=bad)
+        assert not (tmp_path / "b.json").exists()
+
+
+def test_version_1_is_read_with_a_warning(
+    small_net: nn.Module, small_inputs: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file of the time before ``torch.export``; its fingerprint can no longer be checked."""
+    old = Path(__file__).parent / "golden" / "version1.json"
+    model = load(old, small_net)
+    assert "has version 1 of the format" in caplog.text
+    assert model.config.calibration == Learned(iterations=5, energy_weight=0.25)
+    assert model.exit == ExitRule(score="entropy", thresholds=(0.5, 0.5, 0.5))
+    assert sorted(model.thetas) == ["relu", "relu_1", "relu_2"]
+    assert model.simulate(small_inputs).logits.shape == (3, 24, 3)
+    other = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
+    with pytest.raises(ConfigError, match="unknown layer 'relu' in the config"):
+        load(old, other)

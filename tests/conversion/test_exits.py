@@ -72,3 +72,41 @@ def test_policies_are_checked() -> None:
         ExitRule(score="hope", thresholds=(1.0,))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"alpha and beta must be within 0\.\.1"):
         ExitPolicy(alpha=-0.1)
+
+
+def test_a_single_output_is_the_logit_of_two_classes() -> None:
+    """As the same network with two outputs, 0 and the logit, in every shape."""
+    z = torch.randn(3, 5, 1, generator=torch.Generator().manual_seed(0))
+    two = torch.cat([torch.zeros_like(z), z], dim=-1)
+    for score in ("entropy", "top1", "margin"):
+        assert torch.equal(confidence(z, score), confidence(two, score))
+        flat = confidence(z.squeeze(-1), score, samples=2)
+        assert torch.equal(flat, confidence(two, score))
+    sure = confidence(torch.tensor([[9.0], [0.0], [-9.0]]), "top1")
+    assert sure.tolist() == pytest.approx([0.99988, 0.5, 0.99988], abs=1e-4)
+    rule = ExitRule(score="top1", thresholds=(0.9, 0.9, 0.9))
+    leaving = rule.exits(torch.tensor([[[0.1], [5.0]], [[5.0], [5.0]], [[9.0], [9.0]]]))
+    assert leaving.tolist() == [1, 0]
+    agrees = mean_entropy(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[3.0], [-1.0]]))
+    assert float(agrees[0]) == pytest.approx(float(normalised_entropy(torch.tensor([0.0, 1.0]))))
+
+
+def test_classes_stand_behind_the_samples_and_positions_are_averaged() -> None:
+    """A segmentation network's ``(T, N, classes, H, W)``: each pixel by itself, then the mean."""
+    logits = torch.randn(2, 3, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    for score in ("entropy", "top1", "margin"):
+        found = confidence(logits, score, samples=2)
+        assert found.shape == (2, 3)
+        pixels = [confidence(logits[..., y, x], score) for y in range(4) for x in range(6)]
+        torch.testing.assert_close(found, torch.stack(pixels).mean(0))
+
+
+def test_certainty_without_doubt_is_a_number() -> None:
+    never = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    assert float(confidence(never, "entropy")) == 1
+
+
+def test_thresholds_of_an_exit_are_numbers() -> None:
+    for wrong in (None, True, "a", float("nan")):
+        with pytest.raises(ConfigError, match="thresholds of an exit must be numbers"):
+            ExitRule(score="top1", thresholds=(0.5, wrong))

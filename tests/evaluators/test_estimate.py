@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from evaluators import estimate_mean, estimate_score, symmetric_kl
+from evaluators import correct, estimate_mean, estimate_score, symmetric_kl
 
 
 def test_wilson_interval_of_the_literature() -> None:
@@ -45,3 +45,23 @@ def test_symmetric_kl_against_the_definition() -> None:
     assert found.tolist() == pytest.approx([(forward + backward) / 2], rel=1e-5)
     assert symmetric_kl(q.log()[None], p.log()[None]).tolist() == pytest.approx(found.tolist())
     assert symmetric_kl(p.log()[None], p.log()[None] + 5).tolist() == pytest.approx([0], abs=1e-9)
+
+
+def test_divergence_of_a_single_logit_is_that_of_two_probabilities() -> None:
+    """Closed form: (p − q)(ln p/q − ln (1−p)/(1−q)) / 2, with p and q of the sigmoid."""
+    z, w = torch.tensor([[0.5], [-2.0], [3.0]]), torch.tensor([[0.8], [-1.0], [3.0]])
+    p, q = z.double().sigmoid(), w.double().sigmoid()
+    expected = ((p - q) * ((p / q).log() - ((1 - p) / (1 - q)).log()) / 2).squeeze(1)
+    torch.testing.assert_close(symmetric_kl(z, w), expected)
+    torch.testing.assert_close(symmetric_kl(z.squeeze(1), w.squeeze(1)), expected)
+    assert correct(z, torch.tensor([1, 0, 0])).tolist() == [1, 1, 0]
+
+
+def test_positions_are_averaged() -> None:
+    """``(N, classes, H, W)``, as in segmentation."""
+    z, w = torch.randn(2, 3, 4, 5, 6).unbind(0)
+    pixels = [symmetric_kl(z[..., y, x], w[..., y, x]) for y in range(5) for x in range(6)]
+    torch.testing.assert_close(symmetric_kl(z, w), torch.stack(pixels).mean(0))
+    targets = z.argmax(1)
+    targets[0, :2] = -1
+    assert correct(z, targets).tolist() == pytest.approx([0.6, 1, 1])
