@@ -1,6 +1,8 @@
 """Which networks convert, how exactly, how fast: ``python -m benchmarks.conversion [--json]``.
 
 Random weights, BatchNorm settled on random images, the smallest images that each network takes.
+Errors are on images that calibration did not see. Networks of timm and Hugging Face where those are
+installed (``pip install timm transformers``).
 Deep random networks enlarge any disturbance; *amplification* is by how much the ANN itself enlarges
 a relative noise of 1e-4 on its input, and the spiking errors are to be read against it.
 Each network runs in a process of its own, whose peak memory is reported.
@@ -22,25 +24,72 @@ import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from conversion import ConversionConfig, convert, profile
+from conversion import ConversionConfig, ConversionError, ann_logits, convert, profile
 from evaluators import ResNetCifar
 
 STEPS = (4, 16, 64)
+UNSEEN = 8
 PHI = 8
 
 
-class Finest(nn.Module):
-    """The finest feature map of a detection backbone."""
+class Detector(nn.Module):
+    """Backbone and heads of a torchvision detector; decoding and NMS are no network."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.backbone = backbone
+        options = {"weights": None, "weights_backbone": None, "num_classes": 5}
+        whole = torchvision.models.get_model(name, **options)
+        self.backbone, self.head = whole.backbone, whole.head
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Class logits, boxes and whatever else the heads give."""
+        return self.head(list(self.backbone(x).values()))
+
+
+class Proposals(nn.Module):
+    """Backbone and region proposals of Faster R-CNN and its kin."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        options = {"weights": None, "weights_backbone": None, "num_classes": 5}
+        whole = torchvision.models.get_model(name, **options)
+        self.backbone, self.head = whole.backbone, whole.rpn.head
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of level 0."""
-        return self.backbone(x)["0"]
+        """Objectness of the finest level."""
+        return self.head(list(self.backbone(x).values()))[0][0]
+
+
+class Logits(nn.Module):
+    """A Hugging Face network's logits, or its last hidden state."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first output."""
+        return self.inner(x, return_dict=False)[0]
+
+
+def _timm(name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import timm
+
+        return timm.create_model(name, pretrained=False, num_classes=10)
+
+    return make
+
+
+def _hugging_face(kind: str, head: str, **options: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        config = getattr(transformers, f"{kind}Config")(**options)
+        return Logits(getattr(transformers, head)(config))
+
+    return make
 
 
 def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
@@ -58,6 +107,36 @@ _PLAIN = (
     "densenet161",
 )  # fmt: skip
 
+_TIMM = (
+    "resnet18", "resnet26", "resnet26d", "resnet34", "resnet50", "resnetv2_50", "resnext50_32x4d",
+    "seresnet18", "seresnet50", "skresnet18", "ecaresnet26t", "res2net50_26w_4s", "resnest14d",
+    "regnetx_002", "regnety_002", "densenet121", "dpn48b", "vgg11_bn", "vgg13", "mobilenetv2_050",
+    "mobilenetv2_100", "mobilenetv3_small_050", "ghostnet_100", "mnasnet_small", "hrnet_w18_small",
+    "dla34", "vovnet39a", "selecsls42", "inception_resnet_v2", "inception_v4", "xception41",
+    "repvgg_a0", "nf_resnet26", "cspresnet50", "gernet_s", "levit_128s", "tresnet_m",
+    "legacy_senet154", "efficientnet_lite0", "fbnetc_100",
+)  # fmt: skip
+
+_SMALL: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_ENCODER = {**_SMALL, "intermediate_size": 96, "vocab_size": 99, "hidden_act": "relu"}
+_WORDS = 99
+
+WORDS: dict[str, Callable[[], nn.Module]] = {
+    "hf OPT": _hugging_face(
+        "OPT", "OPTForSequenceClassification", vocab_size=99, hidden_size=48, ffn_dim=96,
+        num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=48, pad_token_id=None,
+    ),
+    "hf BERT, relu": _hugging_face("Bert", "BertForSequenceClassification", **_ENCODER),
+    "hf T5 encoder": _hugging_face(
+        "T5", "T5EncoderModel", vocab_size=99, d_model=48, d_kv=12, d_ff=96, num_layers=2,
+        num_heads=4,
+    ),
+    "hf DistilBERT, relu": _hugging_face(
+        "DistilBert", "DistilBertForSequenceClassification", vocab_size=99, dim=48, n_layers=2,
+        n_heads=4, hidden_dim=96, activation="relu",
+    ),
+}  # fmt: skip
+
 MODELS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "resnet20 (CIFAR)": (32, ResNetCifar),
     "resnet32 (CIFAR)": (32, lambda: ResNetCifar(blocks=5)),
@@ -67,13 +146,21 @@ MODELS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "inception_v3": (75, _torchvision("inception_v3", init_weights=True)),
     "fcn_resnet50": (32, _segmentation("fcn_resnet50")),
     "deeplabv3_resnet50": (32, _segmentation("deeplabv3_resnet50")),
-    "resnet50 + FPN": (
-        32,
-        lambda: Finest(resnet_fpn_backbone(backbone_name="resnet50", weights=None)),
-    ),
+    "lraspp_mobilenet_v3_large": (64, _segmentation("lraspp_mobilenet_v3_large")),
+    "retinanet_resnet50_fpn": (64, lambda: Detector("retinanet_resnet50_fpn")),
+    "fcos_resnet50_fpn": (64, lambda: Detector("fcos_resnet50_fpn")),
+    "ssd300_vgg16": (300, lambda: Detector("ssd300_vgg16")),
+    "ssdlite320_mobilenet_v3_large": (96, lambda: Detector("ssdlite320_mobilenet_v3_large")),
+    "fasterrcnn_resnet50_fpn": (64, lambda: Proposals("fasterrcnn_resnet50_fpn")),
     "vit_b_16": (32, _torchvision("vit_b_16", image_size=32)),
     "swin_t": (32, _torchvision("swin_t")),
     "convnext_tiny": (32, _torchvision("convnext_tiny")),
+    **{f"timm {name}": (96 if "inception" in name else 64, _timm(name)) for name in _TIMM},
+    "timm levit_128s": (224, _timm("levit_128s")),
+    "hf ResNet": (64, _hugging_face("ResNet", "ResNetForImageClassification")),
+    "hf RegNet": (64, _hugging_face("RegNet", "RegNetForImageClassification")),
+    "hf MobileNetV2": (64, _hugging_face("MobileNetV2", "MobileNetV2ForImageClassification")),
+    **{name: (12, make) for name, make in WORDS.items()},
 }
 
 
@@ -81,23 +168,27 @@ def measure(name: str, images: int) -> dict[str, Any]:
     """Convert one network and compare it with its ANN."""
     size, make = MODELS[name]
     torch.manual_seed(0)
-    model = _settled(make(), size)
-    x = torch.randn(images, 3, size, size)
+    model = _settled(make(), size) if name not in WORDS else make().eval()
+    x, unseen = _drawn(name, images, size), _drawn(name, UNSEEN, size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    found = profile(model, x)
+    found = profile(model, x, output="cls_logits" if isinstance(model, Detector) else None)
+    captured = time.perf_counter() - start
     first = convert(found, _config(found.layers, STEPS[0]))
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
-        expected = _one(model(x))
-        analog = found.network.module(x)
-        noise = torch.randn_like(x)
-        disturbed = _one(model(x + 1e-4 * noise * x.norm() / noise.norm()))
+        expected = _one(model(unseen))
+        analog = ann_logits(found.network, unseen)
+        if name in WORDS:
+            disturbed = expected
+        else:
+            noise = torch.randn_like(unseen)
+            disturbed = _one(model(unseen + 1e-4 * noise * unseen.norm() / noise.norm()))
     errors = {}
     for steps in STEPS:
         spiking = first if steps == STEPS[0] else convert(found, _config(found.layers, steps))
-        errors[steps] = _relative(spiking.simulate(x).logits[-1], expected)
+        errors[steps] = _relative(spiking.simulate(unseen).logits[-1], expected)
     return {
         "model": name,
         "image_size": size,
@@ -107,6 +198,7 @@ def measure(name: str, images: int) -> dict[str, Any]:
         "max_relative_error": _relative(analog, expected),
         "snn_relative_error": errors,
         "amplification": _relative(disturbed, expected) / 1e-4,
+        "capture_seconds": round(captured, 2),
         "seconds": round(seconds, 2),
         "peak_mb": round(peak / 1024),
         "peak_mb_before": round(before / 1024),
@@ -137,8 +229,16 @@ def _settled(model: nn.Module, size: int) -> nn.Module:
     return model.eval()
 
 
+def _drawn(name: str, images: int, size: int) -> Tensor:
+    if name in WORDS:
+        return torch.randint(2, _WORDS, (8 * images, size))
+    return torch.randn(images, 3, size, size)
+
+
 def _one(out: Any) -> Tensor:
-    found: Tensor = out["out"] if isinstance(out, dict) else out
+    if not isinstance(out, dict):
+        return out
+    found: Tensor = out["cls_logits"] if "cls_logits" in out else out["out"]
     return found
 
 
@@ -148,7 +248,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 @click.command()
 @click.option("--model", "models", multiple=True, help="Only these (may be repeated).")
-@click.option("--images", default=4, show_default=True, help="Images to calibrate and compare on.")
+@click.option("--images", default=32, show_default=True, help="Images to calibrate on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, last.")
 def main(models: tuple[str, ...], images: int, as_json: bool) -> None:
     """Convert every ReLU network of torchvision and compare it with its ANN."""
@@ -156,7 +256,11 @@ def main(models: tuple[str, ...], images: int, as_json: bool) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         for name in models or MODELS:
-            row = pool.submit(measure, name, images).result()
+            try:
+                row = pool.submit(measure, name, images).result()
+            except (ImportError, ConversionError) as error:
+                click.echo(f"{name}: {error}", err=True)
+                continue
             rows.append(row)
             click.echo(_line(row), err=True)
     if as_json:
@@ -172,7 +276,7 @@ def _line(row: dict[str, Any]) -> str:
 def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(
         "network", "image", "spiking layers", "analog nodes", "analog error",
-        "amplification", *(f"T = {steps}" for steps in STEPS), "seconds", "peak, MB",
+        "amplification", *(f"T = {steps}" for steps in STEPS), "capture, s", "all, s", "peak, MB",
         title=f"relative errors of the outputs; spiking at φ = {PHI}, dual-threshold, advanced",
     )  # fmt: skip
     for row in rows:
@@ -181,7 +285,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
             row["model"], str(row["image_size"]), str(row["spiking_layers"]),
             str(row["analog_nodes"]), f"{row['max_relative_error']:.0e}",
             f"{row['amplification']:.0f}", *errors,
-            f"{row['seconds']:.1f}", str(row["peak_mb"]),
+            f"{row['capture_seconds']:.1f}", f"{row['seconds']:.1f}", str(row["peak_mb"]),
         )  # fmt: skip
     Console(width=140).print(table)
 

@@ -18,13 +18,12 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
 
 from conversion import Choice, ConversionConfig, ExitPolicy
-from conversion.graph import Timing
+from conversion.graph import Role, Timing, laid_out, run_ann
+from conversion.graph._operations import call, varying
 from evaluators import Evaluator, ResNetCifar, Split, Task, TaskSpec, load_task
-
-SYNAPSES = (nn.Conv2d, nn.Linear)
 
 
 def cifar_task(weights: str | None, data: str | None) -> Task:
@@ -42,39 +41,35 @@ def cifar_task(weights: str | None, data: str | None) -> Task:
 
 
 def floor(evaluator: Evaluator, timesteps: int) -> Callable[[], None]:
-    """All convolution and linear calls of one pass over the search split."""
+    """All convolutions and products with weights of one pass over the search split."""
     network = evaluator.profile.network
-    inputs: dict[str, Tensor] = {}
-    for name, module in network.module.named_modules():
-        if isinstance(module, SYNAPSES):
-            module.register_forward_hook(
-                lambda _, args, __, name=name: inputs.__setitem__(name, args[0])
-            )
-    temporal = {
-        str(node.target)
-        for node in network.module.graph.nodes
-        if network.timing[node.name] is Timing.TEMPORAL
-    }
-    calls: list[tuple[nn.Module, Tensor]] = []
+    calls: list[tuple[fx.Node, Tensor]] = []
+
+    def keep(node: fx.Node, value: Any) -> None:
+        values[node] = value
+        if network.roles[node.name] is not Role.SYNAPSE:
+            return
+        source = varying(node)[0]
+        seen = values[source]
+        if network.timing[source.name] is Timing.TEMPORAL:
+            seen = torch.cat([seen] * timesteps)
+        calls.append((node, laid_out(seen)))
+
+    count = 0
     with torch.inference_mode():
         for x, _ in evaluator.task.search.batches(evaluator.batch_size):
-            network.module(x.contiguous(memory_format=torch.channels_last))
-            for name, seen in inputs.items():
-                folded = torch.cat([seen] * timesteps) if name in temporal else seen
-                if folded.dim() == 4:
-                    folded = folded.contiguous(memory_format=torch.channels_last)
-                calls.append((network.module.get_submodule(name), folded))
-            if len(calls) > 20 * len(inputs):  # enough batches to be out of the caches
+            values: dict[fx.Node, Any] = {}
+            run_ann(network, network.take(x), keep)
+            count += 1
+            if count == 20:  # enough batches to be out of the caches
                 break
-    for _, module in network.module.named_modules():
-        module._forward_hooks.clear()
-    repeats = -(-len(evaluator.task.search) // evaluator.batch_size) * len(inputs) / len(calls)
+    repeats = -(-len(evaluator.task.search) // evaluator.batch_size) / count
 
     def run() -> None:
         with torch.inference_mode():
             for _ in range(max(1, round(repeats))):
-                for module, x in calls:
-                    module(x)
+                for node, x in calls:
+                    call(node, lambda n, x=x: network.constant(n) if n.op == "get_attr" else x)
 
     return run
 

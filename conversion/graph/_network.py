@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from conversion._errors import ConfigError, ConversionError
+from conversion._files import tensors_sha256
 from conversion.graph._batch import Axis, reshaped
 from conversion.graph._inputs import Inputs
 from conversion.graph._normalise import Pick, describe, is_size, sizes_of
@@ -472,9 +473,8 @@ def fingerprint(graph: fx.Graph, constants: Mapping[str, Tensor]) -> str:
     for node in graph.nodes:
         if node.op == "get_attr":
             value = constants[str(node.target)]
-            plain = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
-            digest.update(plain.view(torch.uint8).numpy().tobytes())
+            text = f"{value.dtype} {tuple(value.shape)} {tensors_sha256([value])};"
+            digest.update(text.encode())
             continue
         options = {k: v for k, v in node.kwargs.items() if k not in _PLACES}
         arguments = fx.node.map_arg((node.args, options), position.__getitem__)
