@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,27 +146,28 @@ def mmse_fractions(
         phi: Most spikes per step.
         timesteps: T of the formula.
         shift: Rounding shift of the quantiser.
-        headroom: How far the next sample will exceed the largest, as a fraction of it: one more
-            activation of ``1 + headroom`` counts along, and is a candidate itself. It matters
-            where there are few activations, and small errors.
+        headroom: How far the next sample that exceeds the largest is expected to exceed it, as a
+            fraction of it. One more activation counts along, spread over an exponential tail of
+            that mean beyond the largest: what other inputs will do. It decides where rounding
+            errors are small, at large T, and where there are few activations.
         staircase: Of the neuron.
 
     Returns:
-        ``(C,)`` fractions out of :data:`GRID` and ``1 + headroom``; of equal ones the largest.
+        ``(C,)`` fractions out of :data:`GRID` and of some beyond 1; of equal ones the largest.
     """
     options: dict[str, Any] = {
         "phi": phi, "timesteps": timesteps, "shift": shift, "staircase": staircase
     }  # fmt: skip
-    reach = torch.tensor([1 + headroom], dtype=torch.float64)
-    grid = torch.cat([reach, torch.tensor(GRID, dtype=torch.float64)])
-    centres = (torch.arange(_BINS, dtype=torch.float64) + 0.5) / _BINS
-    table = torch.cat(
-        [clip_floor(centres, reach, **options)[None], _quantised(staircase, phi, timesteps, shift)]
-    )
+    wider = 1 + headroom * torch.tensor(_BEYOND, dtype=torch.float64)
+    grid = torch.cat([wider, torch.tensor(GRID, dtype=torch.float64)])
+    far = clip_floor(_centres(), wider[:, None], **options)
+    table = torch.cat([far, _quantised(staircase, phi, timesteps, shift)])
     error = counts @ (table**2).T - 2 * sums @ table.T
-    if headroom > 0:  # without the constant Σa², as above
-        beyond = clip_floor(reach, grid, **options)
-        error = error + beyond**2 - 2 * beyond * reach
+    if headroom > 0:
+        excess, share = _tail()
+        beyond = 1 + headroom * excess
+        missed = clip_floor(beyond, grid[:, None], **options) - beyond
+        error = error + missed.square() @ share
     return grid[error.argmin(1)]
 
 
@@ -198,11 +200,26 @@ def merge_channels(counts: Tensor, sums: Tensor, largest: Tensor) -> tuple[Tenso
     return merged[:1], merged[1:], largest.max(keepdim=True, dim=0).values
 
 
+_BEYOND = (12, 8, 6, 5, 4, 3.5, 3, 2.5, 2, 1.5, 1, 0.75, 0.5, 0.25)
+"""Candidates beyond the largest activation, in units of the headroom."""
+
+
+def _centres() -> Tensor:
+    """Centres of the bins, as fractions of the largest activation."""
+    return (torch.arange(_BINS, dtype=torch.float64) + 0.5) / _BINS
+
+
+@lru_cache(maxsize=1)
+def _tail() -> tuple[Tensor, Tensor]:
+    """Points and shares that stand for an exponential tail of mean 1 (Gauss-Laguerre)."""
+    points, shares = np.polynomial.laguerre.laggauss(8)
+    return torch.from_numpy(points), torch.from_numpy(shares)
+
+
 @lru_cache(maxsize=256)
 def _quantised(staircase: Staircase, phi: int, timesteps: int, shift: float) -> Tensor:
     """``(grid, bins)``: what each candidate threshold makes of each bin's centre."""
-    centres = (torch.arange(_BINS, dtype=torch.float64) + 0.5) / _BINS
     theta = torch.tensor(GRID, dtype=torch.float64)[:, None]
     return clip_floor(
-        centres, theta, phi=phi, timesteps=timesteps, shift=shift, staircase=staircase
+        _centres(), theta, phi=phi, timesteps=timesteps, shift=shift, staircase=staircase
     )
