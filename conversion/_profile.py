@@ -203,8 +203,8 @@ def profile(
 
 
 _FEW = 64
-"""Calibration values per channel below which held-out activations were seen to err by 5 % and more
-at any T (``python -m benchmarks.headroom``)."""
+"""Calibration values per channel below which other inputs were seen to err several times as much
+as with enough of them (``python -m benchmarks.headroom``)."""
 
 
 def _warn_of_few_values(histograms: Mapping[str, Histogram]) -> None:
@@ -212,8 +212,8 @@ def _warn_of_few_values(histograms: Mapping[str, Histogram]) -> None:
     if few:
         count = min(histograms[name].samples_per_channel for name in few)
         _LOG.warning(
-            "the layer %s has %d calibration values per channel%s: other inputs will often exceed"
-            " what was seen, and errors stop falling with T; give %d samples or more",
+            "the layer %s has only %d calibration values per channel%s: other inputs will often"
+            " exceed what was seen; give %d samples or more",
             few[0],
             count,
             f" (and {len(few) - 1} more layers like it)" if len(few) > 1 else "",

@@ -283,6 +283,11 @@ class Network:
             raise ConversionError(f"{describe(node)} gives something else than one tensor")
         sizes = sizes_of(node)
         open_ = [i for i, size in enumerate(sizes) if isinstance(size, torch.SymInt)]
+        if any(sizes[i].node.expr.free_symbols - set(self._same) for i in open_):
+            raise ConversionError(
+                f"{describe(node)} gives as many values as other values decide; use masks, such as"
+                " torch.where, that keep the shape"
+            )
         factors = [self._factor(sizes[i]) for i in open_]
         if len(open_) != 1 or factors[0] is None:
             shape = tuple("N" if i in open_ else int(n) for i, n in enumerate(sizes))

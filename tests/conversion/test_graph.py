@@ -149,7 +149,7 @@ def branching(m: Form, v: Tensor) -> Tensor:
         (lambda m, v: m.norm(F.relu(m.conv(v))), "by the statistics of each batch"),
         (lambda m, v: F.relu(m.conv(v)) + torch.rand(1), "'rand' .* draws random numbers"),
         (lambda m, v: F.dropout(m.conv(v)), "draws random .* pass training=self.training"),
-        (lambda m, v: m.conv(v)[v[:, :, 1:-1, 1:-1] > 0], "'index'"),
+        (lambda m, v: m.conv(v)[v[:, :, 1:-1, 1:-1] > 0], "'index'.* as other values decide"),
         (lambda m, v: torch.from_numpy(m.conv(v).numpy()), "leaves PyTorch for NumPy at test_gra"),
         (lambda m, v: m.count.add_(1) * m.conv(v), "changes its own tensor 'count'"),
     ],

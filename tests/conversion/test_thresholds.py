@@ -195,4 +195,6 @@ def test_headroom_lets_the_error_of_other_inputs_fall(caplog: pytest.LogCaptureF
     assert errors[0] < 0.3 * errors[1]
     assert "calibration values per channel" not in caplog.text
     profile(net, seen[:16])
-    assert "the layer 1 has 16 calibration values per channel (and 1 more layers" in caplog.text
+    assert (
+        "the layer 1 has only 16 calibration values per channel (and 1 more layers" in caplog.text
+    )
