@@ -143,7 +143,7 @@ def _logits_of(spec: pytree.TreeSpec, graph: fx.Graph, output: str | int | None)
     Raises:
         ConversionError: There are several outputs, and nothing says which.
     """
-    leaves: tuple[Any, ...] = next(n for n in graph.nodes if n.op == "output").args[0]
+    leaves: tuple[Any, ...] = tuple(graph.output_node().args[0])
     tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
     paths = [
         pytree.keystr(path)

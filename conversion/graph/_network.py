@@ -197,9 +197,15 @@ class Network:
         """Outputs in the structure that the model gives them."""
         return pytree.tree_unflatten(list(outputs), self.outputs)
 
+    @property
+    def output_leaves(self) -> tuple[Any, ...]:
+        """What the outputs are, in the order of their structure: nodes, or values."""
+        leaves: Any = self.graph.output_node().args[0]
+        return tuple(leaves)
+
     def output_axis(self, index: int) -> Axis | None:
         """Where the samples are in an output, or None if it does not depend on them."""
-        leaf = next(reversed(self.graph.nodes)).args[0][index]
+        leaf = self.output_leaves[index]
         return self.axes.get(leaf.name) if isinstance(leaf, fx.Node) else None
 
     def synapse_weights(self) -> dict[str, Tensor]:

@@ -186,8 +186,7 @@ class SpikingPass:
                 self._env[node] = self._value_of(node)
             for source in self._spent.get(node, ()):
                 self._env.pop(source, None)
-        output = next(reversed(self._network.graph.nodes))
-        return [self._output(leaf) for leaf in output.args[0]]
+        return [self._output(leaf) for leaf in self._network.output_leaves]
 
     def _output(self, leaf: Any) -> Any:
         if not isinstance(leaf, fx.Node):
