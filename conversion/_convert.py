@@ -57,7 +57,7 @@ def convert(
         ConfigError: The config names other layers than the network has; ``data`` is empty, or
             nothing would learn from it.
         ConversionError: A layer's output, or the loss, is NaN or infinite; ``data`` has another
-            shape; the network is in half precision and shall learn; or memory does not suffice.
+            shape; or memory does not suffice.
     """
     config.check_layers(profile.layers)
     calibration = config.calibration

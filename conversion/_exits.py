@@ -73,7 +73,9 @@ class ExitRule:
 
         The first step above its threshold, else the last; for logits ``(T, N, classes, ...)``.
         """
-        return first_above(confidence(logits, self.score, samples=2), torch.tensor(self.thresholds))
+        return first_above(
+            confidence(logits, self.score, samples=2), torch.tensor(self.thresholds[: len(logits)])
+        )
 
 
 def first_above(scores: Tensor, thresholds: Tensor) -> Tensor:

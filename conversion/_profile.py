@@ -180,7 +180,7 @@ def profile(
     if not network.sites:
         _LOG.warning(
             "the network has no ReLU-like activation (ReLU, ReLU6, Hardtanh): nothing in it will"
-            " spike, and its spiking version costs what it costs"
+            " spike, and its spiking version costs as much as the ANN"
         )
     inputs = network.take(inputs.to(device))
     histograms = {name: Histogram(site.width) for name, site in network.sites.items()}
@@ -200,6 +200,13 @@ def profile(
         logits=logits,
         data_fingerprint=tensors_sha256(inputs.tensors),
     )
+
+
+def _headroom(found: Histogram, ceiling: float | None) -> float:
+    """The headroom of a layer: none above its upper clip."""
+    largest = float(found.largest.max()) if found.channels else 0.0
+    room = float("inf") if ceiling is None or largest <= 0 else ceiling / largest - 1
+    return max(0.0, min(found.headroom(), room))
 
 
 _FEW = 64
@@ -236,5 +243,5 @@ def _layer_profile(network: Network, cost: Costs, name: str, found: Histogram) -
         counts=counts,
         sums=sums,
         silent=found.samples_per_channel - counts.sum(1),
-        headroom=found.headroom(),
+        headroom=_headroom(found, site.ceiling),
     )

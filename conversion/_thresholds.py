@@ -59,7 +59,7 @@ class Histogram:
         scale = torch.where(self._range > 0, _FINE_BINS / self._range, 0.0)
         index = (rows * scale.to(rows)).to(torch.int64).clamp_(0, _FINE_BINS - 1)
         index += torch.arange(self.channels, device=rows.device) * _FINE_BINS
-        # Zeros are counted along and taken off again: picking out the others takes longer.
+        # Zeros are counted, too, and taken off again: picking out the others takes longer.
         index, size = index.view(-1), self.channels * _FINE_BINS
         self._counts += torch.bincount(index, minlength=size).view_as(self._counts).cpu()
         self._counts[:, 0] -= (rows == 0).sum(0).cpu()

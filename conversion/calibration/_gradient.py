@@ -134,7 +134,7 @@ def endless(data: Tensor | Inputs | Batches | None, profile: Profile) -> Iterato
         for batch in batches_of(data):
             yield network.take(batch).to(profile.device)
         if batch is None:
-            raise ConfigError("there is no data to learn from, or it can be gone through but once")
+            raise ConfigError("there is no data to learn from, or it can be iterated only once")
 
 
 def _shuffled(x: Inputs) -> Iterator[Inputs]:

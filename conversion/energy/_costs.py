@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conversion.graph import Network, Role, Timing, is_size
 from conversion.graph._operations import (
+    CONVOLUTIONS,
     GATE_EVENTS,
     WIRES,
     call,
@@ -170,10 +171,13 @@ class _EventPass:
     def _presence(self, node: fx.Node) -> Tensor | None:
         """Which values are more than the zeros of a padding: 1 and 0, or None where all are."""
         wire = WIRES.get(name_of(node))
-        if wire is None or not wire.moves or self._network.roles[node.name] is not Role.WIRE:
+        if wire is None or self._network.roles[node.name] is not Role.WIRE:
+            return None
+        clears = name_of(node) == "masked_fill" and node.args[2] == 0
+        if not (wire.moves or clears):
             return None
         known = [self._present[source] for source in varying(node)]
-        if all(present is None for present in known) and not _adds_zeros(node):
+        if all(present is None for present in known) and not (clears or _adds_zeros(node)):
             return None
 
         def value(source: fx.Node) -> Any:
@@ -191,10 +195,16 @@ class _EventPass:
             source = varying(node)[0]
             present = self._present[source]
             signal = self._filled(source, 1.0) if present is None else present
-            macs = round(float(with_unit_weights(node, signal, self._value).sum()))
-            self.padding_macs += dense_macs(node) - macs
+            macs = self._products(node, signal)
+            if name_of(node) in CONVOLUTIONS:
+                self.padding_macs += dense_macs(node) - macs
+            elif present is not None:
+                self.padding_macs += self._products(node, self._filled(source, 1.0)) - macs
             return macs
         return self._inner_macs(node) if role is Role.ANALOG else 0
+
+    def _products(self, node: fx.Node, signal: Tensor) -> int:
+        return round(float(with_unit_weights(node, signal, self._value).sum()))
 
     def _inner_macs(self, node: fx.Node) -> int:
         """MACs of the products inside an operation that stays analog, such as attention."""
@@ -207,6 +217,9 @@ class _EventPass:
                 return found.to("meta") if isinstance(found, Tensor) else found
             return torch.empty(self._shape(source), dtype=source.meta["val"].dtype, device="meta")
 
+        if name_of(node) == "bilinear":  # the counter does not know it
+            _, inputs, others = cast(fx.Node, node.args[2]).meta["val"].shape
+            return sample_size(node) * int(inputs) * int(others)
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 call(node, value, torch.device("meta"))
@@ -236,6 +249,6 @@ class _EventPass:
 
 
 def _adds_zeros(node: fx.Node) -> bool:
-    """Whether an operation puts constants beside what it moves."""
-    pads = name_of(node) in ("pad", "constant_pad_nd")
+    """Whether an operation puts zeros or constants beside what it moves."""
+    pads = name_of(node) in ("pad", "constant_pad_nd", "im2col", "tril", "triu")
     return pads or any(not source.meta["varies"] for source in node.all_input_nodes)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-import torch
 from torch import Tensor
 
 
@@ -59,17 +58,9 @@ class Axis:
         return self.back(self.front(x)[index])
 
     def repeat(self, x: Tensor, times: int) -> Tensor:
-        """Every sample again and again, all of them before the second time."""
+        """The whole batch, repeated so many times."""
         front = self.front(x)
         return self.back(front.repeat(times, *[1] * (front.dim() - 1)))
-
-    def chunk(self, x: Tensor, steps: int) -> list[Tensor]:
-        """The value at each of some steps, whose samples stand one after the other."""
-        return [self.back(part) for part in self.front(x).chunk(steps)]
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """The inverse of :meth:`chunk`."""
-        return self.back(torch.cat([self.front(part) for part in parts]))
 
 
 def reshaped(axis: Axis, before: Sequence[int], after: Sequence[int], dim: int) -> Axis | None:

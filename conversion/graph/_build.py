@@ -143,7 +143,8 @@ def _logits_of(spec: pytree.TreeSpec, graph: fx.Graph, output: str | int | None)
     Raises:
         ConversionError: There are several outputs, and nothing says which.
     """
-    leaves: tuple[Any, ...] = tuple(graph.output_node().args[0])
+    given: Any = graph.output_node().args[0]
+    leaves = tuple(given)
     tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
     paths = [
         pytree.keystr(path)
@@ -225,7 +226,7 @@ def _check_same(found: list[Any], expected: Any, probe: Inputs) -> None:
             raise ConversionError(
                 f"the captured network differs from the model by {error:.1e} (relative) for"
                 f" {len(probe)} samples: what the model answers depends on the number of samples,"
-                " or on something besides its inputs and parameters"
+                " or on something besides its inputs and parameters, or it was captured wrongly"
             )
 
 

@@ -320,7 +320,7 @@ def _lifted(program: ExportedProgram, spec: Any) -> Tensor:
         value = program.constants[spec.target]
     if not isinstance(value, Tensor):
         raise ConversionError(
-            f"the model uses {spec.target!r}, a {type(value).__name__}, which is no tensor"
+            f"the model uses {spec.target!r}, a {type(value).__name__}, which is not a tensor"
         )
     return value.detach()
 

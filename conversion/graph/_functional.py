@@ -10,7 +10,8 @@ from torch import fx
 _MAY_ALIAS = (
     "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "contiguous",
     "reshape", "flatten", "to", "type_as", "view_as", "expand_as", "reshape_as", "movedim",
-    "moveaxis", "swapaxes", "swapdims", "chunk", "split", "tensor_split", "narrow",
+    "moveaxis", "swapaxes", "swapdims", "chunk", "split", "tensor_split", "narrow", "einsum",
+    "unsafe_chunk", "unsafe_split",
 )  # fmt: skip
 """Operations that may give their input back although their schema does not say so."""
 

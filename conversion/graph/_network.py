@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,10 +24,13 @@ from conversion.graph._operations import (
     PRODUCTS,
     WIRES,
     Role,
+    argument,
     ceiling_of,
+    channel_dim,
     is_relu,
     name_of,
     operands,
+    pool_rank,
     varying,
     weight_of,
 )
@@ -133,11 +136,6 @@ class Network:
         """Where the weights are."""
         return next((c.device for c in self.constants.values()), self.inputs.device)
 
-    def node(self, name: str) -> fx.Node:
-        """The graph node of that name."""
-        nodes: Iterable[fx.Node] = self.graph.nodes
-        return next(node for node in nodes if node.name == name)
-
     def constant(self, node: fx.Node) -> Tensor:
         """The value of a ``get_attr`` node."""
         return self.constants[str(node.target)]
@@ -237,22 +235,6 @@ class Network:
             changed.constants |= {n: new for n, c in self.constants.items() if c is old}
         return changed
 
-    def _batch_symbol(self) -> sympy.Symbol:
-        entries = [n for n in self.graph.nodes if n.op == "placeholder"]
-        found = {sizes_of(entry)[0].node.expr for entry in entries}
-        for expression in found:
-            if not isinstance(expression, sympy.Symbol):
-                raise ConversionError(
-                    f"the model works for some sizes of the batch only: {expression}; it must not"
-                    " divide the batch into parts"
-                )
-        if len(found) > 1:  # inputs that nothing brings together
-            first = min(found, key=str)
-            for node in self.graph.nodes:
-                node.meta["batches"] = found
-            return first
-        return found.pop()
-
     def _rename(self, labels: Mapping[str, str]) -> None:
         """Give every operation the name that a user knows it by."""
         for known in (self.roles, self.timing, self.axes):
@@ -312,6 +294,8 @@ class Network:
             plain[before[0].dim] = before[0].outer * before[0].inner
             after = [factor if i == dim else int(n) for i, n in enumerate(sizes)]
             found = reshaped(before[0], plain, after, dim)
+        elif name_of(node) == "embedding_bag":
+            found = Axis(dim) if factor == 1 else None
         elif name_of(node) == "repeat_interleave" and factor % before[0].outer == 0:
             found = Axis(dim, before[0].outer, factor // before[0].outer)
         else:
@@ -350,8 +334,8 @@ class Network:
             return Role.SYNAPSE if _has_weights(node) else Role.ANALOG
         if name in WIRES:
             return Role.WIRE if WIRES[name].linear(node) else Role.ANALOG
-        if name in GATES and self._carries_spikes(varying(node)[0]):
-            return Role.GATE
+        if name in GATES and len(sizes_of(node)) == pool_rank(node) + 2:
+            return Role.GATE if self._carries_spikes(varying(node)[0]) else Role.ANALOG
         return Role.ANALOG
 
     def _carries_spikes(self, node: fx.Node) -> bool:
@@ -359,8 +343,8 @@ class Network:
         if not self.axes[node.name].is_first:
             return False
         if name_of(node) in ("cat", "concat", "concatenate"):
-            dim = node.args[1] if len(node.args) > 1 else 0
-            return bool(dim == 1) and all(
+            dim = int(argument(node, 1, "dim", 0)) % len(sizes_of(node))
+            return dim == 1 and all(
                 source in varying(node) and self._carries_spikes(source)
                 for source in node.all_input_nodes
             )
@@ -369,11 +353,13 @@ class Network:
         return self.roles[node.name] is Role.GATE
 
     def _channels(self, node: fx.Node) -> int:
-        """Which dimension holds the channels, the samples in front: behind a linear layer the last.
+        """Which dimension holds the channels of a spiking layer, with the samples in front.
 
-        Looked for upwards, through what leaves the last dimension as it is.
+        Those of the layer before it, looked for upwards through what leaves that dimension as it
+        is; without one, the first dimension after the samples.
         """
-        rank = len(self.sample_shape(node)) + 1
+        axis, sizes = self.axes[node.name], sizes_of(node)
+        kept = (axis.outer > 1) + (axis.inner > 1)
         waiting, seen = list(varying(node)), {node}
         while waiting:
             source = waiting.pop(0)
@@ -381,13 +367,14 @@ class Network:
                 continue
             seen.add(source)
             if self.roles[source.name] is Role.SYNAPSE:
-                return rank - 1 if PRODUCTS[name_of(source)].last else 1
+                dim = _matching(channel_dim(source), sizes_of(source), sizes)
+                if dim is not None and dim != axis.dim:
+                    return dim + (1 if dim < axis.dim else kept)
+                continue
             moves = name_of(source) in WIRES and WIRES[name_of(source)].moves
-            if sizes_of(source)[-1:] == sizes_of(node)[-1:] and (
-                not moves or name_of(source) == "reshape"
-            ):
+            if not moves or name_of(source) == "reshape":
                 waiting += varying(source)
-        return min(1, rank - 1)
+        return min(1 + kept, len(self.sample_shape(node)))
 
     def _sites(self) -> list[SpikingSite]:
         return [
@@ -420,7 +407,17 @@ def _has_weights(node: fx.Node) -> bool:
     factors = operands(node)
     several = [f for f in factors if isinstance(f, fx.Node) and f.meta["varies"]]
     rest = [n for n in node.all_input_nodes if n not in several]
-    return len(several) == 1 and all(n.op == "get_attr" for n in rest)
+    constant = bool(rest) and all(n.op == "get_attr" for n in rest)
+    return len(several) == 1 < len(factors) and constant
+
+
+def _matching(dim: int, before: Sequence[Any], after: Sequence[Any]) -> int | None:
+    """Where a dimension of one shape is in another, if what lies between may have left it there."""
+    size = before[dim]
+    if len(before) == len(after) and after[dim] == size:
+        return dim
+    is_last = dim == len(before) - 1
+    return len(after) - 1 if is_last and after[-1] == size else None
 
 
 def _batch_symbols(graph: fx.Graph) -> tuple[sympy.Symbol, dict[Any, Any]]:

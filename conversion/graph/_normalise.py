@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from conversion._errors import ConversionError
 from conversion.graph._capture import user_line
+from conversion.graph._inputs import wide
 from conversion.graph._operations import CONVOLUTIONS, argument, name_of
 
 _aten = torch.ops.aten
@@ -35,7 +36,7 @@ _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropo
 _SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk")
 _FILLED: dict[str, Any] = {
     "zeros_like": 0, "ones_like": 1, "empty_like": 0, "new_zeros": 0, "new_ones": 1,
-    "new_empty": 0, "full_like": None, "new_full": None,
+    "new_empty": 0, "zero": 0, "full_like": None, "new_full": None, "fill": None,
 }  # fmt: skip
 """Operations that take no more of a tensor than its shape and type, and what they fill in."""
 _RESHAPES = (
@@ -58,11 +59,8 @@ def normalise(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
             _simplify(graph, node)
     for node in list(graph.nodes):
         _choose_results(graph, node)
-    graph.eliminate_dead_code()
+    _drop_unused(graph, constants)
     _check(graph)
-    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    for name in set(constants) - used:
-        del constants[name]
 
 
 def fold(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
@@ -71,6 +69,10 @@ def fold(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and name_of(node) == "batch_norm":
             _fold_batch_norm(graph, node, constants)
+    _drop_unused(graph, constants)
+
+
+def _drop_unused(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     graph.eliminate_dead_code()
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     for name in set(constants) - used:
@@ -126,10 +128,18 @@ def _simplify(graph: fx.Graph, node: fx.Node) -> None:
     elif name in _RESHAPES:
         _reshape(graph, node, source)
     elif name in ("expand_as", "copy"):  # copy(x, y) is y in the shape of x
-        moved = node.args[1] if name == "copy" else source
+        moved: Any = node.args[1] if name == "copy" else source
+        dtype = node.meta["val"].dtype
+        if wide(moved.meta["val"].dtype) != wide(dtype):
+            return  # it converts, too
         _call(graph, node, _aten.expand.default, (moved, _sizes(graph, node)))
     elif name in ("_native_batch_norm_legit_no_training", "native_batch_norm"):
         _as_batch_norm(graph, node)
+    elif name == "convolution":
+        _as_named_convolution(graph, node)
+    elif name == "view_as_complex":  # of a layout that the simulation need not have
+        parts = [_part(graph, node, source, i) for i in (0, 1)]
+        _call(graph, node, _aten.complex.default, tuple(parts))
     else:
         _widen(node)
 
@@ -173,8 +183,11 @@ def symbolic_size() -> int:
 
 
 def _fill(graph: fx.Graph, node: fx.Node, value: Any) -> None:
-    if value is None:  # full_like(x, value), new_full(x, sizes, value)
-        value = node.args[1 if name_of(node) == "full_like" else 2]
+    if value is None:  # full_like(x, value), fill(x, value), new_full(x, sizes, value)
+        value = node.args[2 if name_of(node) == "new_full" else 1]
+    if isinstance(value, fx.Node) and not is_size(value):
+        _call(graph, node, _aten.expand.default, (value, _sizes(graph, node)))
+        return
     dtype = node.meta["val"].dtype
     dtype = torch.float32 if dtype in _HALF else dtype
     kwargs = {"dtype": dtype, "device": node.meta["val"].device}
@@ -187,6 +200,28 @@ def _reshape(graph: fx.Graph, node: fx.Node, source: fx.Node) -> None:
         graph.erase_node(node)
     elif node.meta["val"].dtype == source.meta["val"].dtype:
         _call(graph, node, _aten.reshape.default, (source, _sizes(graph, node)))
+
+
+def _part(graph: fx.Graph, node: fx.Node, source: fx.Node, index: int) -> fx.Node:
+    """Real or imaginary part of numbers in pairs."""
+    with graph.inserting_before(node):
+        made = graph.call_function(_aten.select.int, (source, len(sizes_of(source)) - 1, index))
+    made.meta = {**node.meta, "val": source.meta["val"].select(-1, index)}
+    return made
+
+
+def _as_named_convolution(graph: fx.Graph, node: fx.Node) -> None:
+    """``convolution`` of a decomposed program as the convolution of its kind."""
+    x, weight, bias, stride, padding, dilation, transposed, extra, groups = node.args
+    rank = len(sizes_of(node)) - 2
+    if transposed:
+        target = getattr(_aten, f"conv_transpose{rank}d")
+        target = target.default if rank == 1 else target.input
+        args: tuple[Any, ...] = (x, weight, bias, stride, padding, extra, groups, dilation)
+    else:
+        target = getattr(_aten, f"conv{rank}d").default
+        args = (x, weight, bias, stride, padding, dilation, groups)
+    _call(graph, node, target, args)
 
 
 def _as_batch_norm(graph: fx.Graph, node: fx.Node) -> None:
@@ -243,14 +278,10 @@ def _as_part(graph: fx.Graph, node: fx.Node, user: fx.Node, index: int) -> None:
     if name_of(node) == "unbind":
         _call(graph, user, _aten.select.int, (source, dim, index))
         return
-    if any(isinstance(part.shape[dim], torch.SymInt) for part in parts):
-        raise ConversionError(
-            f"{describe(node)} splits the batch; samples are independent of each other: split"
-            " another dimension"
-        )
-    start = sum(int(part.shape[dim]) for part in parts[:index])
-    end = start + int(parts[index].shape[dim])
-    _call(graph, user, _aten.slice.Tensor, (source, dim, start, end))
+    start = sum(part.shape[dim] for part in parts[:index])
+    with graph.inserting_before(user):
+        ends = [_size(graph, size) for size in (start, start + parts[index].shape[dim])]
+    _call(graph, user, _aten.slice.Tensor, (source, dim, *ends))
 
 
 def describe(node: fx.Node) -> str:
@@ -286,6 +317,11 @@ def _check(graph: fx.Graph) -> None:
             raise ConversionError(
                 f"{describe(node)} draws random numbers whenever the model runs; leave it out in"
                 f" evaluation mode{hint}"
+            )
+        if name_of(node) == "as_strided":
+            raise ConversionError(
+                f"{describe(node)} reads memory by its strides, which a simulation lays out"
+                " otherwise; use slices, unfold or reshape"
             )
         if name_of(node) in ("item", "_local_scalar_dense", "nonzero", "masked_select"):
             raise ConversionError(

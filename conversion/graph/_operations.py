@@ -58,17 +58,15 @@ class Product:
     Attributes:
         factors: Positions of the two operands; a list of operands where ``listed``.
         bias: Position of what is added, or None.
-        last: Whether its outputs have their channels in the last dimension.
         listed: Whether the operands are in a list at the first of these positions.
     """
 
     factors: tuple[int, ...] = (0, 1)
     bias: int | None = None
-    last: bool = True
     listed: bool = False
 
 
-_CONVOLUTION = Product(bias=2, last=False)
+_CONVOLUTION = Product(bias=2)
 CONVOLUTIONS = (
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 )  # fmt: skip
@@ -79,10 +77,10 @@ PRODUCTS: dict[str, Product] = {
     "mm": Product(),
     "matmul": Product(),
     "mv": Product(),
-    "bmm": Product(last=False),
+    "bmm": Product(),
     "addmm": Product(factors=(1, 2), bias=0),
-    "baddbmm": Product(factors=(1, 2), bias=0, last=False),
-    "einsum": Product(factors=(1,), last=False, listed=True),
+    "baddbmm": Product(factors=(1, 2), bias=0),
+    "einsum": Product(factors=(1,), listed=True),
 }
 
 
@@ -122,30 +120,28 @@ def with_unit_weights(node: fx.Node, signal: Tensor, value: Value) -> Tensor:
 
 
 def dense_macs(node: fx.Node) -> int:
-    """MACs of a synapse for one sample as counters give them: products with padding included."""
-    out = sample_size(node)
-    if name_of(node) in CONVOLUTIONS:
-        weight = cast(fx.Node, node.args[1]).meta["val"].shape
-        if name_of(node).startswith("conv_transpose"):
-            return sample_size(cast(fx.Node, node.args[0])) * int(prod(weight[1:]))
-        return out * int(prod(weight[1:]))
-    weight_node = weight_of(node)
-    assert weight_node is not None
-    shared = _summed(node, weight_node)
-    return out * shared
+    """MACs of a convolution for one sample as counters give them, padding included."""
+    weight = cast(fx.Node, node.args[1]).meta["val"].shape
+    transposed = name_of(node).startswith("conv_transpose")
+    counted = cast(fx.Node, node.args[0]) if transposed else node
+    return sample_size(counted) * int(prod(weight[1:]))
 
 
-def _summed(node: fx.Node, weight: fx.Node) -> int:
-    """Over how many products a value of the output is summed."""
-    sizes = weight.meta["val"].shape
-    if name_of(node) == "linear":
-        return int(sizes[-1])
+def channel_dim(node: fx.Node) -> int:
+    """Which dimension of a synapse's output its weights give the channels of."""
+    rank, weight = len(node.meta["val"].shape), weight_of(node)
     if name_of(node) == "einsum":
-        inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
-        letters = inputs.split(",")[operands(node).index(weight)]
-        return prod(n for n, letter in zip(sizes, letters, strict=True) if letter not in output)
-    first = operands(node)[0] is weight
-    return int(sizes[-1] if first or len(sizes) == 1 else sizes[-2])
+        inputs, arrow, output = str(node.args[0]).replace(" ", "").partition("->")
+        letters = inputs.split(",")
+        if not arrow or "." in inputs or weight is None:
+            return rank - 1
+        place = operands(node).index(weight)
+        own = set(letters[place]) - set("".join(letters[:place] + letters[place + 1 :]))
+        return next((i for i, letter in enumerate(output) if letter in own), rank - 1)
+    if name_of(node) in CONVOLUTIONS:
+        return 1
+    first = weight is not None and operands(node)[0] is weight
+    return rank - 2 if first and rank > 1 else rank - 1
 
 
 # --- wires: linear, without weights of their own ------------------------------------------------
@@ -188,8 +184,8 @@ def _passed(node: fx.Node, value: Value) -> Tensor:
 
 def _filled(node: fx.Node, value: Value) -> Tensor:
     """The operation with zero filled in."""
-    args = fx.node.map_arg(node.args, value)
-    return cast(Tensor, cast(Any, node.target)(*args[:-1], 0))
+    args: Any = fx.node.map_arg(node.args, value)
+    return cast(Tensor, getattr(torch, name_of(node))(*args[:-1], 0))
 
 
 def _summed_up(node: fx.Node, value: Value) -> Tensor:
@@ -201,7 +197,7 @@ def _summed_up(node: fx.Node, value: Value) -> Tensor:
 def _windows(node: fx.Node, value: Value) -> Tensor:
     """Sum of the events in each window of a pool."""
     events: Tensor = value(varying(node)[0])
-    rank = events.dim() - 2
+    rank = pool_rank(node)
     kernel = _per_axis(argument(node, 1, "kernel_size"), rank)
     stride = _per_axis(argument(node, 2, "stride") or kernel, rank)
     padding = _per_axis(argument(node, 3, "padding", 0) or 0, rank)
@@ -210,13 +206,18 @@ def _windows(node: fx.Node, value: Value) -> Tensor:
     ceil_mode = argument(node, 5 if is_max else 4, "ceil_mode", False)
     if ceil_mode:
         events = F.pad(events, [v for s in reversed(stride) for v in (0, s - 1)])
-    channels = events.shape[1]
+    channels = events.shape[-rank - 1]
     weight = torch.ones((channels, 1, *kernel), dtype=events.dtype, device=events.device)
     function = cast(Any, (F.conv1d, F.conv2d, F.conv3d)[rank - 1])
     sums = function(events, weight, None, stride, padding, dilation, groups=channels)
     # With ceil_mode torch leaves out a last window that would begin in the padding.
-    sizes = node.meta["val"].shape[2:]
+    sizes = node.meta["val"].shape[-rank:]
     return cast(Tensor, sums[(..., *(slice(int(size)) for size in sizes))])
+
+
+def pool_rank(node: fx.Node) -> int:
+    """Over how many dimensions a pool goes, as its name says."""
+    return int(next(letter for letter in name_of(node) if letter.isdigit()))
 
 
 def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
@@ -227,7 +228,7 @@ def _cells(node: fx.Node, value: Value) -> Tensor:
     """Sum of the events in each window of an adaptive pool, axis by axis."""
     events: Tensor = value(varying(node)[0])
     sizes = node.meta["val"].shape
-    rank = int(name_of(node)[-2])
+    rank = pool_rank(node)
     for axis in range(len(sizes) - rank, len(sizes)):
         length, cells = events.shape[axis], int(sizes[axis])
         member = torch.zeros((length, cells), dtype=events.dtype, device=events.device)
@@ -253,7 +254,9 @@ class Wire:
 
 
 def _scales(node: fx.Node) -> bool:
-    return node.kwargs.get("rounding_mode") is None and len(varying(node)) == 1
+    """Whether a product or quotient has one factor that varies: ``x * x`` has two."""
+    factors = [a for a in node.args[:2] if isinstance(a, fx.Node) and a.meta["varies"]]
+    return node.kwargs.get("rounding_mode") is None and len(factors) == 1
 
 
 def _divides(node: fx.Node) -> bool:
@@ -400,6 +403,8 @@ def is_relu(node: fx.Node, value: Value) -> bool:
         return True
     if name == "maximum":
         others = [n for n in node.all_input_nodes if n not in varying(node)]
+        if node.meta["val"].shape != varying(node)[0].meta["val"].shape:
+            return False  # it repeats the values, too
         return bool(others) and others[0].op == "get_attr" and not bool(value(others[0]).any())
     limits = [argument(node, 1, "min", -1.0 if name == "hardtanh" else None)]
     limits += [argument(node, 2, "max")] if name in ("hardtanh", "clamp", "clip") else []
@@ -430,11 +435,6 @@ def ceiling_of(node: fx.Node) -> float | None:
 def varying(node: fx.Node) -> list[fx.Node]:
     """The inputs of a node that depend on the sample, once each."""
     return [n for n in node.all_input_nodes if n.meta.get("varies")]
-
-
-def signal_of(node: fx.Node) -> fx.Node | None:
-    """The first input that depends on the sample."""
-    return next(iter(varying(node)), None)
 
 
 def sample_size(node: fx.Node) -> int:

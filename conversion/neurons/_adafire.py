@@ -136,7 +136,7 @@ class AdaFire:
         return counts.mul_(_per_channel(self.threshold, counts))
 
     def unrounded(self, currents: Tensor, samples: int, steps: int) -> Tensor:
-        """Spikes of each step if they had not to be whole: what gradients see of :meth:`fire`.
+        """Spikes of each step if they did not have to be whole: what gradients see of :meth:`fire`.
 
         Up to step t ``clip(Σ x / V, 0, tφ)``, so that a spike has the slope 1/V in its current
         and the slope of straight-through rounding in V (Bu et al., ICLR 2022).

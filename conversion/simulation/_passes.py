@@ -74,12 +74,14 @@ class PassState:
 
     Attributes:
         samples: Number of samples still in the batch.
+        begun: Number of samples that began.
         static: Values that depend on the sample but not on the step, by node.
         neurons: Neuron states by node.
         accumulated: Cumulative-difference states by node.
     """
 
     samples: int
+    begun: int = 0
     static: dict[fx.Node, Tensor] = field(default_factory=dict)
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     accumulated: dict[str, _Accumulated] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class SpikingPass:
     def start(self, x: Any) -> PassState:
         """Compute what does not change over time, for inputs as the network takes them."""
         inputs = self._network.take(x)
-        state = PassState(samples=len(inputs))
+        state = PassState(samples=len(inputs), begun=len(inputs))
         given = iter(inputs.tensors)
         values: dict[fx.Node, Any] = {}
         self._sized = {}
@@ -176,7 +178,8 @@ class SpikingPass:
             steps: Number of steps.
             at: Position among the nodes that change from step to step.
         """
-        return self._run(env, PassState(samples=state.samples, static=state.static), steps, at)
+        begun = PassState(samples=state.samples, begun=state.begun, static=state.static)
+        return self._run(env, begun, steps, at)
 
     def _run(self, env: dict[fx.Node, Any], state: PassState, steps: int, at: int) -> list[Any]:
         self._env, self._state, self._steps = env, state, steps
@@ -193,9 +196,10 @@ class SpikingPass:
             return leaf
         if leaf.name in self._network.discrete:
             return self._discrete_output(leaf)
-        value = self._folded(leaf)
         axis = self._network.axes.get(leaf.name)
-        return value if axis is None else axis.front(value)
+        if axis is None:  # it depends on the number of samples, or on nothing
+            return self._fixed(leaf, self._state.begun)
+        return axis.front(self._folded(leaf))
 
     def _discrete_output(self, node: fx.Node) -> Tensor:
         """Indices or booleans of each step, worked out from the means of the steps so far."""
@@ -273,7 +277,7 @@ class SpikingPass:
             total = axis.front(self._apply(node, means)) * state.step
             output = total if state.previous is None else total - state.previous
             if analog and state.previous is not None:
-                # A mask puts −inf there at every step: no difference of two infinities.
+                # A mask gives −inf at every step: no difference of two infinities.
                 output = torch.where(torch.isinf(total), total, output)
             outputs.append(output)
             state.previous = total

@@ -1,4 +1,4 @@
-"""Fan-outs and MACs against a literal loop over the connections of six shapes."""
+"""Fan-outs and MACs against a literal loop over connections."""
 
 from __future__ import annotations
 
@@ -148,3 +148,55 @@ def test_zeros_of_a_padding_are_no_products(pad: Callable[[Tensor], Tensor]) -> 
     )
     assert found.costs.ann_macs == found.costs.stem_macs == real
     assert found.costs.padding_macs == 4 * 6 * 10 * 6 * 9 - real
+
+
+def test_other_ways_to_write_a_padding_and_a_convolution() -> None:
+    """Unfolded with a padding, masked, and taken apart by ``run_decompositions``."""
+    x = torch.randn(3, 1, 6, 8)
+    links = sum(1 for _ in convolved((1, 6, 8), nn.Conv2d(1, 4, 3, padding=1)))
+
+    def unfolded(m: Form, v: Tensor) -> Tensor:
+        return m.a(F.unfold(v, 3, padding=1).transpose(1, 2)).relu()
+
+    found = profile(Form(unfolded, a=nn.Linear(9, 4)), x)
+    assert found.costs.ann_macs == links
+    assert found.costs.padding_macs == 48 * 9 * 4 - links
+    for function in (torch.tril, lambda v: v.masked_fill(torch.ones(6, 8).triu(1) > 0, 0.0)):
+        net = Form(lambda m, v, f=function: m.a(f(F.relu(v))).relu(), a=nn.Linear(8, 4))
+        found = profile(net, x)
+        assert found.costs.ann_macs == found.costs.fan_out["relu"].sum() == (6 * 7 / 2) * 4
+    net = nn.Sequential(
+        nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+    ).eval()
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(net, (IMAGES,), dynamic_shapes=shapes).run_decompositions()
+    first, second = profile(net, IMAGES), profile(program, IMAGES)
+    assert not second.network.analog_nodes
+    assert second.costs.ann_macs == first.costs.ann_macs
+    assert second.costs.padding_macs == first.costs.padding_macs
+    assert torch.equal(second.costs.fan_out["0"], first.costs.fan_out["0"])
+
+
+@pytest.mark.parametrize(
+    ("function", "layer", "inputs", "channels"),
+    [
+        (lambda a, v: a(v.flatten(0, 1)), nn.Conv2d(3, 8, 3), (5, 3, 6, 6), 8),
+        (lambda a, v: a(v).unflatten(1, (5, 8)), nn.Linear(6, 40), (6,), 5),
+        (lambda a, v: a.weight @ v, nn.Linear(4, 9), (4, 7), 9),
+        (lambda a, v: torch.einsum("nli,oi->nlo", v, a.weight), nn.Linear(3, 9), (4, 3), 9),
+        (lambda a, v: torch.einsum("nil,oi->nol", v, a.weight), nn.Linear(3, 9), (3, 4), 9),
+        (lambda a, v: a(v.transpose(0, 1)), nn.Linear(6, 9), (7, 6), 9),
+        (lambda a, v: a(v) + 1, nn.Conv1d(4, 6, 3), (4, 7), 6),
+    ],
+)
+def test_channels_are_those_of_the_layer_before(
+    function: Callable[..., Tensor], layer: nn.Module, inputs: tuple[int, ...], channels: int
+) -> None:
+    """One threshold for each output of the weights, wherever the layout puts them."""
+
+    def forward(m: Form, v: Tensor) -> Tensor:
+        y = function(m.a, v).relu()
+        return y.transpose(0, 1) if y.shape[0] == 7 else y.reshape(v.shape[0], -1)
+
+    found = profile(Form(forward, a=layer), torch.randn(3, *inputs))
+    assert [len(layer.mean) for layer in found.layers.values()] == [channels]

@@ -431,3 +431,29 @@ def test_a_quantised_config_is_the_ann_with_clip_floor_activations() -> None:
     torch.testing.assert_close(simulated.logits[0], y, atol=1e-5, rtol=1e-4)
     with pytest.raises(ConfigError, match="calibrated at another T has no quantised one"):
         replace(config, calibration_timesteps=1).quantised()
+
+
+def test_outputs_that_depend_on_the_number_of_samples() -> None:
+    """They are those of the batch that was given, even when some have left."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> dict:
+            return {"logits": F.relu(self.a(x)), "n": x.shape[0], "z": torch.zeros(x.shape[0], 2)}
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    found = profile(Net(), x)
+    model = convert(found, uniform(found, timesteps=6, phi=1))
+    scores = confidence(model.simulate(x).logits, "margin", samples=2)[0]
+    limit = float(scores.median())
+    model.exit = ExitRule(score="margin", thresholds=(limit, *[2.0] * 8))  # longer than T: fine
+    answer = model.infer(x)
+    assert set(answer.timesteps.tolist()) == {1, 6}
+    for outputs in (answer.outputs, model.simulate(x).outputs):
+        assert outputs["n"] == 16
+        assert outputs["z"].shape == (16, 2)
+    assert torch.equal(model.exit.exits(model.simulate(x).logits) + 1, answer.timesteps)

@@ -279,7 +279,7 @@ def test_files_that_are_no_files(model: SpikingModel, small_net: nn.Module, tmp_
     with pytest.raises(DeployError, match="is not JSON"):
         load(path, small_net)
     path.write_text('{"schema": NaN}')
-    with pytest.raises(DeployError, match="NaN is no number of JSON"):
+    with pytest.raises(DeployError, match="NaN is not a valid JSON number"):
         load(path, small_net)
 
 

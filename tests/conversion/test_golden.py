@@ -1,12 +1,13 @@
-"""Numbers of digits' architecture and of ten forms, as they were before the engine was rebuilt.
+"""Numbers of digits' architecture and of ten forms, as an earlier commit gave them.
 
-``python -m tests.conversion.test_golden`` writes the file anew; do so only for a change that is
-meant to change numbers, and say in the commit which and why.
+They were equal, bit for bit, before and after the engine was rebuilt on ``torch.export``, and have
+been written anew since for thresholds with headroom. ``python -m tests.conversion.test_golden``
+writes the file; do so only for a change that is meant to change numbers, and say in the commit which
+and why.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,6 @@ def _numbers(net: nn.Module, x: Tensor) -> dict[str, Any]:
                 "synops": run.synops.sum(2).tolist(),
                 "energy_pj": _sum(run.synops) * price.ac_pj / len(x) + analog * price.mac_pj,
                 "logits": run.logits[-1].double().abs().sum(0).tolist(),
-                "bits": hashlib.sha256(run.logits.numpy().tobytes()).hexdigest()[:16],
             }
         )
     return numbers
@@ -92,7 +92,8 @@ def test_numbers_stay(name: str, networks: dict[str, tuple[nn.Module, Tensor]]) 
     for key in ("layers", "fan_out", "macs"):
         assert found[key] == expected[key], key
     for run, golden in zip(found["runs"], expected["runs"], strict=True):
-        for key in ("thetas", "biases", "logits", "energy_pj"):
+        _close(run["thetas"], golden["thetas"], 0.002)
+        for key in ("biases", "logits", "energy_pj"):
             _close(run[key], golden[key], 0.02)
         for key in ("spikes", "synops"):
             totals = [torch.tensor(side[key], dtype=torch.float64).sum(1) for side in (run, golden)]

@@ -292,7 +292,7 @@ def once(x: Tensor) -> Iterator[Tensor]:
 
 def test_errors(found: Profile, images: Tensor) -> None:
     config = config_of(found, "learned", iterations=2)
-    with pytest.raises(ConfigError, match="there is no data to learn from, or it can be gone"):
+    with pytest.raises(ConfigError, match="there is no data to learn from, or it can be iterated"):
         convert(found, config, data=once(images))
     with pytest.raises(ConfigError, match="data is for a calibration that learns, got 'light'"):
         convert(found, config_of(found, "light"), data=images)

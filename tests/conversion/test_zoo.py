@@ -57,7 +57,7 @@ def test_converges_on_unseen_inputs(name: str, tmp_path: Path) -> None:
         run = model.simulate(unseen)
         errors.append(relative(run.logits[-1], expected))
     assert errors[1] < specimen.within, errors
-    assert errors[1] < errors[0]
+    assert errors[1] < max(0.6 * errors[0], 3e-3), "bfloat16 alone rounds to 2e-3"
     check_exits(model, unseen, run.logits)
     check_file(model, net, unseen, run.logits, tmp_path)
 

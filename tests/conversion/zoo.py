@@ -1048,6 +1048,98 @@ def classes_as_numbers() -> nn.Module:
     return Form(forward, a=nn.Linear(10, 16), out=nn.Linear(16, 4))
 
 
+@specimen(tokens)
+def squares_by_hand() -> nn.Module:
+    """RMSNorm and a variance as people write them: products of a value with itself."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = F.relu(net.a(x))
+        y = y / torch.sqrt((y * y).mean(-1, keepdim=True) + 1e-3)
+        d = y - y.mean(-1, keepdim=True)
+        return net.out(F.relu(net.b(d.mul(d) + torch.mul(d, d.detach()))).mean(1))
+
+    return Form(forward, a=nn.Linear(8, 8), b=nn.Linear(8, 8), out=nn.Linear(8, 4))
+
+
+@specimen(lambda n: torch.randn(n, 5, 3, 6, 6))
+def frames_as_samples() -> nn.Module:
+    """A convolution for each frame: the samples are merged with the frames."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = F.relu(net.a(x.flatten(0, 1))).mean((2, 3)).view(x.size(0), x.size(1), -1)
+        return net.out(y.mean(1))
+
+    return Form(forward, a=conv(3, 8), out=nn.Linear(8, 4))
+
+
+@specimen(vectors)
+def images_from_vectors() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(10, 120), nn.Unflatten(1, (4, 6, 5)), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 3, 2), nn.Flatten(),
+    )  # fmt: skip
+
+
+@specimen(tokens)
+def turned_complex_numbers() -> nn.Module:
+    """LLaMA's rotary positions."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = F.relu(net.a(x)).reshape(x.size(0), x.size(1), 4, 2)
+        turned = torch.view_as_complex(y) * torch.polar(torch.ones(4), torch.arange(4.0))
+        return net.out(torch.view_as_real(turned).flatten(2).mean(1))
+
+    return Form(forward, a=nn.Linear(8, 8), out=nn.Linear(8, 4))
+
+
+@specimen(vectors)
+def siamese_taken_apart() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        one, two = F.relu(net.a(torch.cat([x, -x]))).chunk(2, 0)
+        return net.out(one - two)
+
+    return Form(forward, a=nn.Linear(10, 16), out=nn.Linear(16, 4))
+
+
+@specimen(tokens)
+def rows_filled() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = F.relu(net.a(x))
+        y[:, 0] = 0
+        y[:, 1].fill_(0.3)
+        y = y.masked_fill(torch.arange(8) > 5, torch.tensor(0.7))
+        return net.out(y.mean(1))
+
+    return Form(forward, a=nn.Linear(8, 8), out=nn.Linear(8, 4))
+
+
+@specimen(tokens)
+def pools_without_channels() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = F.relu(net.a(x))
+        y = torch.cat([F.avg_pool2d(y, 2), F.max_pool2d(y, 2)], dim=1)
+        return net.out(F.avg_pool1d(y.mean(1), 2))
+
+    return Form(forward, a=nn.Linear(8, 8), out=nn.Linear(2, 4))
+
+
+@specimen(tokens)
+def einsum_of_one() -> nn.Module:
+    def forward(net: Form, x: Tensor) -> Tensor:
+        y = torch.einsum("nlc->ncl", F.relu(net.a(x)))
+        z = torch.einsum("nlgi,goi->nlgo", y.reshape(y.size(0), 7, 2, 4), net.mix)
+        return net.out(F.relu(z).flatten(1))
+
+    net = Form(forward, a=nn.Linear(8, 8), out=nn.Linear(42, 4))
+    net.mix = nn.Parameter(torch.randn(2, 3, 4))
+    return net
+
+
+@specimen(words)
+def bag_of_words() -> nn.Module:
+    return nn.Sequential(nn.EmbeddingBag(20, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
 # --- wrapped ------------------------------------------------------------------------------------
 
 
@@ -1130,6 +1222,11 @@ refuse(
     "several_outputs", "say which holds the logits", lambda m, x: (m.a(x), m.out(F.relu(m.a(x))))
 )
 refuse("wrong_shape", "does not run on inputs of the shape", lambda m, x: m.out(x))
+refuse(
+    "memory",
+    "reads memory by its strides",
+    lambda m, x: F.relu(m.a(x)).as_strided((x.size(0), 4), (8, 2)),
+)
 ZOO["scripted"] = Specimen(lambda: torch.jit.script(_plain()), vectors, refused="is TorchScript")
 ZOO["traced"] = Specimen(
     lambda: torch.jit.trace(_plain(), torch.randn(2, 10)), vectors, refused="is TorchScript"
