@@ -2,8 +2,8 @@
 
 They were equal, bit for bit, before and after the engine was rebuilt on ``torch.export``, and have
 been written anew since for thresholds with headroom. ``python -m tests.conversion.test_golden``
-writes the file; do so only for a change that is meant to change numbers, and say in the commit which
-and why.
+writes the file; do so only for a change that is meant to change numbers, and say in the commit
+which and why.
 """
 
 from __future__ import annotations
