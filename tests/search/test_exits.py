@@ -53,7 +53,7 @@ def test_the_exit_that_gains_most_comes_first(
     space = LayerSpace(layers=evaluator.layers)
     loss = LOSSES[which]
     done = [evaluator.measure(space.choice(p)) for p in space.baselines()[:6]]
-    params = space.baselines()[2]
+    params = space.baselines()[5]
     curve = np.array(evaluator.measure(space.choice(params)).exit_curve)
     known = points_of(done)
     monkeypatch.setattr(_exits, "LOSSES", (loss,))
@@ -134,7 +134,7 @@ def test_a_staircase_is_what_a_pass_can_do(small_task: Task) -> None:
 def test_no_exit_where_pins_forbid_it_or_it_is_too_dear(small_task: Task) -> None:
     evaluator = Evaluator(small_task)
     free = LayerSpace(layers=evaluator.layers)
-    params = free.baselines()[3]
+    params = {**free.uniform(phi=2, rho=2.0, alpha=0.6), "timesteps": 8}
     measurement = evaluator.measure(free.choice(params))
     known, curve = points_of([measurement]), np.array(measurement.exit_curve)
     assert gainful_exits(known, curve, free)
