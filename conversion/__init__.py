@@ -21,7 +21,7 @@ from conversion._exits import (
     mean_entropy,
 )
 from conversion._files import FileError, sha256, tensors_sha256, write_file
-from conversion._profile import LayerProfile, Profile, profile
+from conversion._profile import LayerProfile, Profile, available_device, profile
 from conversion.calibration import (
     CALIBRATIONS,
     Advanced,
@@ -92,6 +92,7 @@ __all__ = [
     "Step",
     "Tuned",
     "ann_logits",
+    "available_device",
     "confidence",
     "convert",
     "decisions",

@@ -46,7 +46,10 @@ class LayerConfig:
             raise ConfigError(f"rho must be a finite number >= 1, got {self.rho!r}")
         if not isinstance(self.neuron, str) or self.neuron not in NEURONS:
             known = ", ".join(NEURONS)
-            raise ConfigError(f"neuron must be one of {known}, got {self.neuron!r}")
+            raise ConfigError(
+                f"neuron must be one of {known}, got {self.neuron!r}; what a plugin registers is"
+                " there once it is imported (--plugin)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,12 @@ class ConversionConfig:
             value, optional = getattr(self, name), name == "calibration_timesteps"
             if not ((optional and value is None) or _is_count(value)):
                 raise ConfigError(f"{name} must be a whole number >= 1, got {value!r}")
+        for name, layer in dict(self.layers).items():
+            if not (isinstance(name, str) and isinstance(layer, LayerConfig)):
+                raise ConfigError(
+                    f"layers must map layer names to LayerConfig, got {type(name).__name__}:"
+                    f" {type(layer).__name__}; profile(model, data).layers has the names"
+                )
         kinds = {"thresholds": ThresholdRule, "granularity": Granularity}
         for name, kind in kinds.items():
             value, known = getattr(self, name), get_args(kind)

@@ -59,6 +59,11 @@ def convert(
         ConversionError: A layer's output, or the loss, is NaN or infinite; ``data`` has another
             shape; or memory does not suffice.
     """
+    if not isinstance(profile, Profile) or not isinstance(config, ConversionConfig):
+        raise ConfigError(
+            "convert takes what profile(model, data) gives, and a ConversionConfig, got"
+            f" {type(profile).__name__} and {type(config).__name__}"
+        )
     config.check_layers(profile.layers)
     calibration = config.calibration
     if data is not None and not calibration.learns:

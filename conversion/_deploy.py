@@ -191,6 +191,8 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
             model is another one.
         ConfigError: A layer is missing or unknown.
     """
+    if not isinstance(path, (str, Path)):
+        raise DeployError(f"load takes the path of the JSON file first, got {type(path).__name__}")
     config = DeployConfig.read(path)
     tensors = _read_tensors(Path(path).parent, config)
     network = _the_model(path, config, model).to(device)

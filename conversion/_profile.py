@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion._errors import ConversionError
+from conversion._errors import ConfigError, ConversionError
 from conversion._files import tensors_sha256
 from conversion._thresholds import (
     PERCENTILE,
@@ -67,7 +67,7 @@ class LayerProfile:
         return int(torch.Size(self.shape).numel())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Profile:
     """A traced network and what the calibration data showed of it.
 
@@ -87,6 +87,10 @@ class Profile:
     logits: Tensor
     data_fingerprint: str
     _thresholds: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        samples, shape = len(self.inputs), self.inputs.describe()
+        return f"Profile({len(self.layers)} spiking layers, {samples} samples of {shape})"
 
     @property
     def device(self) -> torch.device:
@@ -176,6 +180,7 @@ def profile(
         ConfigError: There is no calibration data.
     """
     inputs = gather(data)
+    device = available_device(device)
     network = build_network(model, inputs, output=output).to(device)
     if not network.sites:
         _LOG.warning(
@@ -200,6 +205,19 @@ def profile(
         logits=logits,
         data_fingerprint=tensors_sha256(inputs.tensors),
     )
+
+
+def available_device(device: torch.device | str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ConfigError: It is not available.
+    """
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the device {str(device)!r} is not available: {reason}") from error
 
 
 def _headroom(found: Histogram, ceiling: float | None) -> float:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from conversion import (
     Choice,
-    ConfigError,
     ConversionConfig,
     ConversionError,
     EnergyModel,
@@ -25,6 +24,7 @@ from conversion import (
     Simulation,
     SpikingModel,
     ann_logits,
+    available_device,
     convert,
     energy_model,
     is_out_of_memory,
@@ -75,7 +75,7 @@ class Evaluator:
         seed: Recorded with every measurement.
 
     Raises:
-        ConfigError: The device is not to be had, or the energy model is unknown.
+        ConfigError: The device is not available, or the energy model is unknown.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Evaluator:
         seed: int = 0,
     ) -> None:
         self.task = task
-        self.device = _device(device)
+        self.device = available_device(device)
         self.energy = energy_model(energy) if isinstance(energy, str) else energy
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
         self.seed = seed
@@ -228,11 +228,3 @@ def _without_steps(config: ConversionConfig) -> str:
     """Equal for configs that differ in T alone."""
     steps = config.steps_of_calibration
     return replace(config, timesteps=steps, calibration_timesteps=steps).to_json()
-
-
-def _device(name: torch.device | str) -> torch.device:
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {str(name)!r} is not to be had: {reason}") from error

@@ -236,7 +236,10 @@ def test_plugins_are_offered_and_searched(
         (["search", "--task", "small.py:make_task", "--sampler", "luck"], "'luck' is not one of"),
         (["search", "--task", "small.py:make_task", "--timesteps", "4,x"], "whole numbers"),
         (["search", "--task", "small.py:make_task", "--timesteps", "0,2"], "whole numbers"),
-        (["search", "--task", "small.py:make_task", "--device", "quantum"], "'quantum' is not to"),
+        (
+            ["search", "--task", "small.py:make_task", "--device", "quantum"],
+            "'quantum' is not av",
+        ),
         (["search", "--pin", "relu=2"], "give LAYER:phi=1 or LAYER:rho=1.5, got 'relu=2'"),
         (["search", "--task", "small.py:make_task", "--pin", "no:phi=1"], "there is no layer 'no'"),
         (["search", "--task", "small.py:make_task", "--pin", "1:phi=9"], "cannot be pinned to 9"),

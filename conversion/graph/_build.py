@@ -35,6 +35,7 @@ def build_network(
         ConversionError: The model cannot be captured, has an unsupported form, mixes samples, or
             its folded copy does not compute what the model computes.
     """
+    _check_model(model)
     given = Inputs.of(samples)
     given.check()
     source = model if isinstance(model, ExportedProgram) else twin(model)
@@ -44,7 +45,7 @@ def build_network(
         given = given.to(device)
     probe = _probe(given)
     # Run before it is captured: that says more clearly what is wrong with the inputs.
-    expected = None if isinstance(source, ExportedProgram) or not check else run(source, probe)
+    expected = _first_run(source, given, probe) if check else None
     captured = capture(source, probe)
     graph, constants = captured.graph, captured.constants
     for node, module in captured.modules.items():
@@ -101,6 +102,31 @@ def run_ann(
             if last[source] is node:
                 values.pop(source, None)
     raise AssertionError("a graph ends with its output")
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, (torch.nn.Module, ExportedProgram)):
+        kind = "a class" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ConversionError(
+            f"a model is an nn.Module or a torch.export.ExportedProgram, got {kind}; load a state"
+            " dict into its module, and wrap a function in one"
+        )
+
+
+def _first_run(model: Model, given: Inputs, probe: Inputs) -> Any:
+    if isinstance(model, ExportedProgram):
+        return None
+    try:
+        return run(model, probe)
+    except ConversionError as error:
+        try:
+            run(model, given)
+        except ConversionError:
+            raise error from None
+        raise ConversionError(
+            f"the model works for batches of {len(given)} samples and not of {len(probe)}; write"
+            f" x.shape[0] where a number stands for the size of the batch ({error})"
+        ) from error
 
 
 def _probe(given: Inputs) -> Inputs:

@@ -46,7 +46,7 @@ class Inputs:
             made = cls(tuple(given), {})
         else:
             raise ConversionError(
-                f"inputs must be a tensor, a tuple of them, or a dict of keyword arguments, got"
+                "inputs must be a tensor, a tuple of them, or a dict of keyword arguments, got"
                 f" {type(given).__name__}"
             )
         if not made.tensors:
@@ -222,7 +222,8 @@ def gather(data: Any) -> Inputs:
         if batch.signature() != first.signature():
             raise ConfigError(
                 f"the batches of the calibration data differ: {first.describe()} and"
-                f" {batch.describe()}; samples must have one shape and type"
+                f" {batch.describe()}; samples must have one shape and type, and several inputs of"
+                " one network go together as Inputs((a, b), {})"
             )
     tensors = zip(*(batch.tensors for batch in batches), strict=True)
     return first.with_tensors([torch.cat(parts) for parts in tensors])

@@ -446,10 +446,12 @@ _CONTAINERS = (
 def _labels(graph: fx.Graph, roles: Mapping[str, Role]) -> dict[str, str]:
     """A name for every operation: its module, and what it does where the module does more.
 
-    Spiking layers come first, so that their names do not depend on what stands beside them.
+    Spiking layers come first, so that their names do not depend on what stands beside them, then
+    what a module is there for.
     """
     operations = [node for node in graph.nodes if node.op == "call_function"]
-    operations.sort(key=lambda node: roles[node.name] is not Role.SPIKING)
+    order = (Role.SPIKING, Role.SYNAPSE, Role.GATE, Role.ANALOG, Role.WIRE, Role.PLAIN)
+    operations.sort(key=lambda node: order.index(roles[node.name]))
     taken: dict[str, str] = {}
     for node in operations:
         taken[_unique(_qualified(node), taken)] = node.name

@@ -232,6 +232,15 @@ class SpikingModel(nn.Module):
         """What the ANN gives, ``(N, classes)`` or its own structure, at each sample's exit."""
         return self.infer(Inputs(args, kwargs)).outputs
 
+    def extra_repr(self) -> str:
+        """T, layers, calibration, exit."""
+        kinds = ", ".join(sorted({layer.neuron for layer in self.config.layers.values()}))
+        exits = "no early exit" if self.exit is None else f"exit by {self.exit.score}"
+        return (
+            f"T = {self.config.timesteps}, {len(self.neurons)} spiking layers ({kinds}),"
+            f" {self.config.calibration.name} calibration, {exits}"
+        )
+
     def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
         raise ConfigError(
             "a spiking model stays on the device and type it was made with; give device= to"

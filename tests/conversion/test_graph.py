@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 
-from conversion import ConversionConfig, ConversionError, Inputs, convert, profile
+from conversion import (
+    ConfigError,
+    ConversionConfig,
+    ConversionError,
+    DeployError,
+    Inputs,
+    convert,
+    load,
+    profile,
+)
 from conversion.graph import Network, Role, Timing, build_network
 from conversion.graph._operations import name_of
 from conversion.simulation import ann_logits
@@ -355,3 +364,40 @@ def test_the_fingerprint_tells_models_apart_that_have_the_same_parameters(name: 
     one, two = (build_network(net, x, output=0).fingerprint for net in (first, second))
     assert one != two
     assert build_network(first, x[:3], output=0).fingerprint == one, "another batch, the same model"
+
+
+def test_what_is_no_model_is_said(tmp_path: Path) -> None:
+    x, net = torch.randn(8, 10), nn.Sequential(nn.Linear(10, 4), nn.ReLU())
+    for model, kind in (
+        (net.state_dict(), "a OrderedDict"),
+        (nn.Linear, "a class"),
+        (len, "a buil"),
+    ):
+        with pytest.raises(ConversionError, match=f"a model is an nn.Module or .*, got {kind}"):
+            profile(model, x)
+    found = profile(net, x)
+    assert repr(found) == "Profile(1 spiking layers, 8 samples of (N, 10))"
+    config = ConversionConfig.uniform(found.layers, timesteps=2)
+    assert "T = 2, 1 spiking layers (adafire), light calibration" in repr(convert(found, config))
+    for arguments in ((net, config), (found, {"timesteps": 2})):
+        with pytest.raises(ConfigError, match=r"convert takes what profile\(model, data\) gives"):
+            convert(*arguments)
+    with pytest.raises(ConfigError, match="layers must map layer names to LayerConfig, got Linear"):
+        ConversionConfig.uniform(net, timesteps=2)
+    with pytest.raises(DeployError, match="load takes the path of the JSON file first"):
+        load(net, tmp_path / "a.json")
+    with pytest.raises(ConfigError, match="the device 'quantum' is not available"):
+        profile(net, x, device="quantum")
+
+
+def test_a_fixed_batch_that_fits_the_data_is_said() -> None:
+    net = Form(lambda m, v: F.relu(m.a(v)).view(8, 16) + 0, a=nn.Linear(10, 16))
+    with pytest.raises(ConversionError, match="for batches of 8 samples and not of 3"):
+        profile(net, torch.randn(8, 10))
+
+
+def test_modules_give_their_names_to_what_they_are_there_for() -> None:
+    """And not to the zeros that a recurrent module begins with."""
+    net = Form(lambda m, v: m.out(m.rnn(F.relu(m.a(v)))[0][:, -1]), a=nn.Linear(8, 6),
+               rnn=nn.GRU(6, 5, batch_first=True), out=nn.Linear(5, 2))  # fmt: skip
+    assert build_network(net, torch.randn(3, 4, 8)).analog_nodes == ["rnn"]
