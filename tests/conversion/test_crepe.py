@@ -60,8 +60,8 @@ def test_the_pitch_is_the_same_within_a_bin(
     size: str, macs: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = crepe(size, monkeypatch)
-    seen, _ = tones(128 if size == "tiny" else 48, seed=0)
-    unseen, pitch = tones(64 if size == "tiny" else 24, seed=1)
+    seen, _ = tones(128 if size == "tiny" else 24, seed=0)
+    unseen, pitch = tones(64 if size == "tiny" else 12, seed=1)
     found = profile(net, seen, batch_size=16)
     if macs is not None:
         assert found.costs.ann_macs == pytest.approx(macs, rel=0.005)
