@@ -50,7 +50,7 @@ def normalise(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     """Bring a graph into the one form, in place; BatchNorm and constants are still there.
 
     Raises:
-        ConversionError: It draws random numbers, or normalises by the statistics of a batch.
+        ConversionError: It draws random numbers, or depends on the values of a tensor.
     """
     for name, value in constants.items():
         constants[name] = value.float() if value.dtype in _HALF else value
@@ -64,10 +64,15 @@ def normalise(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
 
 
 def fold(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
-    """Compute once what depends on nothing, and fold BatchNorm into the layer before it."""
+    """Compute once what depends on nothing, and fold BatchNorm into the layer before it.
+
+    Raises:
+        ConversionError: It normalises by the statistics of a batch.
+    """
     _fold_constants(graph, constants)
     for node in list(graph.nodes):
         if node.op == "call_function" and name_of(node) == "batch_norm":
+            _check_statistics(node)
             _fold_batch_norm(graph, node, constants)
     _drop_unused(graph, constants)
 
@@ -328,11 +333,15 @@ def _check(graph: fx.Graph) -> None:
                 f"{describe(node)} depends on the values of a tensor; use tensor operations such as"
                 " torch.where"
             )
-        if name_of(node) == "batch_norm" and (node.args[5] or node.args[3] is None):
-            raise ConversionError(
-                f"{describe(node)} normalises by the statistics of each batch; give its BatchNorm"
-                " running statistics"
-            )
+
+
+def _check_statistics(node: fx.Node) -> None:
+    """Of weights, as weight standardisation takes them, they were constants and are gone."""
+    if node.args[5] or node.args[3] is None:
+        raise ConversionError(
+            f"{describe(node)} normalises by the statistics of each batch; give its BatchNorm"
+            " running statistics"
+        )
 
 
 def _fold_constants(graph: fx.Graph, constants: dict[str, Tensor]) -> None:

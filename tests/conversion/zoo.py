@@ -1140,6 +1140,20 @@ def bag_of_words() -> nn.Module:
     return nn.Sequential(nn.EmbeddingBag(20, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
+@specimen(images)
+def weights_standardised_by_batch_norm() -> nn.Module:
+    """timm's: batch statistics, but of the weights."""
+
+    def forward(net: Form, x: Tensor) -> Tensor:
+        rows = net.a.weight.reshape(1, 8, -1)
+        w = F.batch_norm(rows, None, None, weight=net.gain, training=True, momentum=0.0)
+        return net.out(F.relu(F.conv2d(x, w.reshape_as(net.a.weight), padding=1)).mean((2, 3)))
+
+    net = Form(forward, a=conv(3, 8), out=nn.Linear(8, 4))
+    net.gain = nn.Parameter(torch.rand(8) + 0.5)
+    return net
+
+
 # --- wrapped ------------------------------------------------------------------------------------
 
 
