@@ -10,7 +10,7 @@ class SpikefrontError(Exception):
 
 
 class ConversionError(SpikefrontError, ValueError):
-    """The network cannot be traced or converted; the message names the node."""
+    """The network cannot be captured or converted; the message names the operation."""
 
 
 class ConfigError(SpikefrontError, ValueError):

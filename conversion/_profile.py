@@ -69,11 +69,11 @@ class LayerProfile:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Profile:
-    """A traced network and what the calibration data showed of it.
+    """A captured network and what the calibration data showed of it.
 
     Attributes:
         layers: One profile per spiking layer, in order of execution.
-        network: The traced copy of the model.
+        network: The captured model.
         costs: Fan-outs and MACs.
         inputs: The calibration inputs.
         logits: The ANN's outputs on them, ``(N, classes)``.

@@ -310,7 +310,7 @@ class Network:
         return found
 
     def _factor(self, size: torch.SymInt) -> int | None:
-        """K of a size k·N, or None if it is something else."""
+        """The k of a size k·N, or None if the size is something else."""
         ratio = sympy.simplify(size.node.expr.xreplace(self._same) / self._batch)
         return int(ratio) if ratio.is_Integer and ratio > 0 else None
 
