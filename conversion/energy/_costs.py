@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from conversion.graph._operations import (
     varying,
     with_unit_weights,
 )
+
+_LOG = logging.getLogger("spikefront")
 
 
 @dataclass(frozen=True)
@@ -223,8 +226,13 @@ class _EventPass:
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 call(node, value, torch.device("meta"))
-        except (RuntimeError, NotImplementedError):
-            return 0  # an operation that does not run without values has no products to count
+        except (RuntimeError, NotImplementedError) as error:
+            _LOG.warning(
+                "products inside %r cannot be counted and are taken for none: %s",
+                node.name,
+                str(error).splitlines()[0],
+            )
+            return 0
         return int(counter.get_total_flops()) // 2
 
     def _value(self, node: fx.Node) -> Any:
