@@ -33,7 +33,8 @@ from conversion import Profile, write_file
 from evaluators import Evaluator, Measurement, TaskSpec, load_task
 from reports import write_figure
 from search import ParetoSearch, make_sampler, measured_exits, sensitivity, warm_start_attrs
-from search._study import add_exit, enqueue, known_points
+from search._trial import known_points
+from search.running._queue import add_exit, enqueue
 from spaces import LayerSpace
 
 CHECKPOINTS = (20, 60, 120, 200, 600)

@@ -16,10 +16,10 @@ from reports._figures import FIGURES, diagnosis_figure, sensitivity_figure
 from reports._front import (
     FrontPoint,
     ParetoFront,
+    front_of,
     front_so_far,
     hypervolume,
     knee,
-    non_dominated,
     pareto_front,
     select,
 )
@@ -33,6 +33,7 @@ __all__ = [
     "diagnosis_figure",
     "diagnosis_table",
     "front_frame",
+    "front_of",
     "front_rows",
     "front_so_far",
     "front_table",
@@ -42,7 +43,6 @@ __all__ = [
     "measure_front",
     "measurement_table",
     "model_table",
-    "non_dominated",
     "paper_rows",
     "paper_table",
     "pareto_front",

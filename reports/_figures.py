@@ -15,6 +15,7 @@ from conversion import PARTS, LayerDiagnosis
 from evaluators import ANN_INT8_MAC_PJ, Measurement
 from reports._front import FrontPoint, ParetoFront, hypervolume, knee
 from search import Sensitivity
+from spaces import names
 
 _FRONT, _TEST, _UNIFORM, _OTHER = "#0b5fa5", "#d1495b", "#e8a33d", "#9aa5b1"
 _ANN, _PAPER = "#333333", "#5b8c3e"
@@ -90,10 +91,10 @@ def layers_figure(front: ParetoFront) -> Figure:
     points = _of_different_layers(front.points)
     figure = Figure(figsize=(7.2, 1.6 + 0.22 * len(layers)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, symbol, name in ((left, "φ", "phi"), (right, "ρ", "rho")):
-        values = np.array([[p.params[f"{name}/{layer}"] for p in points] for layer in layers])
+    for axes, symbol, name in ((left, "φ", names.phi), (right, "ρ", names.rho)):
+        values = np.array([[p.params[name(layer)] for p in points] for layer in layers])
         most = values.max()
-        whole = name == "phi"
+        whole = symbol == "φ"
         image = axes.imshow(
             values,
             aspect="auto",
@@ -102,10 +103,10 @@ def layers_figure(front: ParetoFront) -> Figure:
             vmax=most + 0.5 if whole else max(most, 2.0),
             interpolation="nearest",
         )
-        axes.set_title(f"{symbol}, {'spikes per step' if name == 'phi' else 'threshold factor'}")
+        axes.set_title(f"{symbol}, {'spikes per step' if whole else 'threshold factor'}")
         axes.set_xlabel("trial, by rising energy")
         _label_points(axes, points)
-        figure.colorbar(image, ax=axes, shrink=0.9, ticks=MaxNLocator(integer=name == "phi"))
+        figure.colorbar(image, ax=axes, shrink=0.9, ticks=MaxNLocator(integer=whole))
     left.set_yticks(range(len(layers)), layers, fontsize=7)
     return figure
 
@@ -297,8 +298,7 @@ def _accuracy_range(front: ParetoFront) -> tuple[float, float]:
 
 
 def _layers(front: ParetoFront) -> list[str]:
-    names = front.points[0].params
-    return [name.removeprefix("phi/") for name in names if name.startswith("phi/")]
+    return names.layers_of(front.points[0].params)
 
 
 def _of_different_layers(points: Sequence[FrontPoint]) -> list[FrontPoint]:
@@ -311,7 +311,7 @@ def _of_different_layers(points: Sequence[FrontPoint]) -> list[FrontPoint]:
 
 
 def _layers_of(point: FrontPoint) -> dict[str, Any]:
-    return {k: v for k, v in point.params.items() if k.startswith(("phi/", "rho/"))}
+    return {k: v for k, v in point.params.items() if names.is_per_layer(k)}
 
 
 def _label_points(axes: Axes, points: Sequence[FrontPoint]) -> None:

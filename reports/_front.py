@@ -7,12 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
 from conversion import ENERGY_MODELS, ConfigError, EnergyModel
 from evaluators import AnnReference, Measurement
-from search import baseline_of, exit_of, finished, is_feasible, measurement_of, study_setup
+from search import (
+    TrialRecord,
+    dominated_area,
+    finished,
+    is_feasible,
+    measurement_of,
+    non_dominated,
+    study_setup,
+)
 
 _KNEE_DROP = 0.05
 """Less accurate than the best point by more than this, none is the knee."""
@@ -43,13 +52,14 @@ class FrontPoint:
     @classmethod
     def of(cls, trial: FrozenTrial, test: Measurement | None = None) -> FrontPoint:
         """The point of a finished trial."""
+        record = TrialRecord.of(trial)
         return cls(
             trial=trial.number,
             params=dict(trial.params),
-            baseline=baseline_of(trial),
+            baseline=record.baseline,
             search=measurement_of(trial),
             test=test,
-            exit_of=exit_of(trial),
+            exit_of=record.exit_of,
         )
 
 
@@ -96,7 +106,7 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
     within = [p for p, trial in zip(trials, done, strict=True) if is_feasible(trial)]
     if not within:
         _LOG.warning("no trial keeps the budget of the study: the front is that of all trials")
-    points = tuple(non_dominated(within or trials))
+    points = tuple(front_of(within or trials))
     return ParetoFront(
         study=study.study_name,
         points=points,
@@ -109,29 +119,23 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
 
 def front_so_far(study: optuna.Study) -> list[FrontPoint]:
     """The front within the budget of a study that may still run, by rising energy."""
-    return non_dominated([FrontPoint.of(t) for t in finished(study) if is_feasible(t)])
+    return front_of([FrontPoint.of(t) for t in finished(study) if is_feasible(t)])
 
 
-def non_dominated(points: Sequence[FrontPoint]) -> list[FrontPoint]:
+def front_of(points: Sequence[FrontPoint]) -> list[FrontPoint]:
     """The points that no other beats in accuracy and energy, by rising energy."""
-    kept: list[FrontPoint] = []
-    for point in sorted(points, key=lambda p: (_energy(p), -_accuracy(p), p.trial)):
-        if not kept or _accuracy(point) > _accuracy(kept[-1]):
-            kept.append(point)
-    return kept
+    by_number = sorted(points, key=lambda p: p.trial)
+    pairs = np.array([(_energy(p), -_accuracy(p)) for p in by_number]).reshape(-1, 2)
+    return [by_number[i] for i in non_dominated(pairs)]
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:
     """Area of (accuracy, energy ratio) dominated within accuracy ≥ 0 and energy ratio ≤ 1.
 
-    1 would be full accuracy at no energy at all. Optuna's own function is private.
+    1 would be full accuracy at no energy at all.
     """
-    area, best = 0.0, 0.0
-    for accuracy, ratio in sorted(points, key=lambda p: (p[1], -p[0])):
-        if ratio < 1 and accuracy > best:
-            area += (accuracy - best) * (1 - ratio)
-            best = accuracy
-    return area
+    pairs = np.array([(ratio, -accuracy) for accuracy, ratio in points]).reshape(-1, 2)
+    return dominated_area(pairs, (1.0, 0.0))
 
 
 def select(

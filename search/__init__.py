@@ -1,17 +1,46 @@
 """The studies: samplers, storage, workers, resume."""
 
-from search._additive import AdditiveSampler
 from search._budget import Budget, is_feasible
+from search._errors import StudyError
 from search._exits import measured_exits
-from search._measure import MakeEvaluator
-from search._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
-from search._run import OnTrial, run_study, run_worker
-from search._samplers import SAMPLER_NAMES, make_sampler, warm_start_attrs
-from search._sensitivity import PHIS, RHOS, Sensitivity, sensitivity
+from search._front import dominated_area, non_dominated
 from search._status import StudyStatus, Worker, study_status
-from search._storage import (
+from search._study import (
+    DIRECTIONS,
+    METRICS,
+    Plan,
+    StudySetup,
+    check_evaluator,
+    check_settings,
+    check_setup,
+    load_study,
+    open_study,
+    plan_of,
+    set_plan,
+    study_setup,
+)
+from search._trial import TrialRecord, exit_of, finished, measurement_of, passes, reason_of
+from search.paper import (
+    PHIS,
+    RHOS,
+    Frontier,
+    ParetoDP,
+    ParetoSearch,
+    Sensitivity,
+    frontier,
+    sensitivity,
+)
+from search.running import MakeEvaluator, OnTrial, enqueue, run_study, run_worker
+from search.sampler import (
+    SAMPLER_NAMES,
+    AdditiveSampler,
+    LayerTables,
+    layer_tables,
+    make_sampler,
+    warm_start_attrs,
+)
+from search.storage import (
     JOURNAL_NAME,
-    StudyError,
     check_writable,
     cut_torn_line,
     hold,
@@ -19,28 +48,6 @@ from search._storage import (
     serve_storage,
     without_password,
 )
-from search._study import (
-    DIRECTIONS,
-    METRICS,
-    Plan,
-    StudySetup,
-    baseline_of,
-    check_evaluator,
-    check_settings,
-    check_setup,
-    enqueue,
-    exit_of,
-    finished,
-    load_study,
-    measurement_of,
-    open_study,
-    passes,
-    plan_of,
-    reason_of,
-    set_plan,
-    study_setup,
-)
-from search._tables import LayerTables, layer_tables
 
 __all__ = [
     "DIRECTIONS",
@@ -62,13 +69,14 @@ __all__ = [
     "StudyError",
     "StudySetup",
     "StudyStatus",
+    "TrialRecord",
     "Worker",
-    "baseline_of",
     "check_evaluator",
     "check_settings",
     "check_setup",
     "check_writable",
     "cut_torn_line",
+    "dominated_area",
     "enqueue",
     "exit_of",
     "finished",
@@ -80,6 +88,7 @@ __all__ = [
     "make_sampler",
     "measured_exits",
     "measurement_of",
+    "non_dominated",
     "open_storage",
     "open_study",
     "passes",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from evaluators import Measurement
-from search._surrogate import expected_gain
-from spaces import LayerSpace
+from search._front import dominated_area, expected_gain, non_dominated
+from spaces import LayerSpace, names
 
 _INTERESTING_DROP = 0.06
 """Points this much less accurate than the best found are not what anybody looks for."""
@@ -77,11 +77,7 @@ def interesting_front(points: np.ndarray, loss: Criterion) -> np.ndarray:
 
 def _front(points: np.ndarray, loss: Criterion) -> np.ndarray:
     """Which points no other beats in loss and energy, by rising energy."""
-    losses = np.maximum(loss.of(points), loss.least)
-    order = np.lexsort((losses, points[:, 1]))
-    least = np.minimum.accumulate(losses[order])
-    first: np.ndarray = order[np.concatenate([[True], losses[order][1:] < least[:-1]])]
-    return first
+    return non_dominated(np.column_stack([points[:, 1], np.maximum(loss.of(points), loss.least)]))
 
 
 def logarithms(points: np.ndarray, loss: Criterion) -> np.ndarray:
@@ -186,7 +182,7 @@ def gainful_exits(
         dearest: Logarithm of the share of the ANN's energy from which nothing counts.
     """
     found: list[dict[str, Any]] = []
-    if space.pins.get("iat/beta", 0.0) != 0:  # the curve is that of constant thresholds
+    if space.pins.get(names.BETA, 0.0) != 0:  # the curve is that of constant thresholds
         return found
     rows = offered_exits(curve, space)
     for loss in LOSSES:
@@ -196,7 +192,7 @@ def gainful_exits(
             if best is None:
                 break
             points = np.concatenate([points, best[None, 2:]])
-            exits = {"timesteps": int(best[0]), "iat/alpha": float(best[1]), "iat/beta": 0.0}
+            exits = {names.TIMESTEPS: int(best[0]), names.ALPHA: float(best[1]), names.BETA: 0.0}
             if exits not in found:
                 found.append(exits)
     return found
@@ -221,21 +217,12 @@ def _most_gainful(
 
 def offered_exits(curve: np.ndarray, space: LayerSpace) -> np.ndarray:
     """The rows of an exit curve that a space has."""
-    steps = [space.pins["timesteps"]] if "timesteps" in space.pins else list(space.timesteps)
+    pinned = space.pins.get(names.TIMESTEPS)
+    steps = list(space.timesteps) if pinned is None else [pinned]
     offered = np.isin(curve[:, 0], steps)
-    offered &= np.isclose(curve[:, 1], space.pins.get("iat/alpha", curve[:, 1]))
+    offered &= np.isclose(curve[:, 1], space.pins.get(names.ALPHA, curve[:, 1]))
     rows: np.ndarray = curve[offered]
     return rows
-
-
-def dominated_area(front: np.ndarray, worst: tuple[float, float]) -> float:
-    """Area that points ``(energy, loss)`` dominate up to ``worst``; both are logarithms."""
-    area, reached = 0.0, worst[1]
-    for energy, value in front[np.argsort(front[:, 0])]:
-        if energy < worst[0] and value < reached:
-            area += (worst[0] - energy) * (reached - value)
-            reached = value
-    return float(area)
 
 
 def key_of(params: Mapping[str, Any]) -> str:
@@ -245,7 +232,4 @@ def key_of(params: Mapping[str, Any]) -> str:
 
 def pass_of(params: Mapping[str, Any]) -> str:
     """Equal for parameters that share a forward pass, but for its length."""
-    return key_of({name: value for name, value in params.items() if name not in EXITS})
-
-
-EXITS = ("timesteps", "iat/alpha", "iat/beta")
+    return key_of({name: value for name, value in params.items() if name not in names.EXITS})

@@ -12,9 +12,9 @@ from statistics import fmean, median
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search._lease import BEATS
-from search._storage import StudyError
-from search._study import OWNER, exit_of, is_double, passes, plan_of, reason_of
+from search._errors import StudyError
+from search._study import plan_of
+from search._trial import TrialRecord, exit_of, is_double, passes, reason_of, running_of
 
 _RECENT = 50
 """Trials by which the rate is judged."""
@@ -91,7 +91,7 @@ def study_status(study: optuna.Study) -> StudyStatus:
         run=len(done),
         states=dict(Counter(trial.state.name for trial in every)),
         exits=sum(exit_of(trial) is not None for trial in every),
-        workers=_workers([t for t in every if t.state is TrialState.RUNNING]),
+        workers=_workers(running_of(every)),
         per_hour=rate,
         seconds_left=left,
         reasons=tuple(reasons)[:3],
@@ -108,14 +108,14 @@ def _planned(study: optuna.Study) -> int | None:
 def _workers(running: Sequence[FrozenTrial]) -> tuple[Worker, ...]:
     owned: dict[str, list[FrozenTrial]] = {}
     for trial in running:
-        owned.setdefault(str(trial.user_attrs.get(OWNER, "unknown")), []).append(trial)
+        owned.setdefault(TrialRecord.of(trial).owner or "unknown", []).append(trial)
     return tuple(_worker(name, trials) for name, trials in sorted(owned.items()))
 
 
 def _worker(name: str, trials: Sequence[FrozenTrial]) -> Worker:
     now = time.time()
     starts = [t.datetime_start.timestamp() for t in trials if t.datetime_start is not None]
-    beats = [float(t.user_attrs[BEATS]) for t in trials if BEATS in t.user_attrs]
+    beats = [beat for t in trials if (beat := TrialRecord.of(t).beats)]
     signs = beats or starts  # starts are of another machine's time zone, perhaps
     return Worker(
         name=name,

@@ -1,36 +1,28 @@
-"""Studies: made once, checked on every return, and what their trials hold."""
+"""Studies: made once, and checked on every return."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 
 from conversion import EnergyModel, energy_model
-from evaluators import Evaluator, Measurement, TaskSpec
-from search._budget import NO_LIMITS, Budget, is_feasible
-from search._storage import StudyError
+from evaluators import Evaluator, TaskSpec
+from search._budget import NO_LIMITS, Budget
+from search._errors import StudyError
 from spaces import LayerSpace
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 METRICS = ("accuracy", "energy_pj")
 
-OWNER = "owner"
 _SETUP = "spikefront"
 _PLAN = "plan"
-_MEASUREMENT = "measurement"
-_BASELINE = "baseline"
-_EXIT_OF = "exit_of"
-_REASON = "reason"
-_THE_SAME = "the same as trial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,131 +281,3 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tupl
                 what = meaning if key == "name" else f"{meaning} ({key})"
                 found.append((what, old.get(key), new.get(key)))
     return found
-
-
-def enqueue(
-    study: optuna.Study,
-    params: Mapping[str, Any],
-    *,
-    user_attrs: Mapping[str, Any] | None = None,
-    system_attrs: Mapping[str, Any] | None = None,
-) -> None:
-    """Add a waiting trial with fixed parameters, as ``Study.enqueue_trial`` does.
-
-    Unlike that, it takes the system attributes by which a genetic sampler sees the trial.
-    """
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=TrialState.WAITING,
-            user_attrs=dict(user_attrs or {}),
-            system_attrs={**(system_attrs or {}), "fixed_params": dict(params)},
-        )
-    )
-
-
-def record(study: optuna.Study, trial: optuna.Trial, measurement: Measurement) -> None:
-    """Keep a measurement with its trial."""
-    for name, value in _attrs_of(measurement).items():
-        trial.set_user_attr(name, value)
-
-
-def _attrs_of(measurement: Measurement) -> dict[str, Any]:
-    """The measurement, and what of it a person looks for in optuna-dashboard."""
-    return {
-        "energy_ratio": round(measurement.energy_ratio, 5),
-        "kl": round(measurement.kl.value, 5),
-        _MEASUREMENT: measurement.to_dict(),
-    }
-
-
-def measurement_of(trial: FrozenTrial) -> Measurement:
-    """The measurement of a finished trial."""
-    return Measurement.from_dict(trial.user_attrs[_MEASUREMENT])
-
-
-def baseline_of(trial: FrozenTrial) -> str | None:
-    """Which baseline a trial is: ``"uniform"``, ``"pareto_dp"``, or None."""
-    kind = trial.user_attrs.get(_BASELINE)
-    return "uniform" if kind is True else kind  # True: as studies before 0.1.0 said it
-
-
-def exit_of(trial: FrozenTrial) -> int | None:
-    """The number of the trial whose pass this one is another exit of, or None."""
-    number = trial.user_attrs.get(_EXIT_OF)
-    return None if number is None else int(number)
-
-
-def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials that hold a measurement, by number."""
-    return finished_of(study.get_trials(deepcopy=False))
-
-
-def finished_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the trials that are complete and hold a measurement."""
-    complete = (trial for trial in trials if trial.state is TrialState.COMPLETE)
-    return [trial for trial in complete if _MEASUREMENT in trial.user_attrs]
-
-
-def passes(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trials that were run; not those that are other exits of such a one."""
-    return passes_of(study.get_trials(deepcopy=False))
-
-
-def passes_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the trials that are :func:`passes`."""
-    return [trial for trial in finished_of(trials) if exit_of(trial) is None]
-
-
-def known_points(trials: Iterable[FrozenTrial]) -> np.ndarray:
-    """Accuracy, energy over the ANN's, divergence of trials within the budget, ``(n, 3)``."""
-    within = [trial.user_attrs[_MEASUREMENT] for trial in finished_of(trials) if is_feasible(trial)]
-    rows = [(m["accuracy"]["value"], m["energy_ratio"], m["kl"]["value"]) for m in within]
-    return np.array(rows).reshape(-1, 3)
-
-
-def add_exit(
-    study: optuna.Study,
-    space: LayerSpace,
-    trial: FrozenTrial,
-    exits: Mapping[str, Any],
-    measurement: Measurement,
-    constraints: Mapping[str, float],
-) -> None:
-    """Add another exit of a trial's pass as a finished trial, which names it in ``exit_of``."""
-    baseline = {k: v for k, v in trial.user_attrs.items() if k == _BASELINE}
-    study.add_trial(
-        optuna.trial.create_trial(
-            values=[measurement.accuracy.value, measurement.energy_pj.value],
-            params={**trial.params, **exits},
-            distributions=space.distributions(),
-            user_attrs={**baseline, _EXIT_OF: trial.number, **_attrs_of(measurement)},
-            constraints=dict(constraints),
-        )
-    )
-
-
-def reason_of(trial: FrozenTrial) -> str | None:
-    """Why a trial failed."""
-    reason = trial.user_attrs.get(_REASON)
-    return None if reason is None else str(reason)
-
-
-def fail_double(study: optuna.Study, trial: optuna.Trial, of: int) -> None:
-    """End a trial that waited though another one has its settings."""
-    fail(study, trial, f"{_THE_SAME} {of}")
-
-
-def is_double(trial: FrozenTrial) -> bool:
-    """Whether it was left out because another trial has its settings."""
-    return (reason_of(trial) or "").startswith(_THE_SAME)
-
-
-def baseline_attrs(kind: str) -> dict[str, Any]:
-    """User attributes that mark a baseline."""
-    return {_BASELINE: kind}
-
-
-def fail(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
-    """End a trial as failed, with the reason."""
-    study._storage.set_trial_user_attr(trial._trial_id, _REASON, reason)
-    study.tell(trial.number, state=TrialState.FAIL)

@@ -1,5 +1,6 @@
 """What may be chosen: per-layer φ and ρ, T, calibration and early exit."""
 
+from spaces import names
 from spaces._layer_space import LayerSpace
 
-__all__ = ["LayerSpace"]
+__all__ = ["LayerSpace", "names"]

@@ -27,6 +27,7 @@ from conversion import (
     Score,
     make_calibration,
 )
+from spaces import names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +127,15 @@ class LayerSpace:
         rho = FloatDistribution(1.0, self.rho_max, step=self.rho_step)
         weight = FloatDistribution(0.0, self.energy_weight_max, step=0.02)
         return {
-            **{f"phi/{layer}": phi for layer in self.layers},
-            **{f"rho/{layer}": rho for layer in self.layers},
-            "timesteps": CategoricalDistribution(self.timesteps),
-            "neuron": CategoricalDistribution(self.neurons),
-            "calibration": CategoricalDistribution(self.calibrations),
-            "calibration/timesteps": CategoricalDistribution(self.calibration_timesteps),
-            **({"learning/energy_weight": weight} if self.energy_weighers else {}),
-            "iat/alpha": FloatDistribution(0.0, 1.0, step=0.01),
-            "iat/beta": FloatDistribution(0.0, self.beta_max, step=0.05),
+            **{names.phi(layer): phi for layer in self.layers},
+            **{names.rho(layer): rho for layer in self.layers},
+            names.TIMESTEPS: CategoricalDistribution(self.timesteps),
+            names.NEURON: CategoricalDistribution(self.neurons),
+            names.CALIBRATION: CategoricalDistribution(self.calibrations),
+            names.CALIBRATION_TIMESTEPS: CategoricalDistribution(self.calibration_timesteps),
+            **({names.ENERGY_WEIGHT: weight} if self.energy_weighers else {}),
+            names.ALPHA: FloatDistribution(0.0, 1.0, step=0.01),
+            names.BETA: FloatDistribution(0.0, self.beta_max, step=0.05),
         }
 
     def suggest(self, trial: optuna.Trial) -> Choice:
@@ -150,23 +151,23 @@ class LayerSpace:
         self._check(params)
         layers = {
             layer: LayerConfig(
-                phi=int(params[f"phi/{layer}"]),
-                rho=float(params[f"rho/{layer}"]),
-                neuron=params["neuron"],
+                phi=int(params[names.phi(layer)]),
+                rho=float(params[names.rho(layer)]),
+                neuron=params[names.NEURON],
             )
             for layer in self.layers
         }
         return Choice(
             conversion=ConversionConfig(
-                timesteps=int(params["timesteps"]),
+                timesteps=int(params[names.TIMESTEPS]),
                 layers=layers,
                 calibration=self._calibration(params),
-                calibration_timesteps=int(params["calibration/timesteps"]),
+                calibration_timesteps=int(params[names.CALIBRATION_TIMESTEPS]),
             ),
             exit=ExitPolicy(
                 score=self.score,
-                alpha=float(params["iat/alpha"]),
-                beta=float(params["iat/beta"]),
+                alpha=float(params[names.ALPHA]),
+                beta=float(params[names.BETA]),
             ),
         )
 
@@ -174,9 +175,9 @@ class LayerSpace:
         """The calibration of its name, with those of the space's options that it has."""
         given = {
             "iterations": self.iterations,
-            "energy_weight": float(params.get("learning/energy_weight", 0.0)),
+            "energy_weight": float(params.get(names.ENERGY_WEIGHT, 0.0)),
         }
-        name = params["calibration"]
+        name = params[names.CALIBRATION]
         known = CALIBRATIONS[name].options()
         return make_calibration(name, **{k: v for k, v in given.items() if k in known})
 
@@ -186,15 +187,16 @@ class LayerSpace:
         Neuron and calibration are the first ones offered, the latter's T the second smallest.
         """
         return {
-            **{f"phi/{layer}": phi for layer in self.layers},
-            **{f"rho/{layer}": float(rho) for layer in self.layers},
-            "timesteps": max(self.timesteps),
-            "neuron": self.neurons[0],
-            "calibration": self.calibrations[0],
-            "calibration/timesteps": sorted(self.calibration_timesteps)[:2][-1],
-            **({"learning/energy_weight": 0.0} if self.energy_weighers else {}),
-            "iat/alpha": alpha,
-            "iat/beta": beta,
+            **names.per_layer(
+                dict.fromkeys(self.layers, phi), dict.fromkeys(self.layers, float(rho))
+            ),
+            names.TIMESTEPS: max(self.timesteps),
+            names.NEURON: self.neurons[0],
+            names.CALIBRATION: self.calibrations[0],
+            names.CALIBRATION_TIMESTEPS: sorted(self.calibration_timesteps)[:2][-1],
+            **({names.ENERGY_WEIGHT: 0.0} if self.energy_weighers else {}),
+            names.ALPHA: alpha,
+            names.BETA: beta,
             **self.pins,
         }
 
@@ -272,8 +274,8 @@ def _single(distribution: BaseDistribution, value: Any) -> BaseDistribution:
 
 
 def _known(name: str, layers: tuple[str, ...]) -> str:
-    kind, _, layer = name.partition("/")
-    if kind not in ("phi", "rho"):
+    layer = names.layer_of(name)
+    if layer is None:
         return "there is no such parameter"
     return f"there is no layer {layer!r}; the network has: {', '.join(layers)}"
 

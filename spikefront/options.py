@@ -275,13 +275,15 @@ def read_pins(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _pin(text: str) -> tuple[str, Any]:
+    from spaces import names
+
     layer, _, setting = text.rpartition(":")
     kind, _, value = setting.partition("=")
     try:
         if layer and kind == "phi":
-            return f"phi/{layer}", int(value)
+            return names.phi(layer), int(value)
         if layer and kind == "rho":
-            return f"rho/{layer}", float(value)
+            return names.rho(layer), float(value)
     except ValueError:
         pass
     raise click.BadParameter(f"give LAYER:phi=1 or LAYER:rho=1.5, got {text!r}")

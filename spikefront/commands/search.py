@@ -259,12 +259,13 @@ def _paper_baselines(evaluator: Evaluator, space: LayerSpace) -> list[dict[str, 
     """Parameters of the paper's search, as far as the space offers them."""
     from conversion import ConversionError
     from search import PHIS, RHOS, ParetoSearch
+    from spaces import names
 
     phis = sorted({*(phi for phi in PHIS if phi < space.phi_max), space.phi_max})
     rhos = [rho for rho in RHOS if rho in space.rhos()]
     uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
     try:
-        found = measured_sensitivity(evaluator, uniform["calibration/timesteps"], phis, rhos)
+        found = measured_sensitivity(evaluator, uniform[names.CALIBRATION_TIMESTEPS], phis, rhos)
     except ConversionError as error:  # a baseline less is better than no search
         LOG.warning("no baselines of the paper's search: %s", error)
         return []

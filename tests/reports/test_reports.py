@@ -22,7 +22,6 @@ from reports import (
     hypervolume,
     knee,
     measure_front,
-    non_dominated,
     pareto_front,
     select,
     summary,
@@ -67,7 +66,7 @@ def point(trial: int, accuracy: float, energy: float) -> FrontPoint:
     )
 
 
-def front_of(*points: FrontPoint) -> ParetoFront:
+def made_front(*points: FrontPoint) -> ParetoFront:
     ann = AnnReference(
         split="search",
         n=10,
@@ -76,7 +75,7 @@ def front_of(*points: FrontPoint) -> ParetoFront:
         energy_int8_pj=50.0,
     )
     return ParetoFront(
-        study="s", points=tuple(non_dominated(points)), trials=points, ann={"search": ann}
+        study="s", points=tuple(front_of(points)), trials=points, ann={"search": ann}
     )
 
 
@@ -90,7 +89,7 @@ pairs = st.lists(
 @given(pairs)
 def test_the_front_against_brute_force(values: list[tuple[float, float]]) -> None:
     points = [point(i, a, e) for i, (a, e) in enumerate(values)]
-    front = non_dominated(points)
+    front = front_of(points)
     found = {(p.search.accuracy.value, p.search.energy_pj.value) for p in front}
     expected = {
         (a, e)
@@ -115,7 +114,7 @@ def test_hypervolume_against_optuna_s(values: list[tuple[float, float]]) -> None
 
 def test_choosing_a_point() -> None:
     points = [point(0, 0.80, 50), point(1, 0.93, 80), point(2, 0.945, 200), point(3, 0.95, 600)]
-    front = front_of(*points, point(4, 0.5, 900))
+    front = made_front(*points, point(4, 0.5, 900))
     assert [p.trial for p in front.points] == [0, 1, 2, 3]
     assert knee(front.points).trial == 2, "the first is far less accurate, and does not count"
     assert knee(front.points[1:]).trial == 2
@@ -131,8 +130,8 @@ def test_choosing_a_point() -> None:
         select(front, max_energy=0.1, max_accuracy_drop=0.01)
     with pytest.raises(ConfigError, match="no finished trial 9; on its front are: 0, 1, 2, 3"):
         select(front, trial=9)
-    assert knee(front_of(point(0, 0.9, 100)).points).trial == 0
-    two = front_of(point(0, 0.1, 50), point(1, 0.99, 60))
+    assert knee(made_front(point(0, 0.9, 100)).points).trial == 0
+    two = made_front(point(0, 0.1, 50), point(1, 0.99, 60))
     assert knee(two.points).trial == 1, "of two points, which both lie on the line, the better"
 
 

@@ -25,7 +25,7 @@ from search import (
     passes,
     run_worker,
 )
-from search._study import is_double
+from search._trial import is_double
 from spaces import LayerSpace
 
 FORK = multiprocessing.get_context("fork")  # a worker that imports torch anew takes seconds

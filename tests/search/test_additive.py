@@ -11,8 +11,9 @@ import torch
 from conversion import ConversionConfig, convert
 from conversion.simulation import AnalogPass
 from evaluators import Evaluator, Task
-from search import AdditiveSampler, Budget, _additive, layer_tables
+from search import AdditiveSampler, Budget, layer_tables
 from search._exits import LOSSES, foreseen_exits
+from search.sampler import _additive
 from spaces import LayerSpace
 
 

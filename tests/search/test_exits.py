@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from evaluators import Evaluator, Task
-from search import _exits, measured_exits
+from search import _exits, dominated_area, measured_exits
 from search._exits import (
     LOSSES,
-    dominated_area,
     foreseen_exits,
     gainful_exits,
     interesting_front,

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from search import _patience
-from search._patience import impatient, is_away, patient
+from search.storage import _patience
+from search.storage._patience import impatient, is_away, patient
 
 
 class Away(InMemoryStorage):

@@ -29,8 +29,8 @@ from search import (
     reason_of,
     run_study,
 )
-from search._measure import Gpus
-from search._pool import DaskCluster
+from search.running._measure import Gpus
+from search.running._pool import DaskCluster
 from spaces import LayerSpace
 from tests.conftest import ROOT
 
@@ -230,7 +230,7 @@ def test_a_search_of_several_processes_stops_cleanly(small_task: Task, tmp_path:
 
 def test_a_dask_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("search._pool._SECONDS_TO_ANSWER", 1)
+    monkeypatch.setattr("search.running._pool._SECONDS_TO_ANSWER", 1)
     with pytest.raises(StudyError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         DaskCluster(lambda: None, "tcp://127.0.0.1:9")  # type: ignore[arg-type, return-value]
     with pytest.raises(StudyError, match=r"there is no scheduler file none\.json"):

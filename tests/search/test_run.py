@@ -22,8 +22,7 @@ from search import (
     Budget,
     StudyError,
     StudySetup,
-    _measure,
-    baseline_of,
+    TrialRecord,
     check_evaluator,
     check_settings,
     finished,
@@ -38,6 +37,7 @@ from search import (
     run_study,
     study_setup,
 )
+from search.running import _measure
 from spaces import LayerSpace
 
 
@@ -81,7 +81,7 @@ def test_baselines_come_first_and_trials_hold_their_measurements(bench: Bench) -
     bench.run(study, count + 3, on_trial=lambda study, done, reason: seen.append(done))
     trials = passes(study)
     assert seen == list(range(1, count + 4))
-    assert [baseline_of(t) for t in trials] == ["uniform"] * count + [None] * 3
+    assert [TrialRecord.of(t).baseline for t in trials] == ["uniform"] * count + [None] * 3
     assert [t.params for t in trials[:count]] == bench.space.baselines()
     for trial in trials:
         measurement = measurement_of(trial)
@@ -102,7 +102,7 @@ def test_gainful_exits_of_a_pass_are_trials_of_their_own(bench: Bench) -> None:
         parent = every[trial.user_attrs["exit_of"]]
         changed = {k for k, v in trial.params.items() if parent.params[k] != v}
         assert changed <= {"timesteps", "iat/alpha", "iat/beta"}
-        assert baseline_of(trial) == baseline_of(parent)
+        assert TrialRecord.of(trial).baseline == TrialRecord.of(parent).baseline
         fresh = Evaluator(bench.evaluator.task).measure(bench.space.choice(trial.params))
         assert measurement_of(trial) == fresh
         assert trial.values == [fresh.accuracy.value, fresh.energy_pj.value]
@@ -145,7 +145,7 @@ def test_every_sampler_searches(small_task: Task, tmp_path: Path, sampler: str) 
     study = bench.study()
     count = len(bench.space.baselines())
     bench.run(study, count + (3 if sampler == "gp" else 25))
-    own = [t for t in passes(study) if baseline_of(t) is None]
+    own = [t for t in passes(study) if TrialRecord.of(t).baseline is None]
     assert all(t.distributions == bench.space.distributions() for t in own)
     assert len({tuple(sorted(t.params.items())) for t in own}) > 1
 
@@ -223,7 +223,9 @@ def test_an_interrupted_trial_runs_again(bench: Bench, monkeypatch) -> None:
     bench.run(bench.study(), 25)
     assert failed.system_attrs["fixed_params"] in [t.params for t in passes(study)]
     assert len(passes(study)) == 25
-    assert sum(baseline_of(t) is not None for t in passes(study)) == len(bench.space.baselines())
+    assert sum(TrialRecord.of(t).baseline is not None for t in passes(study)) == len(
+        bench.space.baselines()
+    )
 
 
 def test_sigterm_stops_as_ctrl_c_does(bench: Bench) -> None:
@@ -405,7 +407,9 @@ def test_a_kill_before_any_write_loses_nothing(
         assert len(after) == 6
         assert {number: after[number] for number in before} == before
         assert set(states(study)) <= {"COMPLETE", "FAIL", "WAITING"}
-        assert sorted(t.params["phi/relu"] for t in passes(study) if baseline_of(t)) == [1, 2]
+        assert sorted(
+            t.params["phi/relu"] for t in passes(study) if TrialRecord.of(t).baseline
+        ) == [1, 2]
 
 
 def test_a_baseline_outside_the_space_is_refused_before_anything_runs(bench: Bench) -> None:

@@ -8,7 +8,6 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from search import Plan, plan_of, set_plan, study_status
-from search._lease import BEATS
 from search._study import StudyError
 
 NOON = datetime(2026, 1, 1, 12)
@@ -59,7 +58,7 @@ def test_workers_are_those_with_a_trial_running(study: optuna.Study) -> None:
         trial = study.ask()
         trial.set_user_attr("owner", owner)
         if beat is not None:
-            trial.set_user_attr(BEATS, time.time() - beat + 100)
+            trial.set_user_attr("beats", time.time() - beat + 100)
     failed = study.ask()
     failed.set_user_attr("reason", "layer 'relu' diverges")
     study.tell(failed, state=TrialState.FAIL)

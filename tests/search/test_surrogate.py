@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from search._surrogate import _NOISE, Residual, Surrogate, expected_gain, sweep_prices
+from search._front import expected_gain
+from search.sampler._surrogate import _NOISE, Residual, Surrogate, sweep_prices
 
 
 def landscape(

@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 
 from conversion import Choice
 from evaluators import Evaluator, Measurement, Task
-from search import StudyError, _measure, open_storage, passes, reason_of, run_study, serve_storage
-from search._lease import BEATS, Leases
+from search import StudyError, open_storage, passes, reason_of, run_study, serve_storage
+from search.running import _measure
+from search.running._lease import Leases
 from spaces import LayerSpace
 from tests.search.servers import MariaDB, PostgreSQL, Proxy, Redis
 from tests.search.team import FORK, Instant, check_whole, killed_again_and_again, made, started
@@ -58,7 +59,7 @@ def test_a_lease_ends_when_its_time_stands_still(monkeypatch: pytest.MonkeyPatch
     def trials(**beats: float) -> list[optuna.trial.FrozenTrial]:
         found = []
         for number, beat in beats.items():
-            trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={BEATS: beat})
+            trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"beats": beat})
             trial.number = int(number[1:])
             found.append(trial)
         return found
@@ -148,7 +149,7 @@ def test_while_the_storage_is_away_nobody_is_taken_for_lost(
     now, trouble = 100.0, float("-inf")
     monkeypatch.setattr(time, "monotonic", lambda: now)
     leases = Leases(10, lambda: trouble)
-    trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={BEATS: 1.0})
+    trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"beats": 1.0})
     assert leases.lost([trial]) == []
     now = trouble = 140.0
     assert leases.lost([trial]) == []
@@ -188,7 +189,7 @@ def test_what_kills_three_workers_is_left_out(instant: Instant, tmp_path: Path) 
         process = started(url, instant, 1)
         until(
             lambda deaths=deaths: any(
-                t.user_attrs.get("deaths", 0) == deaths and BEATS in t.user_attrs
+                t.user_attrs.get("deaths", 0) == deaths and "beats" in t.user_attrs
                 for t in running(study)
             )
         )
@@ -207,7 +208,7 @@ def test_sigterm_gives_the_trial_back_at_once(instant: Instant, tmp_path: Path) 
     study = made(url, instant)
     instant.seconds = 60
     process = started(url, instant, 3)
-    until(lambda: BEATS in next(iter(running(study))).user_attrs if running(study) else False)
+    until(lambda: "beats" in next(iter(running(study))).user_attrs if running(study) else False)
     os.kill(process.pid or 0, signal.SIGTERM)
     process.join(30)
     failed, waiting = study.get_trials(deepcopy=False)

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import optuna
 from optuna.trial import FrozenTrial
 
-from search._patience import impatient, is_away, note_trouble
+from search._trial import TrialRecord
+from search.storage import impatient, is_away, note_trouble
 
 _LOG = logging.getLogger("spikefront")
-
-BEATS = "beats"
 
 
 class Leases:
@@ -42,7 +41,7 @@ class Leases:
     def lost(self, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Those of the running trials that are lost; to be asked every now and then."""
         now = time.monotonic()
-        beats = {trial.number: float(trial.user_attrs.get(BEATS, 0)) for trial in running}
+        beats = {trial.number: TrialRecord.of(trial).beats for trial in running}
         self._seen = {
             number: self._seen[number]
             if number in self._seen and self._seen[number][0] == beat
@@ -65,7 +64,7 @@ def beating(
         while not ended.wait(every):
             for trial in list(running.values()):
                 try:
-                    storage.set_trial_user_attr(trial._trial_id, BEATS, round(time.time(), 1))
+                    storage.set_trial_user_attr(trial._trial_id, "beats", round(time.time(), 1))
                 except Exception as error:  # it has just finished; or the storage is away
                     if is_away(error):
                         note_trouble(study._storage)

@@ -29,10 +29,11 @@ from search._exits import (
     staircase,
     worst_of,
 )
-from search._study import finished, measurement_of
-from search._surrogate import Features, Residual, Surrogate, expected_gain, sweep_prices
-from search._tables import LayerTables, layer_tables
-from spaces import LayerSpace
+from search._front import expected_gain
+from search._trial import finished, measurement_of
+from search.sampler._features import LayerTables, layer_tables
+from search.sampler._surrogate import Features, Residual, Surrogate, sweep_prices
+from spaces import LayerSpace, names
 
 _LOG = logging.getLogger("spikefront")
 
@@ -51,7 +52,7 @@ _FIRST_WEIGHT = 0.2
 _LEARNING_STARTS = 25
 """Passes before which nothing learns: there is no front yet to start from."""
 
-_KINDS = ("neuron", "calibration", "calibration/timesteps")
+_KINDS = (names.NEURON, names.CALIBRATION, names.CALIBRATION_TIMESTEPS)
 
 _DRAWS, _PRICES, _NEIGHBOURS = 4, 24, 150
 """Draws from the posterior, points of each one's frontier, and changes to the front's points."""
@@ -97,7 +98,7 @@ class _Trial:
     @property
     def learned(self) -> bool:
         """Whether its thresholds are not those of the histograms."""
-        return CALIBRATIONS[self.params["calibration"]].weighs_energy()
+        return CALIBRATIONS[self.params[names.CALIBRATION]].weighs_energy()
 
 
 class AdditiveSampler(BaseSampler):
@@ -105,10 +106,10 @@ class AdditiveSampler(BaseSampler):
 
     The divergence from the ANN grows with a weighted sum of what the calibration histograms
     predict of each layer's rounding error for its φ and ρ; the weights are learned from all
-    finished trials (:class:`search._surrogate.Surrogate`), and near a trial what it showed counts
-    most. The energy is a sum of what the histograms predict, each layer scaled to what its spikes
-    were measured to cost. For a price λ of energy the best choice is separate for each layer, so a
-    sweep of λ walks the lower convex hull of a frontier: those of some draws from the posterior,
+    finished trials (:class:`search.sampler._surrogate.Surrogate`), and near a trial what it showed
+    counts most. The energy is a sum of what the histograms predict, each layer scaled to what its
+    spikes were measured to cost. For a price λ of energy the best choice is separate for each
+    layer, so a sweep of λ walks the lower convex hull of a frontier: those of some draws from the posterior,
     and neighbours of the front, are the candidates. Proposed is the one of largest expected
     hypervolume gain, over what is measured and, by the surrogate, what is running: several
     processes may share a study.
@@ -147,11 +148,11 @@ class AdditiveSampler(BaseSampler):
             for name, d in space.distributions().items()
             if isinstance(d, CategoricalDistribution)
         }
-        self._exits = space.pins.get("iat/alpha", 0.0) < 1
-        steps = [1] if self._exits else self._choices["timesteps"]
+        self._exits = space.pins.get(names.ALPHA, 0.0) < 1
+        steps = [1] if self._exits else self._choices[names.TIMESTEPS]
         self._features = {
             (at, step): _features(layer_tables(profile, space, at, steps=step), space)
-            for at in self._choices["calibration/timesteps"]
+            for at in self._choices[names.CALIBRATION_TIMESTEPS]
             for step in steps
         }
         costs = profile.costs
@@ -249,7 +250,7 @@ class AdditiveSampler(BaseSampler):
     def _other_exit(self, params: dict[str, Any]) -> dict[str, Any]:
         """Every pass is made: one of them at another exit threshold."""
         alpha = round(float(self._random.random()), 2)
-        return {**params, "iat/alpha": alpha, **self._space.pins}
+        return {**params, names.ALPHA: alpha, **self._space.pins}
 
     def _read(self, params: dict[str, Any], measurement: Measurement) -> _Trial:
         candidate = (params, self._cells(params))
@@ -283,14 +284,14 @@ class AdditiveSampler(BaseSampler):
         """Index of each layer's (φ, ρ), ``(layers,)``."""
         step, width = self._space.rho_step, len(self._space.rhos())
         cells = [
-            (params[f"phi/{n}"] - 1) * width + round((params[f"rho/{n}"] - 1) / step)
+            (params[names.phi(n)] - 1) * width + round((params[names.rho(n)] - 1) / step)
             for n in self._space.layers
         ]
         return np.array(cells)
 
     def _features_of(self, kinds: Mapping[str, Any]) -> Features:
-        steps = 1 if self._exits else kinds["timesteps"]
-        return self._features[kinds["calibration/timesteps"], steps]
+        steps = 1 if self._exits else kinds[names.TIMESTEPS]
+        return self._features[kinds[names.CALIBRATION_TIMESTEPS], steps]
 
     def _errors(self, candidate: _Candidate) -> np.ndarray:
         kinds, cells = candidate
@@ -307,7 +308,7 @@ class AdditiveSampler(BaseSampler):
         """Log energy over the ANN's, ``(n,)``, of the first step where samples exit, else of T."""
         if not candidates:
             return np.zeros(0)
-        steps = [1 if self._exits else kinds["timesteps"] for kinds, _ in candidates]
+        steps = [1 if self._exits else kinds[names.TIMESTEPS] for kinds, _ in candidates]
         spikes = np.array([self._energies(c) for c in candidates]) @ self._scale
         total = self._price * spikes + self._stem + self._step * np.array(steps)
         logs: np.ndarray = np.log(np.maximum(total, 1e-9))
@@ -391,7 +392,9 @@ class AdditiveSampler(BaseSampler):
 
     def _teachers(self, known: Sequence[_Trial]) -> list[_Trial]:
         """Those that the surrogate learns from: once each, and none whose thresholds learned."""
-        only_learned = all(CALIBRATIONS[c].weighs_energy() for c in self._choices["calibration"])
+        only_learned = all(
+            CALIBRATIONS[c].weighs_energy() for c in self._choices[names.CALIBRATION]
+        )
         own: dict[str, _Trial] = {}
         for trial in known:  # a pass comes before its further exits, whose curves are shorter
             if only_learned or not trial.learned:
@@ -448,9 +451,9 @@ class AdditiveSampler(BaseSampler):
         """Neuron, calibration and T: of a trial of the front, or any; nothing that learns."""
         if best and self._random.random() < _INHERITED:
             parent = best[int(self._random.integers(len(best)))].params
-            return {name: parent[name] for name in (*_KINDS, "timesteps")}
+            return {name: parent[name] for name in (*_KINDS, names.TIMESTEPS)}
         kinds = {}
-        for name in (*_KINDS, "timesteps"):
+        for name in (*_KINDS, names.TIMESTEPS):
             choices = [c for c in self._choices[name] if c not in self._weighers]
             choices = choices or self._choices[name]
             kinds[name] = choices[int(self._random.integers(len(choices)))]
@@ -459,22 +462,22 @@ class AdditiveSampler(BaseSampler):
     def _params(self, candidate: _Candidate, front: _Done) -> dict[str, Any]:
         """All parameters of a candidate; where samples exit, T and threshold of its neighbour."""
         space, (kinds, cells) = self._space, candidate
-        exits: dict[str, Any] = {"timesteps": kinds["timesteps"], "iat/alpha": 1.0}
+        exits: dict[str, Any] = {names.TIMESTEPS: kinds[names.TIMESTEPS], names.ALPHA: 1.0}
         if self._exits and front:
             aim = self._log_energies([candidate])
             there = self._log_energies([(params, self._cells(params)) for params, _ in front])
             parent, found = front[int(np.abs(there - aim).argmin())]
-            exits = {"timesteps": self._enough(found), "iat/alpha": parent["iat/alpha"]}
+            exits = {names.TIMESTEPS: self._enough(found), names.ALPHA: parent[names.ALPHA]}
         elif self._exits:
-            exits = {"timesteps": max(space.timesteps), "iat/alpha": 0.6}
+            exits = {names.TIMESTEPS: max(space.timesteps), names.ALPHA: 0.6}
         rhos, chosen = space.rhos(), list(zip(space.layers, cells.tolist(), strict=True))
         return {
-            **{f"phi/{layer}": cell // len(rhos) + 1 for layer, cell in chosen},
-            **{f"rho/{layer}": rhos[cell % len(rhos)] for layer, cell in chosen},
+            **{names.phi(layer): cell // len(rhos) + 1 for layer, cell in chosen},
+            **{names.rho(layer): rhos[cell % len(rhos)] for layer, cell in chosen},
             **{name: kinds[name] for name in _KINDS},
-            **({"learning/energy_weight": 0.0} if self._weighers else {}),
+            **({names.ENERGY_WEIGHT: 0.0} if self._weighers else {}),
             **exits,
-            "iat/beta": 0.0,
+            names.BETA: 0.0,
             **space.pins,
         }
 
@@ -482,19 +485,19 @@ class AdditiveSampler(BaseSampler):
         """A point of the front whose thresholds shall be learned, at some weight of energy."""
         parent, found = self._parent(front)
         weight, kind = _FIRST_WEIGHT, self._weighers[0]
-        if parent["calibration"] in self._weighers:
-            kind = parent["calibration"]
-            weight = max(parent["learning/energy_weight"], _FIRST_WEIGHT / 4)
+        if parent[names.CALIBRATION] in self._weighers:
+            kind = parent[names.CALIBRATION]
+            weight = max(parent[names.ENERGY_WEIGHT], _FIRST_WEIGHT / 4)
         weight = min(weight * math.exp(self._random.normal(0, 0.7)), self._space.energy_weight_max)
         neurons = self._space.neurons
         timesteps = sorted(self._space.calibration_timesteps)[:2]  # learning at more is dear
         return {
             **parent,
-            "neuron": neurons[self._random.integers(len(neurons))],
-            "calibration": kind,
-            "calibration/timesteps": timesteps[self._random.integers(len(timesteps))],
-            "learning/energy_weight": round(weight / 0.02) * 0.02,
-            "timesteps": self._enough(found) if self._exits else parent["timesteps"],
+            names.NEURON: neurons[self._random.integers(len(neurons))],
+            names.CALIBRATION: kind,
+            names.CALIBRATION_TIMESTEPS: timesteps[self._random.integers(len(timesteps))],
+            names.ENERGY_WEIGHT: round(weight / 0.02) * 0.02,
+            names.TIMESTEPS: self._enough(found) if self._exits else parent[names.TIMESTEPS],
             **self._space.pins,
         }
 
@@ -537,10 +540,10 @@ def _features(tables: LayerTables, space: LayerSpace) -> Features:
     """Of every cell; those that a pin excludes have an infinite error and are never the best."""
     error = tables.error.copy()
     for i, layer in enumerate(space.layers):
-        if f"phi/{layer}" in space.pins:
-            error[i, np.arange(space.phi_max) != space.pins[f"phi/{layer}"] - 1] = np.inf
-        if f"rho/{layer}" in space.pins:
-            error[i, :, ~np.isclose(space.rhos(), space.pins[f"rho/{layer}"])] = np.inf
+        if names.phi(layer) in space.pins:
+            error[i, np.arange(space.phi_max) != space.pins[names.phi(layer)] - 1] = np.inf
+        if names.rho(layer) in space.pins:
+            error[i, :, ~np.isclose(space.rhos(), space.pins[names.rho(layer)])] = np.inf
     return Features.of(error, tables.energy)
 
 

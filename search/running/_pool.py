@@ -14,8 +14,8 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from conversion import ConfigError
-from search._measure import Asked, Gpus, MakeEvaluator, Outcome, measure_in_worker
-from search._storage import StudyError
+from search._errors import StudyError
+from search.running._measure import Asked, Gpus, MakeEvaluator, Outcome, measure_in_worker
 
 _SECONDS_TO_ANSWER = 20
 

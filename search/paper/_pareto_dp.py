@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from conversion import ConfigError
-from search._sensitivity import Sensitivity
+from search.paper._sensitivity import Sensitivity
+from spaces import names
 
 _LIMIT = 20_000
 """Points of a frontier; beyond, the cheaper of two neighbours in energy makes room."""
@@ -113,8 +114,7 @@ class ParetoDP:
 
     def params(self) -> dict[str, int | float]:
         """φ and ρ under the parameter names of a study."""
-        phis = {f"phi/{layer}": phi for layer, phi in self.phi.items()}
-        return {**phis, **{f"rho/{layer}": rho for layer, rho in self.rho.items()}}
+        return names.per_layer(self.phi, self.rho)
 
 
 class ParetoSearch:

@@ -10,7 +10,8 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,24 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conversion import ConfigError
 from evaluators import Evaluator, Measurement
+from search._errors import StudyError
 from search._interrupts import Interrupts
-from search._lease import BEATS, Leases, beating
-from search._measure import Asked, Gpus, MakeEvaluator, Outcome, auto_timeout, measure
-from search._patience import last_trouble
-from search._pool import DaskCluster, DeadWorkerError, Processes
-from search._samplers import warm_start_attrs
-from search._storage import StudyError, hold
-from search._study import (
-    OWNER,
+from search._study import plan_of, study_setup
+from search._trial import TrialRecord, fail, fail_double, known_points, passes_of, running_of
+from search.running._lease import Leases, beating
+from search.running._measure import Asked, Gpus, MakeEvaluator, Outcome, auto_timeout, measure
+from search.running._pool import DaskCluster, DeadWorkerError, Processes
+from search.running._queue import (
+    MAX_DEATHS,
     add_exit,
-    baseline_attrs,
+    double_of,
     enqueue,
-    fail,
-    fail_double,
-    known_points,
-    passes_of,
-    plan_of,
-    record,
-    study_setup,
+    fixed,
+    is_queued,
+    queue_again,
 )
+from search.sampler._names import warm_start_attrs
+from search.storage import hold, last_trouble
 from spaces import LayerSpace
 
 _LOG = logging.getLogger("spikefront")
@@ -49,10 +48,6 @@ OnTrial = Callable[[optuna.Study, int, str | None], None]
 """Called after each trial with (study, number of :func:`passes`, why it failed or None)."""
 
 _MAX_FAILURES_IN_A_ROW = 5
-_RETRY_OF = "retry_of"
-_DEATHS = "deaths"
-_SUSPECT = "suspect"
-_MAX_DEATHS = 3
 
 
 def run_study(
@@ -237,7 +232,7 @@ class _Coordinator:
         with self._lock, self._interrupts.shield():
             self._round += 1
             held, self._alone = self._alone, None
-            mine = [t for t in _running(self._look()) if t.user_attrs.get(OWNER) == self._owner]
+            mine = [t for t in running_of(self._look()) if TrialRecord.of(t).owner == self._owner]
             for trial in mine:
                 at_work = held is None or held.number != trial.number
                 self._give_back(trial, reason, died=died and at_work)
@@ -253,14 +248,14 @@ class _Coordinator:
 
         Those that this process will run itself are its own from the start.
         """
-        known = [_fixed(trial) for trial in self._look()]
+        known = [fixed(trial) for trial in self._look()]
         attrs = warm_start_attrs(self._study.sampler)
         for params in baselines:
             self._space.choice(params)  # one outside the space would end every search
             if params not in known:
                 known.append(dict(params))
-                user = {**baseline_attrs(kind), **({OWNER: self._owner} if owned else {})}
-                enqueue(self._study, params, user_attrs=user, system_attrs=attrs)
+                record = TrialRecord(baseline=kind, owner=self._owner if owned else None)
+                enqueue(self._study, params, record, system_attrs=attrs)
 
     def run_here(self, evaluator: Evaluator) -> None:
         """Ask, measure and tell in this process."""
@@ -334,7 +329,7 @@ class _Coordinator:
 
     def _suffices(self, every: Sequence[FrozenTrial]) -> bool:
         """Whether what is running is all that the study still needs."""
-        return len(_running(every)) >= max(1, self._target() - len(passes_of(every)))
+        return len(running_of(every)) >= max(1, self._target() - len(passes_of(every)))
 
     def _wait_for_others(self) -> None:
         self._bring_back_lost(self._look())
@@ -343,7 +338,7 @@ class _Coordinator:
     def _settle(self) -> None:
         """Wait until the last trials of others have finished, or were seen to be lost."""
         end = time.monotonic() + self._grace + 2 * self._beat
-        while time.monotonic() < end and _running(self._look()):
+        while time.monotonic() < end and running_of(self._look()):
             self._wait_for_others()
 
     def _bring_back_lost(self, every: Sequence[FrozenTrial]) -> None:
@@ -351,7 +346,7 @@ class _Coordinator:
         if time.monotonic() - self._looked < self._beat:
             return
         self._looked = time.monotonic()
-        others = [t for t in _running(every) if t.number not in self._running]
+        others = [t for t in running_of(every) if t.number not in self._running]
         for trial in self._leases.lost(others):
             with self._interrupts.shield():
                 self._bring_back(trial)
@@ -361,13 +356,15 @@ class _Coordinator:
 
         Its parameters are queued first, as a kill between the two must not lose them.
         """
-        deaths = int(trial.user_attrs.get(_DEATHS, 0)) + 1
+        record = TrialRecord.of(trial)
+        record = replace(record, deaths=record.deaths + 1, owner=self._owner)
         every = self._look()
         if every[trial.number].state is not TrialState.RUNNING:
             return  # another worker was faster
-        again = _is_queued(trial, every) or self._queue_again(trial, {_DEATHS: deaths})
+        again = is_queued(trial, every) or queue_again(self._study, self._space, trial, record)
         try:
-            fail(self._study, trial, f"its worker was lost, {deaths} of {_MAX_DEATHS} times")
+            times = f"{record.deaths} of {MAX_DEATHS} times"
+            fail(self._study, trial, f"its worker was lost, {times}")
         except (ValueError, UpdateFinishedTrialError):
             return
         then = "it will run again" if again else "it is left out"
@@ -392,14 +389,14 @@ class _Coordinator:
 
     def _taken(self, trial: optuna.Trial, every: Sequence[FrozenTrial]) -> Asked | None:
         if trial.number >= len(every) or every[trial.number].state is TrialState.WAITING:
-            every = self._look() if _RETRY_OF in trial.user_attrs else every
-            double = _double_of(trial.number, every)
+            every = self._look() if TrialRecord.of(trial).retry_of is not None else every
+            double = double_of(trial.number, every)
             if double is not None:
                 fail_double(self._study, trial, double)
                 return None
         self._running[trial.number] = trial
-        if trial.user_attrs.get(OWNER) != self._owner:  # somebody else's entry in the queue
-            trial.set_user_attr(OWNER, self._owner)
+        if TrialRecord.of(trial).owner != self._owner:  # another process's entry in the queue
+            TrialRecord(owner=self._owner).write(self._study, trial)
         self._space.suggest(trial)
         return self._asked(trial, every)
 
@@ -408,7 +405,7 @@ class _Coordinator:
 
     def _asked(self, trial: optuna.Trial, every: Sequence[FrozenTrial]) -> Asked:
         drop = self._budget.max_accuracy_drop
-        took = [t.user_attrs.get("seconds", 0.0) for t in passes_of(every)]
+        took = [TrialRecord.of(t).seconds for t in passes_of(every)]
         return Asked(
             number=trial.number,
             params=dict(trial.params),
@@ -417,14 +414,14 @@ class _Coordinator:
             dearest=math.log(self._budget.max_energy or 1.0),
             least_accuracy=0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
             seconds=self._timeout or auto_timeout(took),
-            suspect=_SUSPECT in trial.user_attrs,
+            suspect=TrialRecord.of(trial).suspect,
         )
 
     def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
         # A trial waits with its owner's name before it runs: were the name written after,
         # a kill between the two would leave a trial that runs for ever and is nobody's.
         if not any(trial.state is TrialState.WAITING for trial in every):
-            enqueue(self._study, {}, user_attrs={OWNER: self._owner})
+            enqueue(self._study, {}, TrialRecord(owner=self._owner))
 
     def _after_asking(self, trial: optuna.Trial) -> None:
         """Nothing: the study has its sampler."""
@@ -455,8 +452,8 @@ class _Coordinator:
             self._failures = 0
 
     def _complete(self, trial: optuna.Trial, found: Measurement, outcome: Outcome) -> None:
-        record(self._study, trial, found)
-        trial.set_user_attr("seconds", round(outcome.seconds, 3))
+        seconds = round(outcome.seconds, 3)
+        TrialRecord.of_measurement(found, seconds=seconds).write(self._study, trial)
         for name, value in self._constraints(found).items():
             trial.set_constraint(name, value)
         try:
@@ -472,28 +469,21 @@ class _Coordinator:
         return self._budget.constraints(measurement, self._ann_accuracy or 0.0)
 
     def _give_back(self, trial: FrozenTrial, reason: str, *, died: bool) -> None:
-        deaths = int(trial.user_attrs.get(_DEATHS, 0)) + died
-        more = {_DEATHS: deaths, _SUSPECT: True} if died else {}
-        queued = _is_queued(trial, self._look()) or self._queue_again(trial, more)
-        if not queued and deaths >= _MAX_DEATHS:
-            reason = f"{reason}, {deaths} of {_MAX_DEATHS} times"
+        record = TrialRecord.of(trial)
+        record = replace(
+            record,
+            deaths=record.deaths + died,
+            suspect=record.suspect or died,
+            owner=self._owner,
+        )
+        queued = is_queued(trial, self._look()) or queue_again(
+            self._study, self._space, trial, record
+        )
+        if not queued and record.deaths >= MAX_DEATHS:
+            reason = f"{reason}, {record.deaths} of {MAX_DEATHS} times"
             _LOG.warning("trial %d is left out: %s", trial.number, reason)
         with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another gave it up
             fail(self._study, trial, reason)
-
-    def _queue_again(self, trial: FrozenTrial, more: Mapping[str, Any]) -> bool:
-        """Unless too many died of it, or it was killed while being asked."""
-        params = _fixed(trial) or trial.params
-        kept = {
-            k: v for k, v in trial.user_attrs.items() if k not in (OWNER, BEATS, "reason")
-        } | dict(more)
-        complete = set(params) == set(self._space.distributions())
-        if not complete or kept.get(_DEATHS, 0) >= _MAX_DEATHS:
-            return False
-        system = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
-        user = {**kept, _RETRY_OF: trial.number, OWNER: self._owner}
-        enqueue(self._study, params, user_attrs=user, system_attrs=system)
-        return True
 
 
 class _Worker(_Coordinator):
@@ -509,37 +499,3 @@ class _Worker(_Coordinator):
         if self.make_sampler is not None:
             self._study.sampler = self.make_sampler(trial.number)
             self.make_sampler = None
-
-
-def _fixed(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters that a trial was enqueued with; empty if the sampler was to choose them."""
-    return dict(trial.system_attrs.get("fixed_params", {}))
-
-
-def _running(every: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in every if trial.state is TrialState.RUNNING]
-
-
-def _is_queued(trial: FrozenTrial, every: Iterable[FrozenTrial]) -> bool:
-    """Whether a trial's parameters are in the queue again, or were."""
-    return any(t.user_attrs.get(_RETRY_OF) == trial.number for t in every)
-
-
-def _double_of(number: int, every: Sequence[FrozenTrial]) -> int | None:
-    """The number of another trial that makes one of the queue needless, or None.
-
-    Two searches started at the same time both enqueue the baselines; two workers may bring back one
-    trial, and that one may come to its end all the same.
-    """
-    if number >= len(every):
-        return None
-    trial = every[number]
-    lost = trial.user_attrs.get(_RETRY_OF)
-    if lost is not None:
-        if every[lost].state is TrialState.COMPLETE:
-            return int(lost)
-        same = (t for t in every[:number] if t.user_attrs.get(_RETRY_OF) == lost)
-    else:
-        params = _fixed(trial)
-        same = (t for t in every[:number] if params and _fixed(t) == params)
-    return next((t.number for t in same), None)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 _SATURATION = 0.3
 """Relative squared error from which on more of it matters less."""
@@ -178,47 +176,3 @@ def sweep_prices(errors: np.ndarray, energy: np.ndarray, prices: np.ndarray) -> 
     The sum is least where each layer's term is: this walks the lower convex hull of the frontier.
     """
     return np.stack([(errors + price * energy).argmin(1) for price in prices])
-
-
-def expected_gain(
-    front: np.ndarray,
-    energy: np.ndarray,
-    mean: np.ndarray,
-    deviation: np.ndarray,
-    *,
-    worst: tuple[float, float],
-    floor: float,
-) -> np.ndarray:
-    """Expected growth of the area that a front dominates, in closed form, ``(n,)``.
-
-    The energy of a candidate is taken as known, its loss as normal: over each step of the front's
-    staircase to the right of the candidate the growth is the step's width times the expected
-    improvement over its height (Emmerich et al. 2011, for two objectives of which one is certain).
-
-    Args:
-        front: ``(points, 2)``: energy and loss of what is there, in any order.
-        energy: Of the candidates, ``(n,)``.
-        mean: Of their losses, ``(n,)``.
-        deviation: Likewise.
-        worst: Energy and loss from which nothing counts.
-        floor: Loss below which nothing is gained.
-    """
-    inside = front[(front[:, 0] < worst[0]) & (front[:, 1] < worst[1])]
-    inside = inside[np.argsort(inside[:, 0])]
-    edges = np.concatenate([[-np.inf], inside[:, 0], [worst[0]]])
-    levels = np.minimum.accumulate(np.concatenate([[worst[1]], inside[:, 1]]))
-    left = np.maximum(edges[:-1], energy[:, None])
-    width = np.maximum(edges[1:] - left, 0)
-    above = _improvement(levels, mean, deviation) - _improvement(
-        np.minimum(levels, floor), mean, deviation
-    )
-    gain: np.ndarray = (width * above).sum(1)
-    return gain
-
-
-def _improvement(level: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """``E[max(level − y, 0)]`` of normal y, ``(n, levels)``."""
-    spread = np.maximum(deviation, 1e-9)[:, None]
-    z = (level - mean[:, None]) / spread
-    improvement: np.ndarray = spread * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
-    return improvement

@@ -17,8 +17,8 @@ from optuna.samplers import (
 from optuna.samplers.nsgaii import PolynomialMutation
 
 from conversion import ENERGY_MODELS, ConfigError, EnergyModel, Profile
-from search._additive import AdditiveSampler
 from search._budget import NO_LIMITS, Budget
+from search.sampler._additive import AdditiveSampler
 from spaces import LayerSpace
 
 _POPULATION = 20

@@ -1,0 +1,146 @@
+"""What spikefront keeps in a trial: one record of all its attributes, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from evaluators import Measurement
+from search._budget import is_feasible
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """The user attributes of a trial; what is None or 0 is not written.
+
+    Attributes:
+        owner: The process that runs it.
+        beats: Time of its last sign of life, seconds.
+        deaths: How many processes died of these parameters.
+        suspect: Whether it must run alone, since a process died while it ran.
+        retry_of: The trial that lost its worker and whose parameters these are.
+        baseline: ``"uniform"``, ``"pareto_dp"``, or None.
+        exit_of: The trial whose pass this one is another exit of.
+        seconds: What the pass took.
+        energy_ratio: Energy over the ANN's; for people who look with optuna-dashboard.
+        kl: Divergence from the ANN's outputs, nats; likewise.
+        measurement: A :meth:`evaluators.Measurement.to_dict`.
+        reason: Why it failed.
+    """
+
+    owner: str | None = None
+    beats: float = 0.0
+    deaths: int = 0
+    suspect: bool = False
+    retry_of: int | None = None
+    baseline: str | None = None
+    exit_of: int | None = None
+    seconds: float = 0.0
+    energy_ratio: float | None = None
+    kl: float | None = None
+    measurement: Mapping[str, Any] | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial | optuna.Trial) -> TrialRecord:
+        """The record of a trial; attributes that are not spikefront's are not looked at."""
+        attrs = trial.user_attrs
+        return cls(**{name: attrs[name] for name in _DEFAULTS if name in attrs})
+
+    @classmethod
+    def of_measurement(cls, measurement: Measurement, **others: Any) -> TrialRecord:
+        """The record of a measured trial, with what a person looks for in optuna-dashboard."""
+        return cls(
+            energy_ratio=round(measurement.energy_ratio, 5),
+            kl=round(measurement.kl.value, 5),
+            measurement=measurement.to_dict(),
+            **others,
+        )
+
+    def attrs(self) -> dict[str, Any]:
+        """As user attributes, in the order of the fields."""
+        values = vars(self)
+        return {
+            name: values[name] for name, default in _DEFAULTS.items() if values[name] != default
+        }
+
+    def write(self, study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
+        """Set these attributes of a trial that has not ended; others stay as they are."""
+        for name, value in self.attrs().items():
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+_DEFAULTS = {field.name: field.default for field in fields(TrialRecord)}
+
+_THE_SAME = "the same as trial"
+
+
+def measurement_of(trial: FrozenTrial) -> Measurement:
+    """The measurement of a finished trial."""
+    return Measurement.from_dict(trial.user_attrs["measurement"])
+
+
+def exit_of(trial: FrozenTrial) -> int | None:
+    """The number of the trial whose pass this one is another exit of, or None."""
+    return TrialRecord.of(trial).exit_of
+
+
+def reason_of(trial: FrozenTrial) -> str | None:
+    """Why a trial failed."""
+    return TrialRecord.of(trial).reason
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials that hold a measurement, by number."""
+    return finished_of(study.get_trials(deepcopy=False))
+
+
+def finished_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the trials that are complete and hold a measurement."""
+    complete = (trial for trial in trials if trial.state is TrialState.COMPLETE)
+    return [trial for trial in complete if TrialRecord.of(trial).measurement is not None]
+
+
+def passes(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials that were run; not those that are other exits of such a one."""
+    return passes_of(study.get_trials(deepcopy=False))
+
+
+def passes_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the trials that are :func:`passes`."""
+    return [trial for trial in finished_of(trials) if exit_of(trial) is None]
+
+
+def running_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the trials that are running."""
+    return [trial for trial in trials if trial.state is TrialState.RUNNING]
+
+
+def known_points(trials: Iterable[FrozenTrial]) -> np.ndarray:
+    """Accuracy, energy over the ANN's, divergence of trials within the budget, ``(n, 3)``."""
+    within = [
+        trial.user_attrs["measurement"] for trial in finished_of(trials) if is_feasible(trial)
+    ]
+    rows = [(m["accuracy"]["value"], m["energy_ratio"], m["kl"]["value"]) for m in within]
+    return np.array(rows).reshape(-1, 3)
+
+
+def fail(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str) -> None:
+    """End a trial as failed, with the reason."""
+    TrialRecord(reason=reason).write(study, trial)
+    study.tell(trial.number, state=TrialState.FAIL)
+
+
+def fail_double(study: optuna.Study, trial: optuna.Trial, of: int) -> None:
+    """End a trial that waited though another one has its settings."""
+    fail(study, trial, f"{_THE_SAME} {of}")
+
+
+def is_double(trial: FrozenTrial) -> bool:
+    """Whether it was left out because another trial has its settings."""
+    return (TrialRecord.of(trial).reason or "").startswith(_THE_SAME)

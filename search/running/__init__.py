@@ -1,0 +1,7 @@
+"""Running a study: ask, measure, tell, in this process, in several, on other machines."""
+
+from search.running._coordinator import OnTrial, run_study, run_worker
+from search.running._measure import MakeEvaluator
+from search.running._queue import enqueue
+
+__all__ = ["MakeEvaluator", "OnTrial", "enqueue", "run_study", "run_worker"]

@@ -1,0 +1,109 @@
+"""The queue of a study: baselines, what lost its worker, what waits twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from evaluators import Measurement
+from search._trial import TrialRecord
+from spaces import LayerSpace
+
+MAX_DEATHS = 3
+"""Processes that may die of the same parameters before these are left out."""
+
+
+def enqueue(
+    study: optuna.Study,
+    params: Mapping[str, Any],
+    record: TrialRecord | None = None,
+    *,
+    system_attrs: Mapping[str, Any] | None = None,
+) -> None:
+    """Add a waiting trial with fixed parameters, as ``Study.enqueue_trial`` does.
+
+    Unlike that, it takes the system attributes by which a genetic sampler sees the trial.
+    """
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            user_attrs=record.attrs() if record else {},
+            system_attrs={**(system_attrs or {}), "fixed_params": dict(params)},
+        )
+    )
+
+
+def fixed(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters that a trial was enqueued with; empty if the sampler was to choose them."""
+    return dict(trial.system_attrs.get("fixed_params", {}))
+
+
+def queue_again(
+    study: optuna.Study, space: LayerSpace, trial: FrozenTrial, record: TrialRecord
+) -> bool:
+    """Unless too many died of it, or it was killed while being asked.
+
+    Args:
+        study: The study.
+        space: Its search space.
+        trial: Which lost its worker.
+        record: What the new one begins with.
+    """
+    params = fixed(trial) or trial.params
+    if set(params) != set(space.distributions()) or record.deaths >= MAX_DEATHS:
+        return False
+    system = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
+    again = replace(record, retry_of=trial.number, beats=0.0, reason=None)
+    enqueue(study, params, again, system_attrs=system)
+    return True
+
+
+def is_queued(trial: FrozenTrial, every: Iterable[FrozenTrial]) -> bool:
+    """Whether a trial's parameters are in the queue again, or were."""
+    return any(TrialRecord.of(t).retry_of == trial.number for t in every)
+
+
+def double_of(number: int, every: Sequence[FrozenTrial]) -> int | None:
+    """The number of another trial that makes one of the queue needless, or None.
+
+    Two searches started at the same time both enqueue the baselines; two workers may bring back one
+    trial, and that one may come to its end all the same.
+    """
+    if number >= len(every):
+        return None
+    trial = every[number]
+    lost = TrialRecord.of(trial).retry_of
+    if lost is not None:
+        if every[lost].state is TrialState.COMPLETE:
+            return int(lost)
+        same = (t for t in every[:number] if TrialRecord.of(t).retry_of == lost)
+    else:
+        params = fixed(trial)
+        same = (t for t in every[:number] if params and fixed(t) == params)
+    return next((t.number for t in same), None)
+
+
+def add_exit(
+    study: optuna.Study,
+    space: LayerSpace,
+    trial: FrozenTrial,
+    exits: Mapping[str, Any],
+    measurement: Measurement,
+    constraints: Mapping[str, float],
+) -> None:
+    """Add another exit of a trial's pass as a finished trial, which names it in ``exit_of``."""
+    baseline = TrialRecord.of(trial).baseline
+    record = TrialRecord.of_measurement(measurement, baseline=baseline, exit_of=trial.number)
+    study.add_trial(
+        optuna.trial.create_trial(
+            values=[measurement.accuracy.value, measurement.energy_pj.value],
+            params={**trial.params, **exits},
+            distributions=space.distributions(),
+            user_attrs=record.attrs(),
+            constraints=dict(constraints),
+        )
+    )

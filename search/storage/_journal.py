@@ -1,0 +1,108 @@
+"""Studies in a journal file that survives killed processes, or in a journal in Redis."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
+
+from conversion import FileError
+from search._errors import StudyError
+
+_LOG = logging.getLogger("spikefront")
+
+JOURNAL_NAME = "study.journal"
+
+
+def open_journal(path: Path) -> BaseStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        with path.open("rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise StudyError(f"{path} is not an Optuna journal")
+        with journal_lock(path):
+            cut_torn_line(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+    except OSError as error:
+        raise FileError(f"cannot write the study's journal {path}: {error.strerror}") from error
+    except (ValueError, KeyError) as error:
+        line = _damaged_line(path)
+        where = f"line {line} of {path} is damaged" if line else f"{path} is not an Optuna journal"
+        raise StudyError(f"{where}: {error}") from error
+
+
+class _JournalLock(JournalFileOpenLock):
+    """Lock of a journal file that the system frees when its holder dies, and that mends the tail.
+
+    Optuna's own lock file outlives a killed process and then blocks every writer for 30 s; a
+    writer killed in the middle of a line makes the journal unreadable once another line follows.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal), grace_period=None)
+        self._journal = journal
+        self._lock = journal_lock(journal)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        try:
+            cut_torn_line(self._journal)
+        except OSError:
+            self._lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def journal_lock(journal: Path) -> FileLock:
+    """Of another name than Optuna's own, which optuna-dashboard would break after 30 s."""
+    return FileLock(f"{journal}.flock")
+
+
+def cut_torn_line(journal: Path) -> None:
+    """Cut off a last line without its line end: the write that a killed process left behind."""
+    with journal.open("r+b") as file:
+        size = position = file.seek(0, os.SEEK_END)
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            found = file.read(position - start).rfind(b"\n")
+            if found >= 0:
+                position = start + found + 1
+                break
+            position = start
+        if position < size:
+            _LOG.warning("%s: cut %d bytes of an unfinished line", journal, size - position)
+            file.truncate(position)
+
+
+def _damaged_line(journal: Path) -> int | None:
+    for number, line in enumerate(journal.read_bytes().splitlines(), 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            return number
+    return None
+
+
+def open_redis(url: str) -> BaseStorage:
+    waits = "socket_connect_timeout=10&socket_timeout=60"
+    return JournalStorage(_RedisBackend(f"{url}{'&' if '?' in url else '?'}{waits}"))
+
+
+class _RedisBackend(JournalRedisBackend):
+    """Without snapshots: they are pickles, which whoever reaches the server could write."""
+
+    def save_snapshot(self, snapshot: bytes) -> None:
+        pass
+
+    def load_snapshot(self) -> bytes | None:
+        return None
