@@ -110,8 +110,8 @@ class AdditiveSampler(BaseSampler):
     counts most. The energy is a sum of what the histograms predict, each layer scaled to what its
     spikes were measured to cost. For a price λ of energy the best choice is separate for each
     layer, so a sweep of λ walks the lower convex hull of a frontier: those of some draws from the
-    posterior, and neighbours of the front, are the candidates. Proposed is the one of largest expected
-    hypervolume gain, over what is measured and, by the surrogate, what is running: several
+    posterior, and neighbours of the front, are the candidates. Proposed is the one of largest
+    expected hypervolume gain, over what is measured and, by the surrogate, what is running: several
     processes may share a study.
 
     With early exit the divergence is that of the first step, and the pass is measured at a T that

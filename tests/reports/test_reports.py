@@ -19,6 +19,7 @@ from evaluators import AnnReference, Estimate, Evaluator, Measurement, Split, Ta
 from reports import (
     FrontPoint,
     ParetoFront,
+    front_of,
     hypervolume,
     knee,
     measure_front,
