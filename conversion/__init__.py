@@ -22,6 +22,7 @@ from conversion._exits import (
 )
 from conversion._files import FileError, sha256, tensors_sha256, write_file
 from conversion._profile import LayerProfile, Profile, available_device, profile
+from conversion._tensors import model_of_state, state_bytes
 from conversion.calibration import (
     CALIBRATIONS,
     Advanced,
@@ -29,9 +30,11 @@ from conversion.calibration import (
     Calibration,
     Draft,
     Learned,
+    LearnedWeights,
     Light,
     NoCalibration,
     OnIteration,
+    Segment,
     Step,
     Tuned,
     make_calibration,
@@ -80,12 +83,14 @@ __all__ = [
     "LayerDiagnosis",
     "LayerProfile",
     "Learned",
+    "LearnedWeights",
     "Light",
     "Network",
     "NoCalibration",
     "OnIteration",
     "Profile",
     "Score",
+    "Segment",
     "Simulation",
     "SpikefrontError",
     "SpikingModel",
@@ -104,10 +109,12 @@ __all__ = [
     "log_probabilities",
     "make_calibration",
     "mean_entropy",
+    "model_of_state",
     "profile",
     "register_calibration",
     "save",
     "sha256",
+    "state_bytes",
     "sweep",
     "tensors_sha256",
     "write_file",

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from conversion._errors import ConfigError
 from conversion._exits import ExitPolicy
 from conversion._thresholds import Granularity, ThresholdRule
-from conversion.calibration import Calibration, Light, make_calibration
+from conversion.calibration import Calibration, Learned, Light, Segment, make_calibration
 from conversion.neurons import NEURONS
 
 PHI_MOST = 2**20
@@ -134,6 +134,56 @@ class ConversionConfig:
             for name, layer in self.layers.items()
         }
         return replace(self, timesteps=1, calibration_timesteps=1, layers=layers)
+
+    @property
+    def lineage(self) -> tuple[Segment, ...]:
+        """The segments of learning that its own goes on from, the first of them first."""
+        return getattr(self.calibration, "before", ())
+
+    def goes_on_from(self) -> ConversionConfig | None:
+        """The config whose learned state this one's learning begins with, or None.
+
+        It is that of the segment before, with the same φ and ρ.
+        """
+        if not self.lineage:
+            return None
+        last = self.lineage[-1]
+        layers = {n: replace(layer, neuron=last.neuron) for n, layer in self.layers.items()}
+        calibration = make_calibration(
+            last.calibration,
+            iterations=last.iterations,
+            energy_weight=last.energy_weight,
+            label_weight=last.label_weight,
+            before=self.lineage[:-1],
+        )
+        return replace(
+            self,
+            timesteps=last.timesteps,
+            calibration_timesteps=last.timesteps,
+            layers=layers,
+            calibration=calibration,
+        )
+
+    def segment(self) -> Segment:
+        """This config's learning, as what another one may go on from.
+
+        Raises:
+            ConfigError: It does not learn in segments, or its layers have different neurons.
+        """
+        calibration, neurons = self.calibration, {layer.neuron for layer in self.layers.values()}
+        if not isinstance(calibration, Learned) or len(neurons) != 1:
+            raise ConfigError(
+                "a segment is of learned calibration and one kind of neuron, got"
+                f" {calibration.name!r} and {sorted(neurons)}"
+            )
+        return Segment(
+            calibration=calibration.name,
+            timesteps=self.steps_of_calibration,
+            neuron=neurons.pop(),
+            iterations=calibration.iterations,
+            energy_weight=calibration.energy_weight,
+            label_weight=calibration.label_weight,
+        )
 
     def check_layers(self, names: Iterable[str]) -> None:
         """Raise :class:`ConfigError` unless the config names exactly these layers."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from conversion._config import ConversionConfig
 from conversion._errors import ConfigError, ConversionError, is_out_of_memory
 from conversion._profile import Profile
-from conversion.calibration import Batches, Draft, OnIteration, endless
+from conversion.calibration import Batch, Batches, Draft, OnIteration, endless
 from conversion.graph import Inputs
 from conversion.neurons import AdaFire
 from conversion.simulation import SpikingModel, make_neuron
@@ -38,12 +39,14 @@ def convert(
     config: ConversionConfig,
     *,
     data: Tensor | Inputs | Batches | None = None,
+    start: SpikingModel | None = None,
     on_iteration: OnIteration | None = None,
 ) -> SpikingModel:
     """Make the spiking model of a profiled network; the caller's model is not touched.
 
     Thresholds are those of the config's rule for each layer's φ; then come the steps of its
-    calibration (:mod:`conversion.calibration`).
+    calibration (:mod:`conversion.calibration`). A calibration that goes on from earlier learning
+    begins with what that gave instead.
 
     Args:
         profile: From :func:`conversion.profile`.
@@ -51,11 +54,13 @@ def convert(
         data: For a calibration that learns: inputs ``(N, ...)``, or batches of inputs or of
             ``(inputs, labels)``, such as a training loader; gone through as often as its
             iterations ask. None takes the profile's calibration inputs.
-        on_iteration: Told (iterations done, loss).
+        start: The model of ``config.goes_on_from()``, where it is at hand; else that is learned
+            first.
+        on_iteration: Told (iterations done, loss) of the last segment.
 
     Raises:
         ConfigError: The config names other layers than the network has; ``data`` is empty, or
-            nothing would learn from it.
+            nothing would learn from it; ``start`` is of another config.
         ConversionError: A layer's output, or the loss, is NaN or infinite; ``data`` has another
             shape; or memory does not suffice.
     """
@@ -68,34 +73,78 @@ def convert(
     calibration = config.calibration
     if data is not None and not calibration.learns:
         raise ConfigError(f"data is for a calibration that learns, got {calibration.name!r}")
+    earlier = config.goes_on_from()
+    if earlier is not None and start is None:
+        start = convert(profile, earlier, data=data)
+    _check_start(start, earlier)
     with enough_memory(profile, config), torch.inference_mode(False), torch.enable_grad():
-        draft = _draft(profile, config, endless(data, profile), on_iteration)
-        for step in calibration.steps:
-            step.run(draft)
+        segment = len(config.lineage)
+        batches = endless(data, profile, seed=segment)
+        draft = _draft(profile, config, start, batches, on_iteration)
+        with _seeded(segment, profile.device) if calibration.learns else nullcontext():
+            for step in calibration.steps:
+                step.run(draft)
     return SpikingModel(
         profile.network,
         profile.costs,
         config,
         thetas=draft.thetas,
-        biases={name: neuron.bias for name, neuron in draft.neurons.items()},
-        v_inits={name: neuron.v_init for name, neuron in draft.neurons.items()},
+        biases={name: neuron.bias.detach() for name, neuron in draft.neurons.items()},
+        v_inits={name: neuron.v_init.detach() for name, neuron in draft.neurons.items()},
         weights=draft.weights,
     )
+
+
+def _check_start(start: SpikingModel | None, earlier: ConversionConfig | None) -> None:
+    if start is None:
+        return
+    if earlier is None:
+        raise ConfigError("start is for a calibration that goes on from earlier learning")
+    if replace(start.config, timesteps=earlier.timesteps) != earlier:
+        raise ConfigError("start is not the model of the config that this one goes on from")
+
+
+@contextmanager
+def _seeded(segment: int, device: torch.device) -> Iterator[None]:
+    """The same draws for a segment of learning every time, of a loader's augmentation too.
+
+    What was lost and is learned again is then the same.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(segment)
+        yield
 
 
 def _draft(
     profile: Profile,
     config: ConversionConfig,
-    batches: Iterator[Inputs],
+    start: SpikingModel | None,
+    batches: Iterator[Batch],
     on_iteration: OnIteration | None,
 ) -> Draft:
-    thetas = thresholds(profile, config)
+    if start is None:
+        thetas = thresholds(profile, config)
+        neurons = fresh_neurons(profile, config, thetas)
+    else:
+        thetas = start.thetas
+        neurons = {
+            name: make_neuron(
+                config.layers[name],
+                theta,
+                start.biases[name],
+                start.v_inits[name],
+                profile.network.sites[name].ceiling,
+            )
+            for name, theta in thetas.items()
+        }
+    weights = dict(start.weights) if start else {}
     return Draft(
         profile=profile,
-        network=profile.network,
+        network=profile.network.with_weights(weights),
         timesteps=config.steps_of_calibration,
-        neurons=fresh_neurons(profile, config, thetas),
+        neurons=neurons,
         thetas=dict(thetas),
+        weights=weights,
         batches=batches,
         on_iteration=on_iteration,
     )

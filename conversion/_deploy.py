@@ -13,15 +13,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from conversion._config import ConversionConfig
 from conversion._errors import ConfigError, ConversionError, DeployError
 from conversion._exits import ExitRule
 from conversion._files import read_file, sha256, write_file
+from conversion._tensors import model_of, read_tensors, tensors_of
 from conversion.energy import costs
-from conversion.graph import Inputs, Network, SpikingSite, build_network
+from conversion.graph import Inputs, Network, build_network
 from conversion.graph._capture import Model
 from conversion.simulation import SpikingModel
 
@@ -149,11 +149,7 @@ def save(
         DeployError: A value has no form in JSON.
     """
     path = Path(path)
-    tensors = {f"theta/{name}": theta for name, theta in model.thetas.items()}
-    tensors |= {f"bias/{name}": bias for name, bias in model.biases.items()}
-    tensors |= {f"v_init/{name}": v_init for name, v_init in model.v_inits.items()}
-    tensors |= {f"weight/{name}": weight for name, weight in model.weights.items()}
-    data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    data = safetensors.torch.save(tensors_of(model))
     digest = sha256(data)
     try:
         inputs = model.network.inputs.to_spec()
@@ -197,21 +193,7 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
     tensors = _read_tensors(Path(path).parent, config)
     network = _the_model(path, config, model).to(device)
     config.conversion.check_layers(network.sites)
-    _check_tensors(tensors, network, config)
-
-    def per_layer(kind: str) -> dict[str, Tensor]:
-        return {name: tensors[f"{kind}/{name}"].to(device) for name in network.sites}
-
-    return SpikingModel(
-        network,
-        costs(network),
-        config.conversion,
-        thetas=per_layer("theta"),
-        biases=per_layer("bias"),
-        v_inits=per_layer("v_init"),
-        weights={n.removeprefix("weight/"): t for n, t in tensors.items() if _is_weight(n)},
-        exit=config.exit,
-    )
+    return model_of(network, costs(network), config.conversion, tensors, exit=config.exit)
 
 
 def _the_model(path: str | Path, config: DeployConfig, model: Model) -> Network:
@@ -241,54 +223,7 @@ def _read_tensors(folder: Path, config: DeployConfig) -> dict[str, Tensor]:
     data = read_file(path)
     if sha256(data) != config.tensors_sha256:
         raise DeployError(f"{path} was altered: its SHA-256 differs")
-    try:
-        return safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DeployError(f"{path} is not safetensors: {error}") from error
-
-
-def _is_weight(name: str) -> bool:
-    return name.startswith("weight/")
-
-
-def _check_tensors(tensors: Mapping[str, Tensor], network: Network, config: DeployConfig) -> None:
-    """Raise :class:`DeployError` unless each tensor has its name, shape, type and range."""
-    shapes = {
-        f"{kind}/{site.name}": allowed
-        for site in network.sites.values()
-        for kind, allowed in _shapes(site).items()
-    }
-    for name in shapes:
-        if name not in tensors:
-            raise DeployError(f"the tensors' file has no {name}")
-    for name, tensor in tensors.items():
-        weight = network.constants.get(name.removeprefix("weight/")) if _is_weight(name) else None
-        allowed = [tuple(weight.shape)] if weight is not None else shapes.get(name, [])
-        if not allowed:
-            raise DeployError(f"the tensors' file has {name!r}, which the network does not have")
-        if tuple(tensor.shape) not in allowed or not tensor.is_floating_point():
-            raise DeployError(
-                f"the tensor {name!r} must be floating-point of the shape {allowed[-1]}, got"
-                f" {tensor.dtype} of {tuple(tensor.shape)}"
-            )
-        positive = not name.startswith("theta/") or bool((tensor > 0).all())
-        if not (positive and bool(torch.isfinite(tensor).all())):
-            raise DeployError(
-                f"the tensor {name!r} must be finite{'' if positive else ' and above zero'}"
-            )
-    has_weights = any(_is_weight(name) for name in tensors) or not network.sites
-    if "weight" in config.conversion.calibration.saves and not has_weights:
-        raise DeployError(
-            "the tensors' file has no weight/…, which"
-            f" {config.conversion.calibration.name} calibration saves"
-        )
-
-
-def _shapes(site: SpikingSite) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes that each kind of tensor may have for a layer."""
-    channels = (site.width,)
-    whole = tuple(site.to_channels(torch.empty((1, *site.shape), device="meta")).shape[1:])
-    return {"theta": [channels], "bias": [channels], "v_init": [(), whole]}
+    return read_tensors(data, str(path))
 
 
 def _of_version_1(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from evaluators._digits import digits
 from evaluators._estimate import Estimate, correct, estimate_mean, estimate_score, symmetric_kl
-from evaluators._evaluator import AnnReference, Evaluator
+from evaluators._evaluator import AnnReference, Evaluator, StateStore
 from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement, Recording
 from evaluators._models import ResNetCifar
 from evaluators._spec import (
@@ -27,6 +27,7 @@ __all__ = [
     "Recording",
     "ResNetCifar",
     "Split",
+    "StateStore",
     "Task",
     "TaskError",
     "TaskSpec",

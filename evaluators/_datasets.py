@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from torchvision import datasets, transforms
 
 from evaluators._task import Split, TaskError
 
+Transform = Callable[[Any], Any]
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 _CIFAR10: Statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CIFAR100: Statistics = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 _IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-Splits = tuple[Split, Split, Split]
+Splits = dict[str, Split]
 Counts = tuple[int, int, int | None]
 
 
@@ -30,7 +32,7 @@ def cifar_splits(name: str, root: Path, counts: Counts, seed: int) -> Splits:
     statistics = _CIFAR10 if name == "cifar10" else _CIFAR100
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*statistics)])
     if (root / "train").is_dir():
-        return _folder_splits(root, transform, counts, seed)
+        return _folder_splits(root, transform, _varied(transform), counts, seed)
     loader = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     try:
         train = loader(str(root), train=True, transform=transform)
@@ -40,7 +42,8 @@ def cifar_splits(name: str, root: Path, counts: Counts, seed: int) -> Splits:
             f"no {name} in {root}: it has neither train/ and val/ image folders nor"
             f" torchvision's {loader.base_folder}/"
         ) from error
-    return _divide(train, held_out, None, counts, seed)
+    varied = _with_transform(train, _varied(transform))
+    return _divide(train, held_out, None, varied, counts, seed)
 
 
 def image_folder_splits(root: Path, size: int, counts: Counts, seed: int) -> Splits:
@@ -53,11 +56,30 @@ def image_folder_splits(root: Path, size: int, counts: Counts, seed: int) -> Spl
             transforms.Normalize(*_IMAGENET),
         ]
     )
-    return _folder_splits(root, transform, counts, seed)
+    return _folder_splits(root, transform, _flipped(transform), counts, seed)
+
+
+def _varied(transform: Transform) -> Transform:
+    """As CIFAR networks are trained: shifted by up to four pixels, and flipped."""
+    shift = transforms.RandomCrop(32, padding=4, padding_mode="reflect")
+    varied: Transform = transforms.Compose([shift, transforms.RandomHorizontalFlip(), transform])
+    return varied
+
+
+def _flipped(transform: Transform) -> Transform:
+    flipped: Transform = transforms.Compose([transforms.RandomHorizontalFlip(), transform])
+    return flipped
+
+
+def _with_transform(dataset: Any, transform: Transform) -> Any:
+    """The same data set, seen through another transform."""
+    other = copy.copy(dataset)
+    other.transform = transform
+    return other
 
 
 def _folder_splits(
-    root: Path, transform: Callable[[Any], Any], counts: Counts, seed: int
+    root: Path, transform: Transform, varied: Transform, counts: Counts, seed: int
 ) -> Splits:
     def folder(name: str) -> datasets.ImageFolder:
         try:
@@ -75,17 +97,19 @@ def _folder_splits(
                 f"{root / name} and {root / 'train'} do not have the same classes: only one has"
                 f" {sorted(different)[0]!r}"
             )
-    return _divide(folders["train"], folders["val"], folders.get("test"), counts, seed)
+    train = _with_transform(folders["train"], varied)
+    return _divide(folders["train"], folders["val"], folders.get("test"), train, counts, seed)
 
 
 def _divide(
     train: Dataset[Any],
     held_out: Dataset[Any],
     test: Dataset[Any] | None,
+    varied: Dataset[Any],
     counts: Counts,
     seed: int,
 ) -> Splits:
-    """Calibration from ``train``; search and test from what training never saw, disjoint."""
+    """Calibration and learning from ``train``; search and test, disjoint, from the others."""
     calibration = _draw(train, seed)[: counts[0]]
     order = _draw(held_out, seed)
     search = order[: counts[1]] if test is not None else order[: min(counts[1], len(order) // 2)]
@@ -93,11 +117,12 @@ def _divide(
         rest = Subset(held_out, order[len(search) :][: counts[2]])
     else:
         rest = Subset(test, _draw(test, seed)[: counts[2]])
-    return (
-        Split(Subset(train, calibration)).in_memory(),
-        Split(Subset(held_out, search)).in_memory(),
-        Split(rest),
-    )
+    return {
+        "calibration": Split(Subset(train, calibration)).in_memory(),
+        "search": Split(Subset(held_out, search)).in_memory(),
+        "test": Split(rest),
+        "train": Split(varied),
+    }
 
 
 def _draw(dataset: Dataset[Any], seed: int) -> list[int]:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from conversion import (
     Choice,
     ConversionConfig,
     ConversionError,
+    DeployError,
     EnergyModel,
     ExitPolicy,
     ExitRule,
@@ -29,7 +30,10 @@ from conversion import (
     energy_model,
     is_out_of_memory,
     mean_entropy,
+    model_of_state,
     profile,
+    sha256,
+    state_bytes,
     tensors_sha256,
 )
 from evaluators._estimate import Estimate, estimate_score
@@ -63,6 +67,16 @@ class AnnReference:
         return cls(**{**values, "accuracy": Estimate.from_dict(values["accuracy"])})
 
 
+class StateStore(Protocol):
+    """Keeps learned states under a name; it raises nothing, but may lose what it was given."""
+
+    def get(self, key: str) -> bytes | None:
+        """What was put under a name, or None."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep it."""
+
+
 class Evaluator:
     """Measures choices on a task.
 
@@ -73,6 +87,8 @@ class Evaluator:
         batch_size: Samples per pass; None takes 32 on a CPU, where T steps of that many stay in
             its caches (measured), and 256 elsewhere. Out of memory halves it and tries again.
         seed: Recorded with every measurement.
+        states: Where learned states are kept beyond this evaluator's life; None keeps none. What
+            is not there is learned again.
 
     Raises:
         ConfigError: The device is not available, or the energy model is unknown.
@@ -86,8 +102,10 @@ class Evaluator:
         energy: EnergyModel | str = "horowitz45",
         batch_size: int | None = None,
         seed: int = 0,
+        states: StateStore | None = None,
     ) -> None:
         self.task = task
+        self.states = states
         self.device = available_device(device)
         self.energy = energy_model(energy) if isinstance(energy, str) else energy
         self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
@@ -186,11 +204,45 @@ class Evaluator:
         """The spiking model of a config; those that differ in T alone are calibrated once."""
         key = _without_steps(config)
         if key not in self._models:
-            self._models[key] = convert(self.profile, config, on_iteration=on_iteration)
+            self._models[key] = self._made(config, on_iteration)
             while len(self._models) > _REMEMBERED_MODELS:
                 self._models.popitem(last=False)
         self._models.move_to_end(key)
         return self._models[key].running(config.timesteps)
+
+    def _made(self, config: ConversionConfig, on_iteration: OnIteration | None) -> SpikingModel:
+        """What learned is kept, and learned only where it is not there."""
+        if not config.calibration.learns:
+            return convert(self.profile, config, on_iteration=on_iteration)
+        if (kept := self._kept(config)) is not None:
+            return kept
+        earlier = config.goes_on_from()
+        model = convert(
+            self.profile,
+            config,
+            data=self.task.batches_to_learn_from(),
+            start=None if earlier is None else self._converted(earlier),
+            on_iteration=on_iteration,
+        )
+        if self.states is not None:
+            self.states.put(self.state_key(config), state_bytes(model))
+        return model
+
+    def _kept(self, config: ConversionConfig) -> SpikingModel | None:
+        data = self.states.get(self.state_key(config)) if self.states is not None else None
+        if data is None:
+            return None
+        try:
+            return model_of_state(self.profile, config, data)
+        except DeployError as error:
+            _LOG.warning("%s; it is learned again", error)
+            return None
+
+    def state_key(self, config: ConversionConfig) -> str:
+        """The name of a learned state: a hash of all that shapes it."""
+        network, found = self.profile.network, self.profile
+        parts = (_without_steps(config), network.fingerprint, found.data_fingerprint)
+        return sha256("\n".join(parts).encode())
 
     def _simulate(self, model: SpikingModel, x: Any) -> Simulation:
         return model.simulate(x, burst=self.energy.burst)

@@ -109,15 +109,16 @@ def _image_task(spec: TaskSpec) -> Task:
         raise TaskError(f"the data folder {root} does not exist")
     counts = (spec.calibration_samples, spec.search_samples, spec.test_samples)
     if spec.task == "imagefolder":
-        calibration, search, test = image_folder_splits(root, spec.image_size, counts, spec.seed)
+        splits = image_folder_splits(root, spec.image_size, counts, spec.seed)
     else:
-        calibration, search, test = cifar_splits(spec.task, root, counts, spec.seed)
+        splits = cifar_splits(spec.task, root, counts, spec.seed)
     return Task(
         name=spec.task,
         model=load_model(spec, _CLASSES.get(spec.task) or _count_classes(root)),
-        calibration=calibration,
-        search=search,
-        test=test,
+        calibration=splits["calibration"],
+        search=splits["search"],
+        test=splits["test"],
+        train=splits["train"],
     )
 
 
@@ -187,13 +188,20 @@ def _user_task(spec: TaskSpec) -> Task:
         return made
     try:
         model, given, metric = made
-        splits = {k: v if isinstance(v, Split) else Split(v) for k, v in given.items()}
+        splits = {k: _split(k, v) for k, v in given.items()}
         return Task(name=spec.task, model=model, metric=metric, **splits)
     except (TypeError, ValueError, AttributeError) as error:
         raise TaskError(
             f"{spec.task} must return an evaluators.Task, or (model, splits, metric) with splits"
-            f" a dict of calibration, search and test: {error}"
+            f" a dict of calibration, search, test and maybe train: {error}"
         ) from error
+
+
+def _split(name: str, given: Any) -> Any:
+    """A dataset as a split; what learning may see may also be a loader."""
+    if isinstance(given, Split) or (name == "train" and not hasattr(given, "__getitem__")):
+        return given
+    return Split(given)
 
 
 def _call(function: Callable[[], Any], name: str) -> Any:

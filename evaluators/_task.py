@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,9 @@ from evaluators._estimate import correct
 
 SplitName = Literal["calibration", "search", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+_LEARNING_BATCH = 32
 
 
 class TaskError(SpikefrontError, ValueError):
@@ -52,6 +55,11 @@ class Split:
         for inputs, targets in DataLoader(self.dataset, batch_size=size, shuffle=False):
             yield inputs, torch.as_tensor(targets)
 
+    def shuffled(self, size: int) -> Iterable[Any]:
+        """Batches of ``size`` samples, in another order each time, by torch's random state."""
+        size = min(size, len(self))
+        return DataLoader(self.dataset, batch_size=size, shuffle=True, drop_last=True)
+
     def in_memory(self) -> Split:
         """This split as one pair of tensors."""
         inputs, targets = zip(*self.batches(256), strict=True)
@@ -68,6 +76,9 @@ class Task:
         calibration: Inputs for thresholds and calibration; their targets are not looked at.
         search: What the search chooses by.
         test: Touched once, for the final report.
+        train: What learning may see, with the augmentation that it has: a split, or an iterable of
+            batches of inputs or ``(inputs, targets)`` such as a training loader. None takes the
+            calibration split. Never images of ``search`` or ``test``.
         metric: ``(logits (N, classes), targets (N,)) -> scores (N,)`` in 0..1, higher is better.
     """
 
@@ -77,6 +88,12 @@ class Task:
     search: Split
     test: Split
     metric: Callable[[Tensor, Tensor], Tensor] = correct
+    train: Split | Iterable[Any] | None = None
+
+    def batches_to_learn_from(self) -> Iterable[Any]:
+        """Batches to learn from; they may be gone through again and again."""
+        data = self.calibration if self.train is None else self.train
+        return data.shuffled(_LEARNING_BATCH) if isinstance(data, Split) else data
 
     def split(self, name: str) -> Split:
         """The split of that name.

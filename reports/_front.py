@@ -38,6 +38,7 @@ class FrontPoint:
         params: Its parameters.
         baseline: ``"uniform"``, ``"pareto_dp"`` (the paper's search), or None.
         exit_of: The trial whose pass it is another exit of, or None.
+        lineage: The segments of learning before its own.
         search: Its measurement on the search split.
         test: Its measurement on the test split, if there is one.
     """
@@ -48,6 +49,7 @@ class FrontPoint:
     search: Measurement
     test: Measurement | None = None
     exit_of: int | None = None
+    lineage: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, trial: FrozenTrial, test: Measurement | None = None) -> FrontPoint:
@@ -60,6 +62,7 @@ class FrontPoint:
             search=measurement_of(trial),
             test=test,
             exit_of=record.exit_of,
+            lineage=tuple(record.lineage),
         )
 
 

@@ -68,7 +68,7 @@ def _ann_on_test(study: optuna.Study, evaluator: Evaluator) -> AnnReference:
 def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Measurement:
     key = _TEST.format(trial=point.trial)
     if key not in study.user_attrs:
-        choice = study_setup(study).space.choice(point.params)
+        choice = study_setup(study).space.choice(point.params, point.lineage)
         study.set_user_attr(key, evaluator.measure(choice, "test").to_dict())
     return Measurement.from_dict(study.user_attrs[key])
 

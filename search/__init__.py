@@ -19,7 +19,16 @@ from search._study import (
     set_plan,
     study_setup,
 )
-from search._trial import TrialRecord, exit_of, finished, measurement_of, passes, reason_of
+from search._trial import (
+    TrialRecord,
+    choice_of,
+    exit_of,
+    finished,
+    measurement_of,
+    passes,
+    reason_of,
+)
+from search.learning import ARTIFACTS_NAME, ArtifactStates, open_states
 from search.paper import (
     PHIS,
     RHOS,
@@ -50,6 +59,7 @@ from search.storage import (
 )
 
 __all__ = [
+    "ARTIFACTS_NAME",
     "DIRECTIONS",
     "JOURNAL_NAME",
     "METRICS",
@@ -57,6 +67,7 @@ __all__ = [
     "RHOS",
     "SAMPLER_NAMES",
     "AdditiveSampler",
+    "ArtifactStates",
     "Budget",
     "Frontier",
     "LayerTables",
@@ -75,6 +86,7 @@ __all__ = [
     "check_settings",
     "check_setup",
     "check_writable",
+    "choice_of",
     "cut_torn_line",
     "dominated_area",
     "enqueue",
@@ -89,6 +101,7 @@ __all__ = [
     "measured_exits",
     "measurement_of",
     "non_dominated",
+    "open_states",
     "open_storage",
     "open_study",
     "passes",

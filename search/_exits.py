@@ -225,11 +225,17 @@ def offered_exits(curve: np.ndarray, space: LayerSpace) -> np.ndarray:
     return rows
 
 
-def key_of(params: Mapping[str, Any]) -> str:
-    """Equal for equal parameters; a string, whose hash is worked out once."""
-    return str([params[name] for name in sorted(params)])
+Lineage = Sequence[Mapping[str, Any]]
+"""Segments of learning that a trial's own goes on from."""
 
 
-def pass_of(params: Mapping[str, Any]) -> str:
-    """Equal for parameters that share a forward pass, but for its length."""
-    return key_of({name: value for name, value in params.items() if name not in names.EXITS})
+def key_of(params: Mapping[str, Any], lineage: Lineage = ()) -> str:
+    """Equal for equal choices; a string, whose hash is worked out once."""
+    before = [[segment[name] for name in sorted(segment)] for segment in lineage]
+    return str([[params[name] for name in sorted(params)], before])
+
+
+def pass_of(params: Mapping[str, Any], lineage: Lineage = ()) -> str:
+    """Equal for choices that share a forward pass, but for its length."""
+    shared = {name: value for name, value in params.items() if name not in names.EXITS}
+    return key_of(shared, lineage)

@@ -105,11 +105,13 @@ class Plan:
         trials: Trials that it shall have run.
         sampler: Name of the sampler.
         timeout: Seconds that a trial may take, or None.
+        artifacts: Where learned states are kept: a folder, ``s3://`` or ``gs://``; None: nowhere.
     """
 
     trials: int
     sampler: str = "additive"
     timeout: float | None = None
+    artifacts: str | None = None
 
 
 def set_plan(study: optuna.Study, plan: Plan) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from conversion import Choice
 from evaluators import Measurement
 from search._budget import is_feasible
+from spaces import LayerSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,9 @@ class TrialRecord:
         baseline: ``"uniform"``, ``"pareto_dp"``, or None.
         exit_of: The trial whose pass this one is another exit of.
         seconds: What the pass took.
+        goes_on_from: The trial from whose φ and ρ, and learned state if it has one, it learns on.
+        lineage: The segments of learning before its own, as ``vars`` of ``Segment``.
+        state: Name of its learned state among the study's artifacts.
         energy_ratio: Energy over the ANN's; for people who look with optuna-dashboard.
         kl: Divergence from the ANN's outputs, nats; likewise.
         measurement: A :meth:`evaluators.Measurement.to_dict`.
@@ -41,6 +46,9 @@ class TrialRecord:
     baseline: str | None = None
     exit_of: int | None = None
     seconds: float = 0.0
+    goes_on_from: int | None = None
+    lineage: Sequence[Mapping[str, Any]] = ()
+    state: str | None = None
     energy_ratio: float | None = None
     kl: float | None = None
     measurement: Mapping[str, Any] | None = None
@@ -73,6 +81,15 @@ class TrialRecord:
         """Set these attributes of a trial that has not ended; others stay as they are."""
         for name, value in self.attrs().items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def choice_of(space: LayerSpace, trial: FrozenTrial) -> Choice:
+    """What a trial chose, with what its learning went on from.
+
+    Raises:
+        ConfigError: Its parameters are not of the space.
+    """
+    return space.choice(trial.params, TrialRecord.of(trial).lineage)
 
 
 _DEFAULTS = {field.name: field.default for field in fields(TrialRecord)}

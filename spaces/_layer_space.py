@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -25,9 +25,13 @@ from conversion import (
     ExitPolicy,
     LayerConfig,
     Score,
+    Segment,
     make_calibration,
 )
 from spaces import names
+
+LEAST_PRICE = 0.01
+"""Of energy; at less, learning differs in nothing but noise from one that does not price it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,8 @@ class LayerSpace:
     """The choices that a study makes, under static parameter names.
 
     ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``neuron``,
-    ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``; and
-    ``learning/energy_weight`` where one of the calibrations weighs energy.
+    ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``; and where one of
+    the calibrations learns ``learning/iterations`` and ``learning/energy_weight``.
 
     Attributes:
         layers: Names of the spiking layers.
@@ -47,8 +51,9 @@ class LayerSpace:
         neurons: The neurons to choose from, one kind for all layers.
         calibrations: The ways to calibrate.
         calibration_timesteps: The values of T to calibrate at.
-        iterations: Gradient steps of the calibrations that learn.
-        energy_weight_max: Largest weight of energy in what is learned.
+        iterations: The numbers of gradient steps to choose from.
+        energy_weight_max: Largest price of energy in what is learned.
+        label_weight: Weight of the labels in what is learned; 0 needs none.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
         score: Confidence of the exit policy.
         pins: Parameters that are not searched, by name, with the value that they keep.
@@ -62,8 +67,9 @@ class LayerSpace:
     neurons: tuple[str, ...] = ("adafire", "dual-threshold")
     calibrations: tuple[str, ...] = ("light", "advanced", "none")
     calibration_timesteps: tuple[int, ...] = (1, 2, 4)
-    iterations: int = 100
-    energy_weight_max: float = 2.0
+    iterations: tuple[int, ...] = (100, 200, 400)
+    energy_weight_max: float = 16.0
+    label_weight: float = 0.0
     beta_max: float = 0.4
     score: Score = "entropy"
     pins: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +83,7 @@ class LayerSpace:
             raise ConfigError(
                 f"rho_max must be >= 1 and rho_step > 0, got {self.rho_max=}, {self.rho_step=}"
             )
-        for name in ("timesteps", "calibration_timesteps"):
+        for name in ("timesteps", "calibration_timesteps", "iterations"):
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be different whole numbers >= 1, got {values!r}")
@@ -85,12 +91,13 @@ class LayerSpace:
             values = getattr(self, name)
             if not values or set(values) - set(known) or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be out of {', '.join(known)}, got {values!r}")
-        if not (isinstance(self.iterations, int) and self.iterations >= 1):
-            raise ConfigError(f"iterations must be a whole number >= 1, got {self.iterations!r}")
-        if not 0 <= self.energy_weight_max < float("inf"):
+        if not LEAST_PRICE < self.energy_weight_max < float("inf"):
             raise ConfigError(
-                f"energy_weight_max must be finite and >= 0, got {self.energy_weight_max!r}"
+                f"energy_weight_max must be finite and > {LEAST_PRICE}, got"
+                f" {self.energy_weight_max!r}"
             )
+        if not 0 <= self.label_weight < float("inf"):
+            raise ConfigError(f"label_weight must be finite and >= 0, got {self.label_weight!r}")
         if not 0 <= self.beta_max <= 1:
             raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
         ExitPolicy(score=self.score)
@@ -118,6 +125,11 @@ class LayerSpace:
         return [1 + i * self.rho_step for i in range(steps + 1)]
 
     @property
+    def learners(self) -> tuple[str, ...]:
+        """Those of the calibrations that learn, as many gradient steps as are asked for."""
+        return tuple(n for n in self.calibrations if "iterations" in CALIBRATIONS[n].options())
+
+    @property
     def energy_weighers(self) -> tuple[str, ...]:
         """Those of the calibrations that learn at a price of energy."""
         return tuple(n for n in self.calibrations if CALIBRATIONS[n].weighs_energy())
@@ -125,7 +137,11 @@ class LayerSpace:
     def _free(self) -> dict[str, BaseDistribution]:
         phi = IntDistribution(1, self.phi_max)
         rho = FloatDistribution(1.0, self.rho_max, step=self.rho_step)
-        weight = FloatDistribution(0.0, self.energy_weight_max, step=0.02)
+        weight = FloatDistribution(LEAST_PRICE, self.energy_weight_max, log=True)
+        learning = {
+            names.ITERATIONS: CategoricalDistribution(self.iterations),
+            names.ENERGY_WEIGHT: weight,
+        }
         return {
             **{names.phi(layer): phi for layer in self.layers},
             **{names.rho(layer): rho for layer in self.layers},
@@ -133,17 +149,35 @@ class LayerSpace:
             names.NEURON: CategoricalDistribution(self.neurons),
             names.CALIBRATION: CategoricalDistribution(self.calibrations),
             names.CALIBRATION_TIMESTEPS: CategoricalDistribution(self.calibration_timesteps),
-            **({names.ENERGY_WEIGHT: weight} if self.energy_weighers else {}),
+            **(learning if self.learners else {}),
             names.ALPHA: FloatDistribution(0.0, 1.0, step=0.01),
             names.BETA: FloatDistribution(0.0, self.beta_max, step=0.05),
         }
 
     def suggest(self, trial: optuna.Trial) -> Choice:
-        """Let an Optuna trial choose every parameter."""
-        return self.choice({name: _suggest(trial, name, d) for name, d in self._items()})
+        """Let an Optuna trial choose every parameter.
 
-    def choice(self, params: Mapping[str, Any]) -> Choice:
+        What its learning goes on from is the sampler's to say, in the trial's attribute
+        ``lineage``.
+        """
+        params = {name: _suggest(trial, name, d) for name, d in self._items()}
+        return self.choice(params, self._lineage(trial))
+
+    def _lineage(self, trial: optuna.Trial) -> Any:
+        """What the sampler has just noted: the trial's own copy of its attributes is older."""
+        if not self.energy_weighers or not isinstance(trial, optuna.Trial):
+            return trial.user_attrs.get(names.LINEAGE, ())
+        there = trial.storage.get_trial(trial._trial_id)
+        return there.user_attrs.get(names.LINEAGE, ())
+
+    def choice(
+        self, params: Mapping[str, Any], lineage: Iterable[Segment | Mapping[str, Any]] = ()
+    ) -> Choice:
         """The choice that parameter values stand for.
+
+        Args:
+            params: Every parameter.
+            lineage: Segments of learning that this one's goes on from.
 
         Raises:
             ConfigError: A parameter is missing, unknown or outside the space.
@@ -161,7 +195,7 @@ class LayerSpace:
             conversion=ConversionConfig(
                 timesteps=int(params[names.TIMESTEPS]),
                 layers=layers,
-                calibration=self._calibration(params),
+                calibration=self._calibration(params, tuple(lineage)),
                 calibration_timesteps=int(params[names.CALIBRATION_TIMESTEPS]),
             ),
             exit=ExitPolicy(
@@ -171,11 +205,13 @@ class LayerSpace:
             ),
         )
 
-    def _calibration(self, params: Mapping[str, Any]) -> Calibration:
-        """The calibration of its name, with those of the space's options that it has."""
+    def _calibration(self, params: Mapping[str, Any], lineage: tuple[Any, ...]) -> Calibration:
+        """The calibration of its name, with those of the given options that it has."""
         given = {
-            "iterations": self.iterations,
+            "iterations": params.get(names.ITERATIONS),
             "energy_weight": float(params.get(names.ENERGY_WEIGHT, 0.0)),
+            "label_weight": self.label_weight,
+            "before": lineage,
         }
         name = params[names.CALIBRATION]
         known = CALIBRATIONS[name].options()
@@ -194,17 +230,25 @@ class LayerSpace:
             names.NEURON: self.neurons[0],
             names.CALIBRATION: self.calibrations[0],
             names.CALIBRATION_TIMESTEPS: sorted(self.calibration_timesteps)[:2][-1],
-            **({names.ENERGY_WEIGHT: 0.0} if self.energy_weighers else {}),
+            **(self.learning() if self.learners else {}),
             names.ALPHA: alpha,
             names.BETA: beta,
             **self.pins,
+        }
+
+    def learning(self, energy_weight: float = 0.1, iterations: int | None = None) -> dict[str, Any]:
+        """Parameters of learning; of what does not learn, too, where they mean nothing."""
+        between = sorted(self.iterations)[len(self.iterations) // 2]
+        return {
+            names.ITERATIONS: iterations or between,
+            names.ENERGY_WEIGHT: min(max(energy_weight, LEAST_PRICE), self.energy_weight_max),
         }
 
     def baselines(self) -> list[dict[str, Any]]:
         """The uniform settings that stand in every report.
 
         φ in 1, 2, 4, 8 and ρ in 1, 2, as far as the space allows them, leaving above a confidence
-        of 0.6; a search adds those other exits of theirs that gain something.
+        of 0.6; a search adds those of their other exits that gain something.
         """
         grid = [
             (phi, rho)
@@ -212,12 +256,21 @@ class LayerSpace:
             for phi in (1, 2, 4, 8)
             if phi <= self.phi_max and rho <= self.rho_max
         ]
-        found: list[dict[str, Any]] = []
-        for phi, rho in grid:
-            params = self.uniform(phi=phi, rho=rho, alpha=0.6)
-            if params not in found:  # pins make some of them the same
-                found.append(params)
-        return found
+        return _unlike([self.uniform(phi=phi, rho=rho, alpha=0.6) for phi, rho in grid])
+
+    def learned_baselines(self) -> list[dict[str, Any]]:
+        """One uniform setting learned from scratch at several prices of energy; so much for φ, ρ.
+
+        φ = 4 and ρ = 2, as far as the space allows them, the last kinds of neuron and of learning
+        offered. None where nothing learns at a price of energy.
+        """
+        if not self.energy_weighers:
+            return []
+        uniform = self.uniform(phi=min(4, self.phi_max), rho=min(2.0, self.rhos()[-1]), alpha=0.6)
+        kinds = {names.NEURON: self.neurons[-1], names.CALIBRATION: self.energy_weighers[-1]}
+        return _unlike(
+            [{**uniform, **kinds, **self.learning(price), **self.pins} for price in _PRICES]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -248,11 +301,25 @@ class LayerSpace:
                 raise ConfigError(f"{name} = {params[name]!r} is outside {distribution}")
 
 
+_PRICES = (0.1, 0.5, 2.0, 8.0)
+"""Of energy, of the learned baselines."""
+
+
+def _unlike(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each once: pins make some of them the same."""
+    found: list[dict[str, Any]] = []
+    for params in settings:
+        if params not in found:
+            found.append(params)
+    return found
+
+
 def _offer(distribution: BaseDistribution) -> str:
     if isinstance(distribution, IntDistribution):
         return f"{distribution.low} to {distribution.high}"
     if isinstance(distribution, FloatDistribution):
-        return f"{distribution.low:g} to {distribution.high:g} in steps of {distribution.step:g}"
+        steps = f" in steps of {distribution.step:g}" if distribution.step else ""
+        return f"{distribution.low:g} to {distribution.high:g}{steps}"
     assert isinstance(distribution, CategoricalDistribution)
     return ", ".join(map(str, distribution.choices))
 
@@ -270,7 +337,7 @@ def _single(distribution: BaseDistribution, value: Any) -> BaseDistribution:
     if isinstance(distribution, IntDistribution):
         return IntDistribution(value, value)
     assert isinstance(distribution, FloatDistribution)
-    return FloatDistribution(value, value, step=distribution.step)
+    return FloatDistribution(value, value, step=distribution.step, log=distribution.log)
 
 
 def _known(name: str, layers: tuple[str, ...]) -> str:
@@ -286,4 +353,6 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     if isinstance(distribution, IntDistribution):
         return trial.suggest_int(name, distribution.low, distribution.high)
     assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+    )

@@ -10,8 +10,12 @@ NEURON = "neuron"
 CALIBRATION = "calibration"
 CALIBRATION_TIMESTEPS = "calibration/timesteps"
 ENERGY_WEIGHT = "learning/energy_weight"
+ITERATIONS = "learning/iterations"
 ALPHA = "iat/alpha"
 BETA = "iat/beta"
+
+LINEAGE = "lineage"
+"""User attribute of a trial: the segments of learning that its own goes on from."""
 
 EXITS = (TIMESTEPS, ALPHA, BETA)
 """What choices that share a forward pass may differ in, but for its length."""

@@ -81,6 +81,18 @@ def run_options(command: Command) -> Command:
     return _apply(options, command)
 
 
+def artifacts_option(command: Command) -> Command:
+    """Where learned states are kept."""
+    option = click.option(
+        "--artifacts",
+        metavar="PLACE",
+        envvar="SPIKEFRONT_ARTIFACTS",
+        help="Where learned states are kept: a folder that all workers share, s3://bucket/prefix or"
+        " gs://bucket/prefix; or $SPIKEFRONT_ARTIFACTS. Default: OUT/artifacts.",
+    )
+    return _apply([option], command)
+
+
 def timeout_option(command: Command) -> Command:
     """How long a trial may take."""
     limit = click.option(
@@ -182,9 +194,17 @@ def choice_options(command: Command) -> Command:
             CALIBRATION,
             "light",
             "light corrects biases, advanced also the initial potentials, tuned also the weights;"
-            " learned learns thresholds and biases by gradient.",
+            " learned learns thresholds, biases and potentials by gradient, learned-weights the"
+            " weights too.",
         ),
-        _at_least_one("--iterations", 100, "Gradient steps of tuned and learned."),
+        _at_least_one("--iterations", 100, "Gradient steps of what learns."),
+        click.option(
+            "--label-weight",
+            type=click.FloatRange(0),
+            default=0.0,
+            show_default=True,
+            help="What learned weighs the labels of the training data with; 0 needs none.",
+        ),
         click.option(
             "--energy-weight",
             type=click.FloatRange(0),
@@ -198,7 +218,7 @@ def choice_options(command: Command) -> Command:
 
 CHOICE = (
     "phi", "rho", "neuron", "timesteps", "thresholds", "granularity", "calibration",
-    "calibration_timesteps", "iterations", "energy_weight",
+    "calibration_timesteps", "iterations", "energy_weight", "label_weight",
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from conversion import ConversionConfig, EnergyModel, OnIteration
     from evaluators import Evaluator, TaskSpec
-    from search import OnTrial, Sensitivity, StudySetup
+    from search import ArtifactStates, OnTrial, Sensitivity, StudySetup
 
 
 STDERR = Console(stderr=True)
@@ -69,17 +69,45 @@ def load_plugins(named: tuple[str, ...] = ()) -> None:
 
 
 def make_evaluator(
-    spec: TaskSpec, device: str, energy: EnergyModel | str, batch_size: int | None
+    spec: TaskSpec,
+    device: str,
+    energy: EnergyModel | str,
+    batch_size: int | None,
+    artifacts: str | None = None,
 ) -> Evaluator:
     """The evaluator of a task by reference; worker processes call it too."""
     from evaluators import Evaluator, load_task
 
     load_plugins()
     evaluator = Evaluator(
-        load_task(spec), device=device, energy=energy, batch_size=batch_size, seed=spec.seed
+        load_task(spec),
+        device=device,
+        energy=energy,
+        batch_size=batch_size,
+        seed=spec.seed,
+        states=states_in(artifacts),
     )
     _ = evaluator.profile
     return evaluator
+
+
+def states_in(artifacts: str | None) -> ArtifactStates | None:
+    """The learned states in a place, or None without one."""
+    if artifacts is None:
+        return None
+    from search import open_states
+
+    return open_states(artifacts)
+
+
+def artifacts_of(study: optuna.Study, named: str | None = None) -> str | None:
+    """Where a study keeps what it learns: as the command names it, else as its search did."""
+    from search import StudyError, plan_of
+
+    try:
+        return named or plan_of(study).artifacts
+    except StudyError:
+        return None
 
 
 def checked_evaluator(make: Callable[[], Evaluator], name: str, setup: StudySetup) -> Evaluator:
@@ -172,6 +200,7 @@ def evaluator_of(
     batch_size: int | None,
     *,
     version: bool = False,
+    artifacts: str | None = None,
 ) -> Evaluator:
     """The evaluator of a study, on this machine.
 
@@ -182,7 +211,8 @@ def evaluator_of(
 
     setup = rooms.study_setup(study)
     with working(f"loading {spec.task} and profiling its network"):
-        evaluator = make_evaluator(spec, device, setup.energy_model, batch_size)
+        place = artifacts_of(study, artifacts)
+        evaluator = make_evaluator(spec, device, setup.energy_model, batch_size, place)
     rooms.check_evaluator(study, evaluator, version=version)
     return evaluator
 
@@ -209,7 +239,7 @@ def provenance_of(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec) -> 
     }
 
 
-_LEARNING = ("iterations", "energy_weight")
+_LEARNING = ("iterations", "energy_weight", "label_weight")
 
 
 def uniform_config(layers: Iterable[str], choice: dict[str, Any]) -> ConversionConfig:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from conversion._errors import ConfigError
-from conversion.calibration._gradient import LearnFiring, TuneWeights
+from conversion.calibration._learn import Learn, TuneWeights
 from conversion.calibration._steps import Correct, Step
 
 CALIBRATIONS: dict[str, type[Calibration]] = {}
@@ -63,6 +63,11 @@ class Calibration:
     def weighs_energy(cls) -> bool:
         """Whether it learns at a price of energy, which a search may choose."""
         return "energy_weight" in cls.options()
+
+    @classmethod
+    def continues(cls) -> bool:
+        """Whether it may go on from what was learned before."""
+        return "before" in cls.options()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values, its name among them."""
@@ -160,31 +165,103 @@ class Tuned(Calibration):
         return (Correct(), tune, Correct(potentials=True))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One stretch of learning that came before: what was learned, with what, and how long.
+
+    Attributes:
+        calibration: Name of the calibration: what was learned.
+        timesteps: T of learning; of the first segment also of thresholds and biases.
+        neuron: Kind of neuron of all layers.
+        iterations: Gradient steps.
+        energy_weight: The price of energy.
+        label_weight: Weight of the labels.
+    """
+
+    calibration: str
+    timesteps: int
+    neuron: str
+    iterations: int
+    energy_weight: float
+    label_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.calibration not in CALIBRATIONS or not CALIBRATIONS[self.calibration].continues():
+            raise ConfigError(
+                f"a segment needs a calibration that learns, got {self.calibration!r}"
+            )
+        if not (isinstance(self.timesteps, int) and self.timesteps >= 1):
+            raise ConfigError(f"timesteps must be a whole number >= 1, got {self.timesteps!r}")
+        _check_iterations(self.iterations)
+        _check_price("energy_weight", self.energy_weight)
+        _check_price("label_weight", self.label_weight)
+
+
 @register_calibration
 @dataclass(frozen=True, kw_only=True)
 class Learned(Calibration):
-    """Light, then thresholds and biases by gradient through the whole spiking network.
+    """Light, then thresholds, biases and potentials by gradient through the whole network.
+
+    It may go on from what an earlier one learned, at another price of energy, with another T or
+    neuron: the segments before then stand in ``before``, the first of them first, and only this
+    one's own learning is a step.
 
     Attributes:
         iterations: Gradient steps.
         energy_weight: The price of energy: nats of divergence per synaptic operation per MAC of
             the ANN, ≥ 0.
+        label_weight: Weight of the cross-entropy with the labels, ≥ 0; 0 needs no labels.
+        before: The segments that it goes on from.
     """
 
     name = "learned"
-    summary = "learns thresholds and biases by gradient"
+    summary = "learns thresholds, biases and potentials by gradient"
+    weights: ClassVar[bool] = False
 
     iterations: int = 100
     energy_weight: float = 0.0
+    label_weight: float = 0.0
+    before: tuple[Segment, ...] = ()
 
     def __post_init__(self) -> None:
         _check_iterations(self.iterations)
-        weight = self.energy_weight
-        if not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
-            raise ConfigError(f"energy_weight must be finite and >= 0, got {weight!r}")
+        _check_price("energy_weight", self.energy_weight)
+        _check_price("label_weight", self.label_weight)
+        try:
+            before = tuple(s if isinstance(s, Segment) else Segment(**s) for s in self.before)
+        except TypeError as error:
+            raise ConfigError(f"before must be segments of learning: {error}") from error
+        object.__setattr__(self, "before", before)
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Two."""
-        learn = LearnFiring(iterations=self.iterations, energy_weight=self.energy_weight)
-        return (Correct(), learn)
+        """Light before the first segment; then learning."""
+        learn = Learn(
+            iterations=self.iterations,
+            energy_weight=self.energy_weight,
+            label_weight=self.label_weight,
+            weights=self.weights,
+        )
+        return (learn,) if self.before else (Correct(), learn)
+
+    @property
+    def saves(self) -> tuple[str, ...]:
+        """Weights, if this segment or one before learned them."""
+        kinds = [type(self), *(CALIBRATIONS[segment.calibration] for segment in self.before)]
+        learned = any(issubclass(kind, Learned) and kind.weights for kind in kinds)
+        return ("weight",) if learned else ()
+
+
+@register_calibration
+@dataclass(frozen=True, kw_only=True)
+class LearnedWeights(Learned):
+    """As :class:`Learned`, and the weights too."""
+
+    name = "learned-weights"
+    summary = "also learns the weights"
+    weights = True
+
+
+def _check_price(name: str, value: object) -> None:
+    if not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
+        raise ConfigError(f"{name} must be finite and >= 0, got {value!r}")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from conversion._errors import ConversionError
 from conversion._profile import Profile
-from conversion.graph import Inputs, Network
+from conversion.calibration._data import Batch
+from conversion.graph import Network
 from conversion.neurons import AdaFire
 from conversion.simulation._passes import SpikingPass
-
-Batches = Iterable[Any]
-"""Of inputs ``(N, ...)``, or of ``(inputs, labels)``; labels are not looked at."""
 
 OnIteration = Callable[[int, float], None]
 """Told (iterations done, loss)."""
@@ -43,7 +41,7 @@ class Draft:
     neurons: dict[str, AdaFire]
     thetas: dict[str, Tensor]
     weights: dict[str, Tensor] = field(default_factory=dict)
-    batches: Iterator[Inputs]
+    batches: Iterator[Batch]
     on_iteration: OnIteration | None = None
 
 

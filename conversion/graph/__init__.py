@@ -2,7 +2,7 @@
 
 from conversion.graph._batch import Axis
 from conversion.graph._build import build_network, run_ann
-from conversion.graph._inputs import Inputs, batches_of, gather, laid_out
+from conversion.graph._inputs import Inputs, batches_of, gather, labelled_batches, laid_out
 from conversion.graph._network import Network, SpikingSite, Timing
 from conversion.graph._normalise import is_size
 from conversion.graph._operations import Role
@@ -18,6 +18,7 @@ __all__ = [
     "build_network",
     "gather",
     "is_size",
+    "labelled_batches",
     "laid_out",
     "run_ann",
 ]

@@ -229,8 +229,8 @@ def gather(data: Any) -> Inputs:
     return first.with_tensors([torch.cat(parts) for parts in tensors])
 
 
-def batches_of(data: Any) -> Iterator[Inputs]:
-    """The inputs of each batch of some data: the first of a pair ``(inputs, labels)``.
+def labelled_batches(data: Any) -> Iterator[tuple[Inputs, Any]]:
+    """Each batch of some data as inputs and labels; the labels are None where there are none.
 
     Raises:
         ConversionError: The data cannot be gone through, or a batch is not what inputs can be.
@@ -245,4 +245,9 @@ def batches_of(data: Any) -> Iterator[Inputs]:
         pair = isinstance(batch, (tuple, list))
         if pair and not batch:
             raise ConversionError("a batch of the data is an empty tuple")
-        yield Inputs.of(batch[0] if pair else batch)
+        yield Inputs.of(batch[0] if pair else batch), batch[1] if pair and len(batch) > 1 else None
+
+
+def batches_of(data: Any) -> Iterator[Inputs]:
+    """The inputs of each batch of some data: the first of a pair ``(inputs, labels)``."""
+    return (inputs for inputs, _ in labelled_batches(data))

@@ -232,6 +232,8 @@ class Network:
             if old is None or old.shape != value.shape:
                 raise ConfigError(f"the network has no parameter {name!r} of {tuple(value.shape)}")
             new = value.to(old)
+            if new.stride() != old.stride():  # convolutions are faster in the layout of before
+                new = torch.empty_like(old).copy_(new)
             changed.constants |= {n: new for n, c in self.constants.items() if c is old}
         return changed
 

@@ -20,12 +20,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from conversion import ConfigError
+from conversion import ConfigError, Segment
 from evaluators import Evaluator, Measurement
 from search._errors import StudyError
 from search._interrupts import Interrupts
 from search._study import plan_of, study_setup
 from search._trial import TrialRecord, fail, fail_double, known_points, passes_of, running_of
+from search.learning import ArtifactStates, needless_states, note_artifact
 from search.running._lease import Leases, beating
 from search.running._measure import Asked, Gpus, MakeEvaluator, Outcome, auto_timeout, measure
 from search.running._pool import DaskCluster, DeadWorkerError, Processes
@@ -64,15 +65,17 @@ def run_study(
     device: str = "cpu",
     timeout: float | None = None,
     on_trial: OnTrial | None = None,
+    states: ArtifactStates | None = None,
     beat: float = 5.0,
     grace: float = 30.0,
 ) -> None:
     """Search until ``trials`` trials of the study were run, whoever ran them.
 
-    The baselines come first: the uniform settings, then the paper's. Exits of a pass that enlarge
-    the front of accuracy or divergence against energy become trials of their own, which cost
-    nothing and do not count; a process killed while it writes them loses some. A trial that raises
-    is marked as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the running
+    The baselines come first: uniform settings, the paper's, learned ones. Exits of a pass that
+    enlarge the front of accuracy or divergence against energy become trials of their own, which
+    cost nothing and do not count; a process killed while it writes them loses some. A trial that
+    raises is marked as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the
+    running
     trials back to the study. What kills the process that measures it runs again, alone; the third
     time it is left out.
 
@@ -90,6 +93,8 @@ def run_study(
         device: A torch device; ``"cuda"`` gives each of several processes a GPU of its own.
         timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
         on_trial: Told of every trial.
+        states: Where the evaluators keep what they learn; what no point of the front descends
+            from is removed.
         beat: Seconds between the signs of life that it gives to others on the same study.
         grace: Seconds after which a trial of another process that gives none is lost.
 
@@ -112,6 +117,7 @@ def run_study(
             on_trial=on_trial,
             interrupts=interrupts,
             ann_accuracy=ann_accuracy,
+            states=states,
             beat=beat,
             grace=grace,
         )
@@ -119,6 +125,7 @@ def run_study(
         runs = workers > 0 or dask is not None
         coordinator.enqueue_baselines("uniform", space.baselines(), owned=runs)
         coordinator.enqueue_baselines("pareto_dp", pareto_dp, owned=runs)
+        coordinator.enqueue_baselines("learned", space.learned_baselines(), owned=runs)
         if dask is None and workers == 1:
             coordinator.run_here(make_evaluator())
         elif dask is not None or workers > 1:
@@ -139,6 +146,7 @@ def run_worker(
     ann_accuracy: float | None = None,
     timeout: float | None = None,
     on_trial: OnTrial | None = None,
+    states: ArtifactStates | None = None,
     beat: float = 5.0,
     grace: float = 30.0,
 ) -> None:
@@ -159,6 +167,7 @@ def run_worker(
         ann_accuracy: As of :func:`run_study`.
         timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
         on_trial: Told of every trial of this worker.
+        states: As of :func:`run_study`.
         beat: Seconds between signs of life.
         grace: Seconds without one after which a trial is lost.
 
@@ -178,6 +187,7 @@ def run_worker(
             on_trial=on_trial,
             interrupts=interrupts,
             ann_accuracy=ann_accuracy,
+            states=states,
             beat=beat,
             grace=grace,
         )
@@ -203,6 +213,7 @@ class _Coordinator:
         on_trial: OnTrial | None,
         interrupts: Interrupts,
         ann_accuracy: float | None,
+        states: ArtifactStates | None,
         beat: float,
         grace: float,
     ) -> None:
@@ -225,6 +236,8 @@ class _Coordinator:
         )
         self._failures = 0
         self._passes = 0
+        self._states = states
+        self._pruned: set[str] = set()
         self._lock = threading.Lock()  # joblib asks from a thread of its own
 
     def take_back(self, reason: str, *, died: bool = False) -> None:
@@ -397,14 +410,17 @@ class _Coordinator:
         self._running[trial.number] = trial
         if TrialRecord.of(trial).owner != self._owner:  # another process's entry in the queue
             TrialRecord(owner=self._owner).write(self._study, trial)
-        self._space.suggest(trial)
-        return self._asked(trial, every)
+        lineage = self._space.suggest(trial).conversion.lineage
+        return self._asked(trial, every, lineage)
 
     def _state(self, trial: optuna.Trial) -> TrialState:
         return self._study._storage.get_trial(trial._trial_id).state
 
-    def _asked(self, trial: optuna.Trial, every: Sequence[FrozenTrial]) -> Asked:
+    def _asked(
+        self, trial: optuna.Trial, every: Sequence[FrozenTrial], lineage: Sequence[Segment]
+    ) -> Asked:
         drop = self._budget.max_accuracy_drop
+        record = TrialRecord.of(trial)
         took = [TrialRecord.of(t).seconds for t in passes_of(every)]
         return Asked(
             number=trial.number,
@@ -414,7 +430,8 @@ class _Coordinator:
             dearest=math.log(self._budget.max_energy or 1.0),
             least_accuracy=0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
             seconds=self._timeout or auto_timeout(took),
-            suspect=TrialRecord.of(trial).suspect,
+            suspect=record.suspect,
+            lineage=lineage,
         )
 
     def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
@@ -436,6 +453,8 @@ class _Coordinator:
                     raise
                 _LOG.warning("trial %d was given up by another worker", outcome.number)
             self._passes += outcome.measurement is not None
+        if outcome.state is not None:
+            self._prune()
         if self._on_trial is not None:
             self._on_trial(self._study, self._passes, outcome.reason)
         if self._failures >= _MAX_FAILURES_IN_A_ROW:
@@ -453,7 +472,10 @@ class _Coordinator:
 
     def _complete(self, trial: optuna.Trial, found: Measurement, outcome: Outcome) -> None:
         seconds = round(outcome.seconds, 3)
-        TrialRecord.of_measurement(found, seconds=seconds).write(self._study, trial)
+        record = TrialRecord.of_measurement(found, seconds=seconds, state=outcome.state)
+        record.write(self._study, trial)
+        if outcome.state is not None:
+            note_artifact(self._study, trial, outcome.state)
         for name, value in self._constraints(found).items():
             trial.set_constraint(name, value)
         try:
@@ -464,6 +486,15 @@ class _Coordinator:
         done = self._study._storage.get_trial(trial._trial_id)
         for exits, m in outcome.exits:
             add_exit(self._study, self._space, done, exits, m, self._constraints(m))
+
+    def _prune(self) -> None:
+        """Remove the learned states that no point of the front descends from."""
+        if self._states is None:
+            return
+        needless = needless_states(self._look()) - self._pruned
+        for key in needless:
+            self._states.remove(key)
+        self._pruned |= needless
 
     def _constraints(self, measurement: Measurement) -> dict[str, float]:
         return self._budget.constraints(measurement, self._ann_accuracy or 0.0)

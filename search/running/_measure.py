@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from conversion import SpikefrontError
+from conversion import Segment, SpikefrontError
 from evaluators import Evaluator, Measurement
 from search._exits import MeasuredExits, measured_exits
 from spaces import LayerSpace
@@ -48,6 +48,7 @@ class Asked:
     least_accuracy: float
     seconds: float
     suspect: bool = False
+    lineage: Sequence[Segment] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Outcome:
     exits: MeasuredExits
     reason: str | None
     seconds: float
+    state: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
     space = asked.space
 
     def measured(params: Mapping[str, Any]) -> Measurement:
-        return evaluator.measure(space.choice(params))
+        return evaluator.measure(space.choice(params, asked.lineage))
 
     try:
         with time_limit(asked.seconds):
@@ -113,7 +115,16 @@ def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
         reason = f"{type(error).__name__}: {error}"
     if measurement is not None:
         reason = None  # the limit may end its further exits
-    return Outcome(asked.number, measurement, exits, reason, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    state = None if measurement is None else _state(evaluator, asked)
+    return Outcome(asked.number, measurement, exits, reason, seconds, state)
+
+
+def _state(evaluator: Evaluator, asked: Asked) -> str | None:
+    """The name under which what was learned is kept."""
+    config = asked.space.choice(asked.params, asked.lineage).conversion
+    kept = evaluator.states is not None and config.calibration.learns
+    return evaluator.state_key(config) if kept else None
 
 
 def _exits(

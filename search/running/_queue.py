@@ -96,8 +96,15 @@ def add_exit(
     constraints: Mapping[str, float],
 ) -> None:
     """Add another exit of a trial's pass as a finished trial, which names it in ``exit_of``."""
-    baseline = TrialRecord.of(trial).baseline
-    record = TrialRecord.of_measurement(measurement, baseline=baseline, exit_of=trial.number)
+    shared = TrialRecord.of(trial)
+    record = TrialRecord.of_measurement(
+        measurement,
+        baseline=shared.baseline,
+        exit_of=trial.number,
+        goes_on_from=shared.goes_on_from,
+        lineage=shared.lineage,
+        state=shared.state,
+    )
     study.add_trial(
         optuna.trial.create_trial(
             values=[measurement.accuracy.value, measurement.energy_pj.value],

@@ -51,7 +51,7 @@ def export(
     front = measure_front(study, evaluator, test=False)
     share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
-    model = evaluator.convert(study_setup(study).space.choice(point.params))
+    model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
     measurement = evaluator.record(model, "search").measure(model.exit)
     target = to or out / f"trial-{point.trial}.json"
     config = save(
@@ -63,6 +63,7 @@ def export(
             **provenance_of(study, evaluator, spec),
             "trial": point.trial,
             "params": dict(point.params),
+            "lineage": list(point.lineage),
             "task": spec.to_dict(),
         },
     )

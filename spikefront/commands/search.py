@@ -14,6 +14,7 @@ from spikefront.options import (
     NEURON,
     SAMPLER,
     EnergyLimit,
+    artifacts_option,
     energy_option,
     limit_options,
     read_pins,
@@ -96,10 +97,25 @@ if TYPE_CHECKING:
     "calibrations",
     type=CALIBRATION,
     multiple=True,
-    default=("light", "advanced", "none", "learned"),
+    default=("light", "advanced", "none", "learned", "learned-weights"),
     show_default=True,
-    help="Calibrations to choose from; tuned and learned take many times longer per trial.",
+    help="Calibrations to choose from; repeat it. `--calibration light` alone learns nothing.",
 )
+@click.option(
+    "--iterations",
+    default="100,200,400",
+    show_default=True,
+    callback=lambda context, option, text: read_whole_numbers(text),
+    help="Numbers of gradient steps of learning to choose from.",
+)
+@click.option(
+    "--label-weight",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Weight of the training labels in what is learned; 0 learns from the ANN alone.",
+)
+@artifacts_option
 @click.option(
     "--phi-max",
     type=click.IntRange(1),
@@ -146,6 +162,9 @@ def search(
     timesteps: tuple[int, ...],
     neurons: tuple[str, ...],
     calibrations: tuple[str, ...],
+    iterations: tuple[int, ...],
+    label_weight: float,
+    artifacts: str | None,
     phi_max: int,
     rho_max: float,
     pins: dict[str, Any],
@@ -156,9 +175,10 @@ def search(
 ) -> None:
     """Search the trade-off. Ctrl-C stops cleanly; the same command goes on where it stopped.
 
-    Uniform settings and those of the paper's search are measured first, as baselines. Then the
-    sampler chooses φ and ρ for every layer, T, the calibration and the early exit. Ends with a
-    table of the front and a report of the search split in OUT.
+    Uniform settings, those of the paper's search and learned uniform ones are measured first, as
+    baselines. Then the sampler chooses φ and ρ for every layer, T, the calibration and the early
+    exit, and what to learn on from at which price of energy. Ends with a table of the front and a
+    report of the search split in OUT.
     """
     import optuna
 
@@ -176,6 +196,8 @@ def search(
         "timesteps": timesteps,
         "neurons": neurons,
         "calibrations": calibrations,
+        "iterations": iterations,
+        "label_weight": label_weight,
         "pins": pins,
     }
     place = storage or out / rooms.JOURNAL_NAME
@@ -184,7 +206,8 @@ def search(
     settings = {"energy": energy_model(prices), "task": spec, **limits}
     if limit.picojoules is None:  # else what share that is shows when the network is loaded
         _check_place(out, place, name, budget=budget, **settings)
-    make = functools.partial(make_evaluator, spec, device, prices, batch_size)
+    states = artifacts or str((out / rooms.ARTIFACTS_NAME).resolve())
+    make = functools.partial(make_evaluator, spec, device, prices, batch_size, states)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
         space = LayerSpace(layers=evaluator.layers, **limits)
@@ -195,7 +218,8 @@ def search(
     _warn_of_a_useless_ann(evaluator)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
-    rooms.set_plan(study, rooms.Plan(trials=trials, sampler=sampler, timeout=timeout))
+    plan = rooms.Plan(trials=trials, sampler=sampler, timeout=timeout, artifacts=states)
+    rooms.set_plan(study, plan)
     # A resumed search must not draw what the first one drew.
     seed = spec.seed + len(study.get_trials(deepcopy=False))
     study.sampler = rooms.make_sampler(
@@ -226,6 +250,7 @@ def search(
             pareto_dp=baselines,
             ann_accuracy=evaluator.ann("search").accuracy.value,
             on_trial=on_trial,
+            states=rooms.open_states(states),
         )
     again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
     if workers == 0 and dask is None:

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikefront.options import run_options, task_options, timeout_option
-from spikefront.shared import evaluator_of, open_existing, trial_bar
+from spikefront.options import artifacts_option, run_options, task_options, timeout_option
+from spikefront.shared import (
+    artifacts_of,
+    evaluator_of,
+    open_existing,
+    states_in,
+    trial_bar,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     "--threads", type=click.IntRange(1), help="CPU threads. Default: torch's, all cores as a rule."
 )
 @timeout_option
+@artifacts_option
 def worker(
     storage: str,
     study_name: str | None,
@@ -37,6 +44,7 @@ def worker(
     trials: int | None,
     threads: int | None,
     timeout: float | None,
+    artifacts: str | None,
     **task: Any,
 ) -> None:
     """Take part in a study, from any machine that reaches its storage, until it is done.
@@ -54,7 +62,7 @@ def worker(
         torch.set_num_threads(threads)
     study, spec = open_existing(Path(), storage, study_name, task)
     setup, plan = rooms.study_setup(study), rooms.plan_of(study)
-    evaluator = evaluator_of(study, spec, device, batch_size, version=True)
+    evaluator = evaluator_of(study, spec, device, batch_size, version=True, artifacts=artifacts)
 
     def sampler(number: int) -> Any:
         return rooms.make_sampler(
@@ -83,5 +91,6 @@ def worker(
             ann_accuracy=evaluator.ann("search").accuracy.value,
             timeout=timeout or plan.timeout,
             on_trial=counted,
+            states=states_in(artifacts_of(study, artifacts)),
         )
     click.echo(f"{own} trials by this worker; the study has run {len(rooms.passes(study))}")

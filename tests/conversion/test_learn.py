@@ -62,37 +62,56 @@ def divergence(net: nn.Module, model: SpikingModel, x: Tensor) -> float:
     return float(F.kl_div(out.log_softmax(-1), p, reduction="batchmean"))
 
 
+def smooth_spikes(
+    x: Tensor, size: Tensor, bias: Tensor, v_init: Tensor, *, phi: int, ceiling: float | None
+) -> Tensor:
+    """Spikes of each step that need not be whole, of ``(T, N, C)`` currents, written out."""
+    total = v_init - 0.5
+    before = torch.zeros(())
+    fired = []
+    for step, current in enumerate(x, 1):
+        total = total + (current + bias) / size
+        most = torch.tensor(float(step * phi))
+        if ceiling is not None:
+            most = torch.minimum(most, step * ceiling / size)
+        sum_so_far = torch.minimum(total.clamp_min(0), most)
+        fired.append(sum_so_far - before)
+        before = sum_so_far
+    return torch.stack(fired)
+
+
 @given(
-    currents=st.lists(st.floats(0, 1.5), min_size=3, max_size=3),
     phi=st.integers(1, 3),
-    steps=st.integers(1, 6),
+    steps=st.integers(1, 5),
+    ceiling=st.sampled_from([None, 0.7, 1.4]),
+    static=st.booleans(),
+    per_neuron=st.booleans(),
+    seed=st.integers(0, 10_000),
 )
 @settings(deadline=None)
-def test_unrounded_spikes_are_within_half_a_spike_of_real_ones(
-    currents: list[float], phi: int, steps: int
+def test_slopes_are_those_of_smooth_spikes(
+    phi: int, steps: int, ceiling: float | None, static: bool, per_neuron: bool, seed: int
 ) -> None:
-    """Of an even current that the neuron can follow, summed up to any step."""
+    random = torch.Generator().manual_seed(seed)
+    N, C = 3, 4
+    x = torch.randn((1 if static else steps, N, C), generator=random, dtype=torch.float64)
+    size = torch.rand(C, generator=random, dtype=torch.float64) + 0.3
+    bias = torch.randn(C, generator=random, dtype=torch.float64) * 0.2
+    v_init = torch.rand(C if per_neuron else (), generator=random, dtype=torch.float64)
+    given = [value.requires_grad_() for value in (x, size, bias, v_init)]
+    grad = torch.randn((steps, N, C), generator=random, dtype=torch.float64)
+    spikes = smooth_spikes(x.expand(steps, N, C), size, bias, v_init, phi=phi, ceiling=ceiling)
+    expected = torch.autograd.grad(spikes, given, grad)
     neuron = AdaFire(
-        threshold=torch.tensor([0.5]),
-        phi=phi,
-        bias=torch.zeros(1),
-        v_init=torch.tensor(0.5),
-    )
-    x = torch.tensor(currents).clamp(max=0.5 * phi).view(3, 1)
-    fired = neuron.fire(x, neuron.start(x), steps).view(steps, 3).cumsum(0)
-    smooth = neuron.unrounded(x, 3, steps).view(steps, 3).cumsum(0)
-    step = torch.arange(1, steps + 1)[:, None]
-    assert torch.allclose(smooth, step * x.T / 0.5)
-    assert ((fired - smooth).abs() <= 0.5 + 1e-5).all()
-
-
-def test_unrounded_spikes_by_hand() -> None:
-    """Sums -1, 1, 4 of V, at most φ a step; then at most the ceiling."""
-    x = torch.tensor([-1.0, 2.0, 3.0]).view(3, 1)
-    plain = {"threshold": torch.ones(1), "bias": torch.zeros(1), "v_init": torch.tensor(0.5)}
-    assert AdaFire(**plain, phi=1).unrounded(x, 1, 3).flatten().tolist() == [0, 1, 2]
-    capped = AdaFire(**plain, phi=1, ceiling=0.75).unrounded(x, 1, 3)
-    assert capped.flatten().tolist() == [0, 1, 1.25]
+        threshold=size.detach(), phi=phi, bias=bias.detach(), v_init=v_init.detach(),
+        ceiling=ceiling,
+    )  # fmt: skip
+    found = neuron.slopes(grad.flatten(0, 1), x.detach().flatten(0, 1), N, steps)
+    assert torch.allclose(found.current.view_as(x), expected[0])
+    assert torch.allclose(found.threshold, expected[1])
+    assert torch.allclose(found.bias, expected[2])
+    by_v_init = found.v_init if per_neuron else found.v_init.sum()
+    assert torch.allclose(by_v_init, expected[3])
 
 
 def literal_spikes(x: Tensor, threshold: Tensor, bias: Tensor) -> Tensor:

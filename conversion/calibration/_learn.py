@@ -1,0 +1,204 @@
+"""Learning by gradient through the whole spiking network, or of each layer by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conversion._errors import ConfigError, ConversionError
+from conversion._profile import Profile
+from conversion.calibration._data import Batch
+from conversion.calibration._spikes import LearningPass, relative_error
+from conversion.calibration._steps import Draft, Step
+from conversion.neurons import AdaFire
+from conversion.simulation._passes import AnalogPass, ann_logits
+
+_FIRING_RATE = 0.01
+_LEARNED_WEIGHT_RATE, _TUNED_WEIGHT_RATE = 0.015, 0.003
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learn(Step):
+    """Thresholds, biases and potentials of least divergence from the ANN; weights where asked.
+
+    Adam on a factor on each channel's threshold, on its bias in units of the threshold and on each
+    neuron's potential before the first step, with a cosine rate. The loss is the
+    Kullback-Leibler divergence from the ANN of the mean output so far (for outputs that are no
+    ``(N, classes)`` the relative squared error), averaged over the steps, since early exit needs
+    an answer at each of them; plus ``energy_weight`` times the synaptic operations over the ANN's
+    MACs; plus ``label_weight`` times the cross-entropy with the labels. With dual-threshold neurons
+    this is of the family of *Error Compensation Learning* (Liu et al., ICML 2025,
+    arXiv 2506.01968), whose full text was not available to us.
+    """
+
+    learns = True
+
+    iterations: int
+    energy_weight: float
+    label_weight: float = 0.0
+    weights: bool = False
+
+    @property
+    def saves(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Weights, where they are learned."""
+        return ("weight",) if self.weights else ()
+
+    def run(self, draft: Draft) -> None:
+        """Leave the neurons as learned, and their factors in the draft's θ."""
+        if not draft.neurons:
+            return  # nothing spikes, so there is nothing to learn
+        firing = _Firing.of(draft.profile, draft.neurons)
+        network = draft.network
+        weights = _trainable(network.synapse_weights()) if self.weights else {}
+        profile = replace(draft.profile, network=network.with_weights(weights))
+        run = LearningPass(profile, draft.neurons)
+
+        def loss(batch: Batch) -> Tensor:
+            x, labels = batch
+            with torch.no_grad():
+                expected = ann_logits(draft.profile.network, x)
+            firing.place(draft.neurons)
+            outputs = run.outputs(x, draft.timesteps)
+            total = torch.stack([_divergence(y, expected) for y in outputs]).mean()
+            total = total + self.energy_weight * run.synops / (profile.costs.ann_macs * len(x))
+            if self.label_weight:
+                total = total + self.label_weight * _cross_entropy(outputs, labels)
+            return total
+
+        groups = [firing.group(), *_groups(weights, _LEARNED_WEIGHT_RATE)]
+        _descend(groups, loss, draft, self.iterations)
+        with torch.no_grad():
+            firing.place(draft.neurons)
+        draft.thetas |= {n: draft.thetas[n] * g.detach().exp() for n, g in firing.growth.items()}
+        if weights:
+            draft.weights = {**draft.weights, **{n: w.detach() for n, w in weights.items()}}
+            draft.network = draft.profile.network.with_weights(draft.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneWeights(Step):
+    """Weights with which each layer's mean output is nearest to the ANN's activation.
+
+    The weight calibration of Li et al. (ICML 2021, Sec. 4.3): each layer is tuned by itself, on
+    the spikes that it really gets, towards the ANN's activation, through a straight-through clip.
+    They tune layer after layer on cached inputs; here all layers learn at the same time, each
+    from the spikes of its step, and no gradient leaves a layer.
+    """
+
+    learns = True
+    saves = ("weight",)
+
+    iterations: int
+
+    def run(self, draft: Draft) -> None:
+        """Leave the tuned weights in the draft, and in its network."""
+        if not draft.neurons:
+            return
+        network = draft.profile.network
+        weights = _trainable(network.synapse_weights())
+        tuned = network.with_weights(weights)
+        run = LearningPass(replace(draft.profile, network=tuned), draft.neurons, apart=True)
+
+        def loss(batch: Batch) -> Tensor:
+            x, _ = batch
+            activations: dict[str, Tensor] = {}
+            with torch.no_grad():
+                expected = AnalogPass(network, activations.__setitem__).run(x)
+            run.activations, run.errors = activations, {}
+            found = run.outputs(x, draft.timesteps)[-1]
+            return sum(run.errors.values(), relative_error(found, expected))
+
+        _descend(_groups(weights, _TUNED_WEIGHT_RATE), loss, draft, self.iterations)
+        draft.weights = {name: weight.detach() for name, weight in weights.items()}
+        draft.network = network.with_weights(draft.weights)
+
+
+@dataclass
+class _Firing:
+    """What is learned of the neurons: a factor on V, bias and potential in units of V."""
+
+    sizes: dict[str, Tensor]
+    biases: dict[str, Tensor]
+    growth: dict[str, Tensor]
+    shift: dict[str, Tensor]
+    potentials: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, profile: Profile, neurons: dict[str, AdaFire]) -> _Firing:
+        sizes = {name: neuron.threshold.detach().clone() for name, neuron in neurons.items()}
+        zeros = {name: torch.zeros_like(size) for name, size in sizes.items()}
+        starts = {
+            name: neuron.v_init.expand_as(profile.layers[name].neuron_mean)
+            for name, neuron in neurons.items()
+        }
+        return cls(
+            sizes=sizes,
+            biases={name: neuron.bias.detach().clone() for name, neuron in neurons.items()},
+            growth=_trainable(zeros),
+            shift=_trainable(zeros),
+            potentials=_trainable(starts),
+        )
+
+    def group(self) -> dict[str, Any]:
+        """Of the optimizer."""
+        learned = (self.growth, self.shift, self.potentials)
+        return {"params": [v for values in learned for v in values.values()], "lr": _FIRING_RATE}
+
+    def place(self, neurons: dict[str, AdaFire]) -> None:
+        """Set the neurons to what is learned so far."""
+        for name, neuron in neurons.items():
+            neuron.threshold = self.sizes[name] * self.growth[name].exp()
+            neuron.bias = self.biases[name] + self.shift[name] * self.sizes[name]
+            neuron.v_init = self.potentials[name]
+
+
+def _trainable(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone().requires_grad_() for name, value in values.items()}
+
+
+def _groups(weights: dict[str, Tensor], rate: float) -> list[dict[str, Any]]:
+    """Each weight at a rate in units of its own spread."""
+    return [
+        {"params": [w], "lr": rate * float(w.detach().std(correction=0))} for w in weights.values()
+    ]
+
+
+def _divergence(found: Tensor, expected: Tensor) -> Tensor:
+    if expected.dim() == 2 and expected.shape[1] > 1:
+        p = expected.softmax(1)
+        return F.kl_div(found.log_softmax(1), p, reduction="sum") / len(expected)
+    return relative_error(found, expected)
+
+
+def _cross_entropy(outputs: Tensor, labels: Tensor | None) -> Tensor:
+    """Mean over the steps of the cross-entropy of ``(T, N, classes)`` with labels ``(N,)``."""
+    if labels is None or outputs.dim() != 3 or labels.shape != outputs.shape[1:2]:
+        raise ConfigError(
+            "label_weight needs batches (inputs, labels), labels (N,) of outputs (N, classes)"
+        )
+    return F.cross_entropy(outputs.flatten(0, 1), labels.long().repeat(len(outputs)))
+
+
+def _descend(
+    groups: list[dict[str, Any]],
+    loss_of: Callable[[Batch], Tensor],
+    draft: Draft,
+    iterations: int,
+) -> None:
+    optimizer = torch.optim.Adam(groups, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    for done in range(1, iterations + 1):
+        loss = loss_of(next(draft.batches))
+        if not bool(torch.isfinite(loss)):
+            raise ConversionError(f"learning diverges: the loss of iteration {done} is not finite")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if draft.on_iteration is not None:
+            draft.on_iteration(done, float(loss.detach()))

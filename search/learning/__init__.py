@@ -1,0 +1,6 @@
+"""Learned states of a study: where they are kept, and which are needed no more."""
+
+from search.learning._pruning import needless_states
+from search.learning._states import ARTIFACTS_NAME, ArtifactStates, note_artifact, open_states
+
+__all__ = ["ARTIFACTS_NAME", "ArtifactStates", "needless_states", "note_artifact", "open_states"]

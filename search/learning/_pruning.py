@@ -1,0 +1,48 @@
+"""Which learned states nobody will go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from search._front import non_dominated
+from search._trial import TrialRecord, finished_of, running_of
+
+_RECENT = 8
+"""Learned passes whose states stay in any case: others may go on from them right now."""
+
+
+def needless_states(every: Sequence[FrozenTrial]) -> set[str]:
+    """The states of finished trials from which no point of the front descends.
+
+    The front is that of accuracy and that of divergence against energy. What a running trial goes
+    on from stays, and so do the last few.
+
+    Args:
+        every: All trials of the study, by number.
+    """
+    records = [TrialRecord.of(trial) for trial in every]
+    done = finished_of(every)
+    states = {t.number: key for t in done if (key := records[t.number].state)}
+    if not states:
+        return set()
+    roots = [t.number for t in running_of(every)] + _on_a_front(done)
+    recent = [n for n in states if records[n].exit_of is None][-_RECENT:]
+    needed = {states[n] for n in recent}
+    for number in roots:
+        at: int | None = number
+        while at is not None:
+            if at in states:
+                needed.add(states[at])
+            at = records[at].goes_on_from
+    return set(states.values()) - needed
+
+
+def _on_a_front(done: Sequence[FrozenTrial]) -> list[int]:
+    found = [trial.user_attrs["measurement"] for trial in done]
+    energies = [m["energy_ratio"] for m in found]
+    losses = ([-m["accuracy"]["value"] for m in found], [m["kl"]["value"] for m in found])
+    fronts = [non_dominated(np.column_stack([energies, loss])) for loss in losses]
+    return [done[i].number for front in fronts for i in front]

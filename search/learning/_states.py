@@ -1,0 +1,140 @@
+"""Learned states in one of Optuna's artifact stores: a folder, S3 or Google's storage."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import optuna
+from optuna.artifacts import (
+    ArtifactMeta,
+    Backoff,
+    Boto3ArtifactStore,
+    FileSystemArtifactStore,
+    GCSArtifactStore,
+)
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from conversion import write_file
+from search._errors import StudyError
+
+_LOG = logging.getLogger("spikefront")
+_T = TypeVar("_T")
+
+ARTIFACTS_NAME = "artifacts"
+
+
+class ArtifactStates:
+    """The states of a study by name; each a safetensors file that knows its own hash.
+
+    A store that cannot be reached costs time, never a trial: what cannot be read is learned again,
+    what cannot be written is lost. It is told once.
+
+    Args:
+        store: One of Optuna's artifact stores.
+        where: Its place, for messages.
+    """
+
+    def __init__(self, store: Any, where: str) -> None:
+        self._store, self._where = store, where
+        self._told = False
+
+    def get(self, key: str) -> bytes | None:
+        """The state of that name, or None."""
+
+        def read() -> bytes:
+            with self._store.open_reader(_file(key)) as file:
+                data: bytes = file.read()
+            return data
+
+        return self._try(read, "read: what it holds is learned again")
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep a state."""
+        write = "written: learned states are not kept"
+        self._try(lambda: self._store.write(_file(key), io.BytesIO(data)), write)
+
+    def remove(self, key: str) -> None:
+        """Forget a state."""
+        self._try(lambda: self._store.remove(_file(key)), "tidied up: old states stay")
+
+    def _try(self, do: Callable[[], _T], consequence: str) -> _T | None:
+        try:
+            return do()
+        except ArtifactNotFound:
+            return None
+        except Exception as error:  # whatever the client of a bucket raises
+            if not self._told:
+                reason = " ".join(str(error).split())[:200]
+                place = self._where
+                _LOG.warning("the artifacts in %s cannot be %s (%s)", place, consequence, reason)
+            self._told = True
+            return None
+
+
+def note_artifact(study: optuna.Study, trial: optuna.Trial, key: str) -> None:
+    """List a state among the artifacts of a trial, as ``optuna.artifacts.upload_artifact`` does.
+
+    That gives an artifact a random name; a state has one by which others find it.
+    """
+    meta = ArtifactMeta(_file(key), _file(key), "application/octet-stream", None)
+    name = f"artifacts:{_file(key)}"
+    study._storage.set_trial_system_attr(trial._trial_id, name, json.dumps(asdict(meta)))
+
+
+def _file(key: str) -> str:
+    return f"{key}.safetensors"
+
+
+def open_states(place: str | Path) -> ArtifactStates:
+    """The states in a folder, in ``s3://bucket/prefix`` or in ``gs://bucket/prefix``.
+
+    Raises:
+        StudyError: The place is of another kind, or its client is not installed.
+    """
+    text = str(place)
+    scheme, _, rest = text.partition("://")
+    if "://" not in text or scheme == "file":
+        return ArtifactStates(_Folder(Path(rest or text)), text)
+    makers: dict[str, Callable[[str], Any]] = {"s3": Boto3ArtifactStore, "gs": GCSArtifactStore}
+    if scheme not in makers:
+        raise StudyError(f"artifacts are kept in a folder, s3:// or gs://, got {text!r}")
+    bucket, prefix = urllib.parse.urlsplit(text).netloc, urllib.parse.urlsplit(text).path
+    try:
+        store = Backoff(makers[scheme](bucket), max_retries=3)
+    except ImportError as error:
+        package = {"s3": "boto3", "gs": "google-cloud-storage"}[scheme]
+        raise StudyError(f"artifacts in {text} need: pip install {package}") from error
+    except Exception as error:
+        raise StudyError(f"cannot open the artifacts in {text}: {error}") from error
+    return ArtifactStates(_Prefixed(store, prefix.strip("/")), text)
+
+
+class _Folder(FileSystemArtifactStore):
+    """A folder in which no file is ever half written, not even by a process that is killed."""
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        write_file(self._get_filepath(artifact_id), content_body.read())
+
+
+class _Prefixed:
+    """A bucket whose artifacts begin with a prefix."""
+
+    def __init__(self, store: Any, prefix: str) -> None:
+        self._store, self._prefix = store, f"{prefix}/" if prefix else ""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        found: BinaryIO = self._store.open_reader(self._prefix + artifact_id)
+        return found
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        self._store.write(self._prefix + artifact_id, content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        self._store.remove(self._prefix + artifact_id)

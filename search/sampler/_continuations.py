@@ -1,0 +1,244 @@
+"""Proposals that learn: from a trial's φ and ρ, or on from what it has learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conversion import CALIBRATIONS
+from search._exits import Criterion, interesting_front, key_of, logarithms, points_of
+from search.sampler._acquisition import Limits, first_passes
+from search.sampler._known import Book, Known, enough_steps, segment_of
+from spaces import LayerSpace, names
+
+_CANDIDATES = 200
+_PRICE_FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""By which the price of energy changes from one segment to the next."""
+
+_FIRST_PRICES = (0.03, 3.0)
+"""Between which the first price is drawn, evenly over its logarithm."""
+
+_REFERENCE_PRICE = 0.1
+_KEEPS = 0.75
+"""Share of the continuations with the neuron and the T of their parent."""
+
+_FROM_LEARNED = 0.8
+"""Share of the draws that go on from a learned state, where there is one."""
+
+_LATEST = 4
+"""Learned passes that are parents even if they are on no front."""
+
+_PRIOR = np.array([[-0.15, -0.2, -0.1, -0.05], [-0.5, 0.15, -0.4, -0.25]])
+"""Of log energy and log divergence: what a first segment, one unit of log price, weights that were
+not learned before, and one unit of log iterations change (measured on digits, by hand)."""
+
+_SPREAD, _NOISE = 0.25, 0.2
+"""Standard deviation of these effects, and of what is seen about them."""
+
+_LUCK = 0.03
+"""Standard deviation of a log loss for which a segment is chosen: more would favour short ones."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to learn next.
+
+    Attributes:
+        params: All parameters.
+        lineage: Segments before.
+        goes_on_from: Number of the parent.
+    """
+
+    params: dict[str, Any]
+    lineage: list[dict[str, Any]]
+    goes_on_from: int
+
+
+class Continuations:
+    """Chooses parent, price of energy, number of iterations and kind of learning.
+
+    What a segment changes in the first step's energy and divergence is a linear function of what
+    it does, learned from all earlier segments of the study; the exits of its parent, moved by that
+    much, are those that are foreseen. Proposed is what gains most per second by a draw from the
+    posterior.
+
+    Args:
+        book: Reads trials.
+        space: The search space.
+        limits: Where anybody looks.
+        random: Of the draws.
+    """
+
+    def __init__(
+        self, book: Book, space: LayerSpace, limits: Limits, random: np.random.Generator
+    ) -> None:
+        self._book, self._space, self._limits, self._random = book, space, limits, random
+
+    def propose(
+        self,
+        known: Sequence[Known],
+        kept: Sequence[Known],
+        taken: set[str],
+        loss: Criterion,
+    ) -> Proposal | None:
+        """The best of some draws; None if all of them were made already.
+
+        Args:
+            known: The finished trials.
+            kept: Those of them within the budget.
+            taken: Keys of choices that were made or are running.
+            loss: What is traded against energy.
+        """
+        passes = {t.number: t for t in first_passes(known)}
+        parents = self._parents(list(passes.values()), kept, loss)
+        if not parents:
+            return None
+        drawn = [self._draw(parents) for _ in range(_CANDIDATES)]
+        drawn = [(p, c) for p, c in drawn if key_of(c.params, c.lineage) not in taken]
+        if not drawn:
+            return None
+        moves = self._moves(passes, [_effects(parent, c) for parent, c in drawn])
+        gains = self._gains([parent for parent, _ in drawn], moves, kept, loss)
+        seconds = self._seconds(list(passes.values()), [c.params for _, c in drawn])
+        return drawn[int((gains / seconds).argmax())][1]
+
+    def _parents(
+        self, passes: Sequence[Known], kept: Sequence[Known], loss: Criterion
+    ) -> list[Known]:
+        """Passes on the front of all, on that of what did not learn, and the latest learned."""
+        by_key = {t.pass_key: t for t in reversed(passes)}
+        plain = [t for t in kept if not t.learned]
+        found: list[Known] = []
+        for among in (kept, plain):
+            front = interesting_front(points_of([t.measurement for t in among]), loss)
+            found += [by_key[among[i].pass_key] for i in front if among[i].pass_key in by_key]
+        found += [t for t in passes if t.learned][-_LATEST:]
+        return list({t.number: t for t in found}.values())
+
+    def _draw(self, parents: Sequence[Known]) -> tuple[Known, Proposal]:
+        space, random = self._space, self._random
+        learned = [t for t in parents if t.learned]
+        if learned and random.random() < _FROM_LEARNED:
+            parents = learned
+        parent = parents[int(random.integers(len(parents)))]
+        params, first = parent.params, not parent.learned
+        low, high = np.log(_FIRST_PRICES)
+        price = (
+            math.exp(random.uniform(low, high))
+            if first
+            else params[names.ENERGY_WEIGHT] * float(random.choice(_PRICE_FACTORS))
+        )
+        iterations = self._book.choices[names.ITERATIONS]
+        learning = space.learning(
+            float(f"{price:.3g}"), iterations[int(random.integers(len(iterations)))]
+        )
+        changed = {
+            **params,
+            **learning,
+            names.CALIBRATION: self._learner(parent),
+            names.NEURON: self._inherited(parent, names.NEURON, space.neurons),
+            names.CALIBRATION_TIMESTEPS: self._inherited(
+                parent,
+                names.CALIBRATION_TIMESTEPS,
+                sorted(space.calibration_timesteps)[:2],  # learning at more is dear
+            ),
+            names.BETA: 0.0,
+        }
+        if self._book.exits:
+            changed[names.TIMESTEPS] = enough_steps(space, parent.measurement)
+        lineage = [] if first else [*map(dict, parent.lineage), segment_of(params, space)]
+        return parent, Proposal({**changed, **space.pins}, lineage, parent.number)
+
+    def _learner(self, parent: Known) -> str:
+        """Of those offered; what has learned weights goes on doing so."""
+        weighers = self._space.energy_weighers
+        if parent.learned and _learns_weights(parent.params):
+            return str(parent.params[names.CALIBRATION])
+        return weighers[int(self._random.integers(len(weighers)))]
+
+    def _inherited(self, parent: Known, name: str, choices: Sequence[Any]) -> Any:
+        keeps = parent.learned and self._random.random() < _KEEPS
+        return parent.params[name] if keeps else choices[int(self._random.integers(len(choices)))]
+
+    def _moves(self, passes: Mapping[int, Known], sought: Sequence[np.ndarray]) -> np.ndarray:
+        """Change of log energy and log divergence, ``(n, 2)``; effects by one posterior draw."""
+        seen = [
+            (_effects(parent, child), _move(parent, child))
+            for child in passes.values()
+            if child.learned and (parent := _parent_of(child, passes)) is not None
+        ]
+        effects = np.array([e for e, _ in seen]).reshape(-1, _PRIOR.shape[1])
+        moved = np.array([m for _, m in seen]).reshape(-1, 2)
+        precision = np.eye(effects.shape[1]) / _SPREAD**2 + effects.T @ effects / _NOISE**2
+        covariance = np.linalg.inv(precision)
+        root = np.linalg.cholesky(covariance)
+        drawn = []
+        for quantity in range(2):
+            missed = moved[:, quantity] - effects @ _PRIOR[quantity]
+            mean = _PRIOR[quantity] + covariance @ (effects.T @ missed) / _NOISE**2
+            drawn.append(mean + root @ self._random.standard_normal(len(mean)))
+        found: np.ndarray = np.array(sought) @ np.array(drawn).T
+        return found
+
+    def _gains(
+        self,
+        parents: Sequence[Known],
+        moves: np.ndarray,
+        kept: Sequence[Known],
+        loss: Criterion,
+    ) -> np.ndarray:
+        points = points_of([t.measurement for t in kept])
+        front = logarithms(points[interesting_front(points, loss)], loss)
+        owner = np.repeat(np.arange(len(parents)), [len(t.exits[loss]) for t in parents])
+        stairs = np.concatenate([t.exits[loss] for t in parents])
+        exits = stairs + moves[owner] * (1, loss.elasticity)
+        deviation = np.full(len(exits), loss.elasticity * _LUCK)
+        best = np.zeros(len(parents))
+        np.maximum.at(best, owner, self._limits.gains(front, exits, deviation, loss))
+        return best
+
+    @staticmethod
+    def _seconds(passes: Sequence[Known], sought: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """What each would take, by what passes took that learned and that did not."""
+        plain = [t.seconds for t in passes if not t.learned and t.seconds > 0]
+        fixed = float(np.median(plain)) if plain else 1.0
+        each = [max(t.seconds - fixed, 1e-3) / _work(t.params) for t in passes if t.learned]
+        unit = float(np.median(each)) if each else fixed / 20
+        return np.array([fixed + unit * _work(params) for params in sought])
+
+
+def _work(params: Mapping[str, Any]) -> float:
+    """Steps of all iterations."""
+    return float(params[names.ITERATIONS] * params[names.CALIBRATION_TIMESTEPS])
+
+
+def _effects(parent: Known, child: Known | Proposal) -> np.ndarray:
+    """What a segment does: it is the first; log price; new weights; log of iterations in all."""
+    first = not parent.learned
+    price = child.params[names.ENERGY_WEIGHT]
+    before = _REFERENCE_PRICE if first else parent.params[names.ENERGY_WEIGHT]
+    was = sum(s["iterations"] for s in child.lineage)
+    grown = math.log((was + child.params[names.ITERATIONS]) / (was or 50.0))
+    new = _learns_weights(child.params) and not _learns_weights(parent.params)
+    return np.array([float(first), math.log(price / before), float(new), grown])
+
+
+def _learns_weights(params: Mapping[str, Any]) -> bool:
+    return "weight" in CALIBRATIONS[params[names.CALIBRATION]]().saves
+
+
+def _move(parent: Known, child: Known) -> tuple[float, float]:
+    energy = child.log_energy - parent.log_energy
+    return energy, child.log_divergence - parent.log_divergence
+
+
+def _parent_of(child: Known, passes: Mapping[int, Known]) -> Known | None:
+    """The trial that one learned on from; of a baseline one of the same φ and ρ."""
+    if child.goes_on_from is not None:
+        return passes.get(child.goes_on_from)
+    same = (t for t in passes.values() if not t.learned and (t.cells == child.cells).all())
+    return next(same, None)

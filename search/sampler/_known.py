@@ -1,0 +1,256 @@
+"""The trials of a study as the sampler sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial
+
+from conversion import CALIBRATIONS, EnergyModel, Profile
+from evaluators import Measurement
+from search._exits import LOSSES, Criterion, key_of, logarithms, pass_of, points_of, staircase
+from search._trial import TrialRecord, measurement_of
+from search.sampler._features import LayerTables, layer_tables
+from search.sampler._surrogate import Features
+from spaces import LayerSpace, names
+
+LEAST_DIVERGENCE = 1e-3
+"""Nats below which there is nothing to be gained."""
+
+KINDS = (names.NEURON, names.CALIBRATION, names.CALIBRATION_TIMESTEPS)
+
+Candidate = tuple[Mapping[str, Any], np.ndarray]
+"""Kinds (neuron, calibration, its T, T) by name, and the cell, (φ, ρ), of each layer."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A finished trial.
+
+    Attributes:
+        number: Of the trial.
+        params: Those that are of the space.
+        lineage: Segments of learning before its own.
+        goes_on_from: The trial that its learning went on from.
+        is_pass: Whether it was run; else it is another exit of one that was.
+        seconds: What it took.
+        measurement: On the search split.
+        exits: By loss, log energy and log loss of its best exits.
+        cells: Index of each layer's (φ, ρ), ``(layers,)``.
+        kinds: Indicators of neuron and calibration.
+        errors: Of the layers, ``(layers,)``.
+        scales: Log of measured over predicted energy of the layers, ``(layers,)``.
+        log_divergence: Of the first step; of the last where nothing exits.
+        log_energy: Likewise, measured, over the ANN's.
+        key: Equal for equal choices.
+        pass_key: Equal for choices that share a pass.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    lineage: Sequence[Mapping[str, Any]]
+    goes_on_from: int | None
+    is_pass: bool
+    seconds: float
+    measurement: Measurement
+    exits: Mapping[Criterion, np.ndarray]
+    cells: np.ndarray
+    kinds: np.ndarray
+    errors: np.ndarray
+    scales: np.ndarray
+    log_divergence: float
+    log_energy: float
+    key: str
+    pass_key: str
+
+    @property
+    def candidate(self) -> Candidate:
+        """What it chose."""
+        return self.params, self.cells
+
+    @property
+    def learned(self) -> bool:
+        """Whether its thresholds are not those of the histograms."""
+        return CALIBRATIONS[self.params[names.CALIBRATION]].weighs_energy()
+
+
+class Book:
+    """Reads trials, and predicts energies and errors of layers from the calibration histograms.
+
+    Args:
+        profile: Of the network.
+        space: The search space.
+        energy: Prices.
+
+    Attributes:
+        exits: Whether samples may leave early: then first steps are what is looked at.
+        choices: Of each categorical parameter.
+        kinds: Every (name, value) of neuron and calibration.
+    """
+
+    def __init__(self, profile: Profile, space: LayerSpace, energy: EnergyModel) -> None:
+        distributions = space.distributions()
+        self._names = frozenset(distributions)
+        self._space = space
+        self.choices: dict[str, list[Any]] = {
+            name: list(d.choices)
+            for name, d in distributions.items()
+            if isinstance(d, CategoricalDistribution)
+        }
+        self.exits = space.pins.get(names.ALPHA, 0.0) < 1
+        steps = [1] if self.exits else self.choices[names.TIMESTEPS]
+        self._features = {
+            (at, step): _features(layer_tables(profile, space, at, steps=step), space)
+            for at in self.choices[names.CALIBRATION_TIMESTEPS]
+            for step in steps
+        }
+        costs = profile.costs
+        ann = energy.ann_pj(costs)
+        # Of as many accumulates as the ANN has MACs: what the tables count in.
+        self._price = float(energy.spikes_pj(np.array(float(costs.ann_macs)))) / ann
+        self._stem, self._step = energy.stem_pj(costs) / ann, energy.step_pj(costs) / ann
+        self._scale = np.ones(len(space.layers))
+        self.kinds = [(name, value) for name in KINDS for value in self.choices[name]]
+        self._known: dict[tuple[Any, ...], Known] = {}
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What each layer's spikes were measured to cost, over what is predicted, ``(layers,)``."""
+        return self._scale
+
+    def is_readable(self, trial: FrozenTrial) -> bool:
+        """Whether a trial has the parameters of the space."""
+        return self._names <= trial.params.keys()
+
+    def own(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Those parameters that are of the space: a study of the user's may have others."""
+        return {name: value for name, value in params.items() if name in self._names}
+
+    def seen(self, study: optuna.Study, trial: FrozenTrial) -> Known:
+        """A trial, read once."""
+        # Studies in memory all have the same number: their names tell them apart.
+        key = (study.study_name, study._study_id, trial.number)
+        if key not in self._known:
+            self._known[key] = self._read(trial)
+        return self._known[key]
+
+    def _read(self, trial: FrozenTrial) -> Known:
+        params, measurement = self.own(trial.params), measurement_of(trial)
+        record = TrialRecord.of(trial)
+        candidate = (params, self.cells(params))
+        energies = self.energies(candidate)
+        curve = np.array(measurement.exit_curve)
+        ann = measurement.energy_pj.value / measurement.energy_ratio * self._price
+        spent = np.array([measurement.layer_energy_pj[n] / ann for n in self._space.layers])
+        if self.exits:  # the layers share the first step's energy as they do that of all steps
+            first = (curve[0, 3] - self._stem - self._step) / self._price
+            spent *= first / max(spent.sum(), 1e-12)
+        scales = np.log(np.maximum(spent, 1e-6) / np.maximum(energies, 1e-6))
+        divergence = measurement.kl_by_step[0 if self.exits else -1]
+        ratio = curve[0, 3] if self.exits else measurement.energy_ratio
+        taken = trial.duration.total_seconds() if trial.duration else 0.0
+        return Known(
+            number=trial.number,
+            params=params,
+            lineage=tuple(record.lineage),
+            goes_on_from=record.goes_on_from,
+            is_pass=record.exit_of is None,
+            seconds=record.seconds or taken,
+            measurement=measurement,
+            exits={loss: self._stairs(curve, measurement, loss) for loss in LOSSES},
+            cells=candidate[1],
+            kinds=self.indicators(candidate),
+            errors=self.errors(candidate),
+            scales=np.clip(scales, -3, 3),
+            log_divergence=math.log(max(divergence, LEAST_DIVERGENCE / 10)),
+            log_energy=math.log(max(float(ratio), 1e-9)),
+            key=key_of(params, record.lineage),
+            pass_key=pass_of(params, record.lineage),
+        )
+
+    def _stairs(self, curve: np.ndarray, found: Measurement, loss: Criterion) -> np.ndarray:
+        stairs = staircase(curve, self._space, loss)
+        return stairs if len(stairs) else logarithms(points_of([found]), loss)
+
+    def learn_scale(self, known: Sequence[Known]) -> None:
+        """Learn what the layers' spikes really cost."""
+        self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
+
+    def cells(self, params: Mapping[str, Any]) -> np.ndarray:
+        """Index of each layer's (φ, ρ), ``(layers,)``."""
+        step, width = self._space.rho_step, len(self._space.rhos())
+        cells = [
+            (params[names.phi(n)] - 1) * width + round((params[names.rho(n)] - 1) / step)
+            for n in self._space.layers
+        ]
+        return np.array(cells)
+
+    def cell_params(self, cells: np.ndarray) -> dict[str, Any]:
+        """The inverse of :meth:`cells`."""
+        rhos = self._space.rhos()
+        chosen = list(zip(self._space.layers, cells.tolist(), strict=True))
+        return names.per_layer(
+            {layer: cell // len(rhos) + 1 for layer, cell in chosen},
+            {layer: rhos[cell % len(rhos)] for layer, cell in chosen},
+        )
+
+    def features(self, kinds: Mapping[str, Any]) -> Features:
+        """Errors and energies of every cell."""
+        steps = 1 if self.exits else kinds[names.TIMESTEPS]
+        return self._features[kinds[names.CALIBRATION_TIMESTEPS], steps]
+
+    def errors(self, candidate: Candidate) -> np.ndarray:
+        """Of the chosen cells, ``(layers,)``."""
+        kinds, cells = candidate
+        return self.features(kinds).error[np.arange(len(cells)), cells]
+
+    def energies(self, candidate: Candidate) -> np.ndarray:
+        """Accumulates of the chosen cells over the ANN's MACs, ``(layers,)``."""
+        kinds, cells = candidate
+        return self.features(kinds).energy[np.arange(len(cells)), cells]
+
+    def indicators(self, candidate: Candidate) -> np.ndarray:
+        """1 for each kind that is chosen, else 0."""
+        return np.array([float(candidate[0][name] == value) for name, value in self.kinds])
+
+    def log_energies(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        """Log energy over the ANN's, ``(n,)``, of the first step where samples exit, else of T."""
+        if not candidates:
+            return np.zeros(0)
+        steps = [1 if self.exits else kinds[names.TIMESTEPS] for kinds, _ in candidates]
+        spikes = np.array([self.energies(c) for c in candidates]) @ self._scale
+        total = self._price * spikes + self._stem + self._step * np.array(steps)
+        logs: np.ndarray = np.log(np.maximum(total, 1e-9))
+        return logs
+
+
+_STEPS_AHEAD = 2.5
+"""A proposal is measured at the first T that is this many times its parent's mean steps."""
+
+
+def enough_steps(space: LayerSpace, found: Measurement) -> int:
+    """The first T that leaves the exits of a parent room."""
+    enough = _STEPS_AHEAD * found.timesteps.value
+    return min((s for s in space.timesteps if s >= enough), default=max(space.timesteps))
+
+
+def segment_of(params: Mapping[str, Any], space: LayerSpace) -> dict[str, Any]:
+    """The learning of a trial as a segment that another one goes on from."""
+    return dict(vars(space.choice(params).conversion.segment()))
+
+
+def _features(tables: LayerTables, space: LayerSpace) -> Features:
+    """Of every cell; those that a pin excludes have an infinite error and are never the best."""
+    error = tables.error.copy()
+    for i, layer in enumerate(space.layers):
+        if names.phi(layer) in space.pins:
+            error[i, np.arange(space.phi_max) != space.pins[names.phi(layer)] - 1] = np.inf
+        if names.rho(layer) in space.pins:
+            error[i, :, ~np.isclose(space.rhos(), space.pins[names.rho(layer)])] = np.inf
+    return Features.of(error, tables.energy)
