@@ -1,7 +1,15 @@
 """What a choice is worth: tasks, and honest measurement of accuracy, energy and time."""
 
 from evaluators._digits import digits
-from evaluators._estimate import Estimate, correct, estimate_mean, estimate_score, symmetric_kl
+from evaluators._estimate import (
+    Estimate,
+    PairedDrop,
+    correct,
+    estimate_mean,
+    estimate_score,
+    normal_quantile,
+    symmetric_kl,
+)
 from evaluators._evaluator import AnnReference, Evaluator, StateStore
 from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement, Recording
 from evaluators._models import ResNetCifar
@@ -24,6 +32,7 @@ __all__ = [
     "Evaluator",
     "ExitPoint",
     "Measurement",
+    "PairedDrop",
     "Recording",
     "ResNetCifar",
     "Split",
@@ -39,5 +48,6 @@ __all__ = [
     "load_model",
     "load_state",
     "load_task",
+    "normal_quantile",
     "symmetric_kl",
 ]

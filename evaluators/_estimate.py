@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +66,69 @@ def estimate_score(scores: Tensor) -> Estimate:
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
     return Estimate(value=p, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDrop:
+    """How much a score falls below the ANN's on the same samples.
+
+    Its interval comes from the samples on which the two differ: that of Agresti and Min (Statistics
+    in Medicine 24, 2005, Sec. 3.1), which adds half a sample to each of the four cells of correct
+    and wrong; of scores between 0 and 1 the same formula with their moments.
+
+    Attributes:
+        n: Number of samples.
+        mean: Mean of the ANN's score less the spiking network's.
+        square: Mean of the squares of these differences; of 0 and 1 the share that differs.
+    """
+
+    n: int
+    mean: float
+    square: float
+
+    @classmethod
+    def of(cls, ann: Tensor, scores: Tensor) -> PairedDrop:
+        """Of the scores of both networks, ``(N,)`` each."""
+        lost = ann.double() - scores.double()
+        return cls(n=len(lost), mean=float(lost.mean()), square=float(lost.square().mean()))
+
+    @property
+    def spread(self) -> float:
+        """Standard error of the mean."""
+        n = self.n + 2
+        centre = self.n * self.mean / n
+        return math.sqrt(max((self.n * self.square + 1) / n - centre**2, 0.0) / n)
+
+    def bound(self, confidence: float) -> float:
+        """Most that is lost, with a confidence: the end of a one-sided interval."""
+        centre = self.n * self.mean / (self.n + 2)
+        return min(centre + normal_quantile(confidence) * self.spread, 1.0)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Both ends of a two-sided interval."""
+        centre = self.n * self.mean / (self.n + 2)
+        half = normal_quantile((1 + confidence) / 2) * self.spread
+        return max(centre - half, -1.0), min(centre + half, 1.0)
+
+    def to_dict(self) -> dict[str, float]:
+        """As JSON-able values."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PairedDrop:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**values)
+
+
+def normal_quantile(confidence: float) -> float:
+    """The value that a standard normal variable stays below with this probability.
+
+    Raises:
+        ConfigError: It is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigError(f"a confidence must be between 0 and 1, got {confidence!r}")
+    return NormalDist().inv_cdf(confidence)
 
 
 def symmetric_kl(logits: Tensor, reference: Tensor) -> Tensor:

@@ -49,13 +49,23 @@ _REMEMBERED_MODELS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class AnnReference:
-    """The ANN on one split."""
+    """The ANN on one split.
+
+    Attributes:
+        split: Which.
+        n: Number of samples.
+        accuracy: Mean score.
+        energy_pj: Of one inference, pJ.
+        energy_int8_pj: Of the same ANN in int8.
+        chance: Accuracy of always answering with the commonest class.
+    """
 
     split: str
     n: int
     accuracy: Estimate
     energy_pj: float
     energy_int8_pj: float
+    chance: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -139,6 +149,7 @@ class Evaluator:
             accuracy=estimate_score(self.task.metric(logits, targets)),
             energy_pj=self.ann_energy_pj,
             energy_int8_pj=self.profile.costs.ann_macs * ANN_INT8_MAC_PJ,
+            chance=_chance(targets),
         )
 
     @cached_property
@@ -274,6 +285,13 @@ class Evaluator:
                     raise
                 self.batch_size //= 2
                 _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
+
+
+def _chance(targets: Tensor) -> float:
+    """Accuracy of always answering with the commonest class; 0 where targets are no classes."""
+    if targets.dim() != 1 or targets.is_floating_point():
+        return 0.0
+    return float(targets.unique(return_counts=True)[1].max()) / len(targets)
 
 
 def _without_steps(config: ConversionConfig) -> str:

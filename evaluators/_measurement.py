@@ -18,7 +18,7 @@ from conversion import (
     first_above,
     tensors_sha256,
 )
-from evaluators._estimate import Estimate, estimate_mean, estimate_score, symmetric_kl
+from evaluators._estimate import Estimate, PairedDrop, estimate_mean, estimate_score, symmetric_kl
 
 ExitPoint = tuple[int, float, float, float, float]
 """T, exit threshold, and the accuracy, energy ratio and KL that they give."""
@@ -37,6 +37,8 @@ class Measurement:
         seed: Seed of the splits.
         energy_model: Name of the energy model.
         accuracy: Mean score.
+        drop: What it falls below the ANN's on the same samples; None in measurements of 0.1.0
+            before it was recorded.
         energy_pj: Energy per inference.
         energy_ratio: Mean energy over the ANN's, same energy model.
         energy_ratio_int8: Mean energy over that of the same ANN in int8 (0.23 pJ per MAC).
@@ -67,10 +69,11 @@ class Measurement:
     exits: tuple[float, ...]
     layer_energy_pj: Mapping[str, float]
     logits_sha256: str
+    drop: PairedDrop | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
-        values = asdict(self)
+        values = {**asdict(self), "drop": self.drop.to_dict() if self.drop else None}
         return values | {name: getattr(self, name).to_dict() for name in _ESTIMATES}
 
     @classmethod
@@ -79,7 +82,8 @@ class Measurement:
         estimates = {name: Estimate.from_dict(values[name]) for name in _ESTIMATES}
         series = {name: tuple(values[name]) for name in ("exits", "kl_by_step")}
         curve = tuple(tuple(row) for row in values["exit_curve"])
-        return cls(**{**values, **estimates, **series, "exit_curve": curve})
+        drop = PairedDrop.from_dict(values["drop"]) if values.get("drop") else None
+        return cls(**{**values, **estimates, **series, "exit_curve": curve, "drop": drop})
 
 
 ANN_INT8_MAC_PJ = 0.23
@@ -141,12 +145,14 @@ class Recording:
         exits = exits.to(self.logits.device)
         logits = _at(self.logits, exits)
         energy = estimate_mean(_at(self.energy_pj(), exits))
+        scores = self.metric(logits, self.targets)
         return Measurement(
             split=self.split,
             n=n,
             seed=self.seed,
             energy_model=self.energy.name,
-            accuracy=estimate_score(self.metric(logits, self.targets)),
+            accuracy=estimate_score(scores),
+            drop=PairedDrop.of(self.metric(self.ann_logits, self.targets), scores),
             energy_pj=energy,
             energy_ratio=energy.value / self.energy.ann_pj(self.costs),
             energy_ratio_int8=energy.value / (self.costs.ann_macs * ANN_INT8_MAC_PJ),

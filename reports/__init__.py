@@ -23,13 +23,14 @@ from reports._front import (
     pareto_front,
     select,
 )
-from reports._report import measure_front, write_figure, write_report
+from reports._report import ann_on_test, measure_front, tested, write_figure, write_report
 from reports._tables import front_frame, front_rows, summary, trials_frame
 
 __all__ = [
     "FIGURES",
     "FrontPoint",
     "ParetoFront",
+    "ann_on_test",
     "diagnosis_figure",
     "diagnosis_table",
     "front_frame",
@@ -52,6 +53,7 @@ __all__ = [
     "sensitivity_table",
     "status_table",
     "summary",
+    "tested",
     "trials_frame",
     "write_figure",
     "write_report",

@@ -12,22 +12,31 @@ from conversion import PARTS, LayerDiagnosis, Profile, SpikingModel
 from evaluators import AnnReference, Estimate, Measurement
 from reports._front import FrontPoint, ParetoFront, knee
 from search import ParetoDP, Sensitivity, StudyStatus
+from spaces import names
+
+_MARKS = {
+    "uniform": ("u", "uniform φ and ρ"),
+    "pareto_dp": ("p", "the paper's search"),
+    "learned": ("l", "uniform φ and ρ, learned from scratch"),
+}
+"""Of baselines: a letter, and what it means."""
 
 
 def front_table(front: ParetoFront) -> Table:
-    """The front on every split that was measured, the ANN below it; 80 columns wide at most."""
+    """The front on every split that was measured, the ANN below it."""
     best = knee(front.points).trial
     last = list(front.ann)[-1]
-    marks = {"u": "uniform φ and ρ", "p": "the paper's search"}
-    shown = {(point.baseline or " ")[0] for point in front.points}
-    notes = [f"   {mark} baseline: {what}" for mark, what in marks.items() if mark in shown]
+    shown = {point.baseline for point in front.points}
+    notes = [f"   {mark} baseline: {what}" for k, (mark, what) in _MARKS.items() if k in shown]
     limits = [f"within the budget: {front.budget}\n"] if front.budget else []
     table = Table(
         title=f"{front.study}: {len(front.points)} points on the front of {front.passes} trials"
-        f" and {len(front.trials) - front.passes} further exits of theirs",
+        f" and {len(front.trials) - front.passes} additional exits of the same passes",
         caption="".join(limits)
-        + f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split)\n"
-        + "".join(["* the knee of the front", *notes]),
+        + "lost: points of accuracy against the ANN on the same samples, 95 % interval;"
+        f" ≤: at most, with {front.confidence:.0%} confidence\n"
+        f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split);"
+        " +n: learned on from n segments\n" + "".join(["* the knee of the front", *notes]),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
@@ -35,22 +44,33 @@ def front_table(front: ParetoFront) -> Table:
     )
     table.add_column("trial", justify="right", no_wrap=True)
     for split in front.ann:
-        for column in (split, "95 %", "energy"):
+        for column in (split, "lost", "energy"):
             table.add_column(column, justify="right", no_wrap=True)
-    for column in ("/int8", "steps", "KL"):
+    for column in ("≤", "/int8", "steps", "T", "exit"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("neuron, calibration", no_wrap=True)
     for point in front.points:
-        sign = ("*" if point.trial == best else "") + (point.baseline or " ")[0].strip()
+        mark = _MARKS[point.baseline][0] if point.baseline in _MARKS else ""
+        sign = ("*" if point.trial == best else "") + mark
         cells = [cell for split in front.ann for cell in _cells(getattr(point, split))]
         m: Measurement = getattr(point, last)
-        more = (f"{m.energy_ratio_int8:.0%}", f"{m.timesteps.value:.2f}", f"{m.kl.value:.3f}")
-        table.add_row(f"{sign} {point.trial}".strip(), *cells, *more)
+        bound = point.promise.bound(front.confidence) if point.promise else None
+        table.add_row(
+            f"{sign} {point.trial}".strip(),
+            *cells,
+            "" if bound is None else f"{100 * bound:.1f}",
+            f"{m.energy_ratio_int8:.0%}",
+            f"{m.timesteps.value:.2f}",
+            str(point.params[names.TIMESTEPS]),
+            f"{point.params[names.ALPHA]:.2f}",
+            point.how,
+        )
     table.add_section()
     reference: list[str] = []
     for ann in front.ann.values():
-        reference += [f"{ann.accuracy.value:.2%}", _interval(ann.accuracy), "100.0%"]
+        reference += [f"{ann.accuracy.value:.2%}", "", "100.0%"]
     int8 = front.ann[last].energy_pj / front.ann[last].energy_int8_pj
-    table.add_row("ANN", *reference, f"{int8:.0%}", "", "")
+    table.add_row("ANN", *reference, "", f"{int8:.0%}", "", "", "", "")
     return table
 
 
@@ -72,7 +92,8 @@ def _progress_lines(status: StudyStatus, points: int) -> list[str]:
     states = ", ".join(f"{n} {state.lower()}" for state, n in sorted(status.states.items()))
     return [
         f"{status.name}: {status.run}{planned} trials run{rate}{left}",
-        f"{states or 'no trials'} ({status.exits} are further exits); {points} points on the front",
+        f"{states or 'no trials'} ({status.exits} are additional exits); {points} points on the"
+        " front",
         *(f"failed: {reason}" for reason in status.reasons),
     ]
 
@@ -91,12 +112,13 @@ def _workers_table(status: StudyStatus) -> Table:
 
 def _short_front(front: Sequence[FrontPoint]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("trial", "accuracy", "energy / ANN", "steps", "KL"):
+    for column in ("trial", "accuracy", "lost, points", "energy / ANN", "steps", "KL"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("neuron, calibration", no_wrap=True)
     for point in front:
         m = point.search
-        shown = (f"{m.accuracy.value:.2%}", f"{m.energy_ratio:.1%}", f"{m.timesteps.value:.2f}")
-        table.add_row(str(point.trial), *shown, f"{m.kl.value:.3f}")
+        more = (f"{m.timesteps.value:.2f}", f"{m.kl.value:.3f}", point.how)
+        table.add_row(str(point.trial), *_cells(m), *more)
     return table
 
 
@@ -118,6 +140,9 @@ def measurement_table(m: Measurement, ann: AnnReference) -> Table:
         table.add_row(name, format(estimate.value, form), f"{low} – {high}", reference)
 
     row("accuracy", m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
+    if m.drop is not None:
+        low, high = (f"{end:+.2%}" for end in m.drop.interval())
+        table.add_row("lost against the ANN", f"{m.drop.mean:+.2%}", f"{low} – {high}", "")
     row("energy, pJ", m.energy_pj, ",.0f", f"{ann.energy_pj:,.0f}")
     table.add_row("energy / ANN", f"{m.energy_ratio:.2%}", "", "100.00%")
     int8 = ann.energy_pj / ann.energy_int8_pj
@@ -242,7 +267,7 @@ def paper_table(
         " may be less than nothing, where a change did no harm",
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
     )  # fmt: skip
-    columns = ("mean φ", "mean ρ", "accuracy", "95 %", "energy", "predicted", "KL", "predicted KL")
+    columns = ("mean φ", "mean ρ", "accuracy", "lost", "energy", "predicted", "KL", "predicted KL")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for choice, m in zip(front, measured, strict=True):
@@ -253,7 +278,7 @@ def paper_table(
             f"{choice.energy:.1%}", f"{m.kl.value:.4f}", f"{choice.divergence:.4f}",
         )  # fmt: skip
     table.add_section()
-    table.add_row("ANN", "", f"{ann.accuracy.value:.2%}", _interval(ann.accuracy), "100.0%")
+    table.add_row("ANN", "", f"{ann.accuracy.value:.2%}", "", "100.0%")
     return table
 
 
@@ -267,8 +292,12 @@ def model_table(model: SpikingModel) -> Table:
 
 
 def _cells(m: Measurement) -> list[str]:
-    return [f"{m.accuracy.value:.2%}", _interval(m.accuracy), f"{m.energy_ratio:.1%}"]
+    return [f"{m.accuracy.value:.2%}", _lost(m), f"{m.energy_ratio:.1%}"]
 
 
-def _interval(accuracy: Estimate) -> str:
-    return f"{100 * accuracy.low:.1f}–{100 * accuracy.high:.1f}"
+def _lost(m: Measurement) -> str:
+    """Points of accuracy lost against the ANN, and their 95 % interval."""
+    if m.drop is None:
+        return "?"
+    low, high = m.drop.interval()
+    return f"{100 * m.drop.mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"

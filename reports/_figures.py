@@ -18,7 +18,7 @@ from search import Sensitivity
 from spaces import names
 
 _FRONT, _TEST, _UNIFORM, _OTHER = "#0b5fa5", "#d1495b", "#e8a33d", "#9aa5b1"
-_ANN, _PAPER = "#333333", "#5b8c3e"
+_ANN, _PAPER, _LEARNED = "#333333", "#5b8c3e", "#7b4fa3"
 
 
 def front_figure(front: ParetoFront) -> Figure:
@@ -26,6 +26,7 @@ def front_figure(front: ParetoFront) -> Figure:
     figure, axes = _axes(7.2, 4.6)
     others = [p for p in front.trials if not p.baseline]
     uniform = [p for p in front.trials if p.baseline == "uniform"]
+    learned = [p for p in front.trials if p.baseline == "learned"]
     paper = [p for p in front.trials if p.baseline == "pareto_dp"]
     _scatter(axes, others, color=_OTHER, marker=".", s=22, label="searched", zorder=1)
     _scatter(
@@ -35,6 +36,15 @@ def front_figure(front: ParetoFront) -> Figure:
         axes, paper, color=_PAPER, marker="^", s=24, label="baselines: the paper's search", zorder=2
     )
     _line(axes, front.points, lambda p: p.search, _FRONT, "front, search split")
+    _scatter(
+        axes,
+        learned,
+        color=_LEARNED,
+        marker="D",
+        s=20,
+        label="baselines: uniform, learned",
+        zorder=2,
+    )
     if any(p.test for p in front.points):
         _line(axes, front.points, lambda p: p.test, _TEST, "the same, test split")
     _ann_lines(axes, front)
@@ -58,7 +68,7 @@ def front_figure(front: ParetoFront) -> Figure:
         )
     model = front.energy_model.name
     axes.set_xlabel(f"energy per inference, share of the ANN's ({model})")
-    axes.set_ylabel("accuracy, 95 % interval")
+    axes.set_ylabel("accuracy; bars: 95 % interval of what is lost")
     axes.legend(loc="lower right", fontsize=8, framealpha=0.95)
     return figure
 
@@ -80,7 +90,7 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
             va="bottom",
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("trials and further exits of theirs, as they came")
+    axes.set_xlabel("trials and additional exits, as they came")
     axes.set_ylabel("hypervolume\n(accuracy × energy saved)")
     return figure
 
@@ -245,8 +255,7 @@ def _line(
     found = [m for m in map(measurement_of, points) if m is not None]
     found.sort(key=lambda m: m.energy_ratio)
     accuracy = np.array([m.accuracy.value for m in found])
-    low = accuracy - [m.accuracy.low for m in found]
-    high = np.array([m.accuracy.high for m in found]) - accuracy
+    low, high = np.array([_bars(m) for m in found]).T
     axes.errorbar(
         [m.energy_ratio for m in found],
         accuracy,
@@ -260,6 +269,14 @@ def _line(
         label=label,
         zorder=3,
     )
+
+
+def _bars(m: Measurement) -> tuple[float, float]:
+    """Below and above an accuracy: the paired interval of its difference from the ANN's."""
+    if m.drop is None:
+        return m.accuracy.value - m.accuracy.low, m.accuracy.high - m.accuracy.value
+    low, high = m.drop.interval()
+    return high - m.drop.mean, m.drop.mean - low
 
 
 def _ann_lines(axes: Axes, front: ParetoFront) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,19 @@ from optuna.trial import FrozenTrial
 from conversion import ENERGY_MODELS, ConfigError, EnergyModel
 from evaluators import AnnReference, Measurement
 from search import (
+    DropModel,
+    Promise,
     TrialRecord,
+    ann_reference,
     dominated_area,
     finished,
     is_feasible,
     measurement_of,
     non_dominated,
+    samples_for,
     study_setup,
 )
+from spaces import names
 
 _KNEE_DROP = 0.05
 """Less accurate than the best point by more than this, none is the knee."""
@@ -38,6 +43,7 @@ class FrontPoint:
         params: Its parameters.
         baseline: ``"uniform"``, ``"pareto_dp"`` (the paper's search), or None.
         exit_of: The trial whose pass it is another exit of, or None.
+        promise: What it can be trusted to lose, or None where that is unknown.
         lineage: The segments of learning before its own.
         search: Its measurement on the search split.
         test: Its measurement on the test split, if there is one.
@@ -50,6 +56,13 @@ class FrontPoint:
     test: Measurement | None = None
     exit_of: int | None = None
     lineage: Sequence[Mapping[str, Any]] = ()
+    promise: Promise | None = None
+
+    @property
+    def how(self) -> str:
+        """Neuron and calibration in words, with the number of segments learned before."""
+        before = f" +{len(self.lineage)}" if self.lineage else ""
+        return f"{self.params[names.NEURON]}, {self.params[names.CALIBRATION]}{before}"
 
     @classmethod
     def of(cls, trial: FrozenTrial, test: Measurement | None = None) -> FrontPoint:
@@ -77,6 +90,7 @@ class ParetoFront:
         ann: The ANN on each split that was measured.
         budget: Limits that the points keep, in words; empty without any.
         energy_model: Prices of every energy.
+        confidence: With which promises are made.
     """
 
     study: str
@@ -85,6 +99,7 @@ class ParetoFront:
     ann: Mapping[str, AnnReference]
     budget: str = ""
     energy_model: EnergyModel = ENERGY_MODELS["horowitz45"]
+    confidence: float = 0.9
 
     @property
     def passes(self) -> int:
@@ -92,24 +107,33 @@ class ParetoFront:
         return sum(trial.exit_of is None for trial in self.trials)
 
 
-def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> ParetoFront:
+def pareto_front(
+    study: optuna.Study, ann: Mapping[str, AnnReference], *, confidence: float | None = None
+) -> ParetoFront:
     """The front of a study by its search-split measurements, within the study's budget.
 
-    Of trials that are equal in both objectives the first is kept. Where nothing keeps the budget
-    it is the front of all trials, and a warning says so.
+    Of trials that are equal in both objectives the first is kept. A trial no better than chance is
+    no point of a front. Where nothing keeps the budget it is the front of all trials, and a
+    warning says so.
+
+    Args:
+        study: The study.
+        ann: The ANN on each split that was measured.
+        confidence: With which promises are made; None: the study's.
 
     Raises:
         ConfigError: No trial has finished.
     """
     setup = study_setup(study)
     done = finished(study)
-    trials = tuple(FrontPoint.of(trial) for trial in done)
+    model = DropModel([measurement_of(trial) for trial in done])
+    trials = tuple(_promised(FrontPoint.of(trial), model) for trial in done)
     if not trials:
         raise ConfigError(f"the study {study.study_name!r} has no finished trial yet")
     within = [p for p, trial in zip(trials, done, strict=True) if is_feasible(trial)]
     if not within:
         _LOG.warning("no trial keeps the budget of the study: the front is that of all trials")
-    points = tuple(front_of(within or trials))
+    points = tuple(front_of(_better_than(ann["search"].chance, within or trials)))
     return ParetoFront(
         study=study.study_name,
         points=points,
@@ -117,12 +141,24 @@ def pareto_front(study: optuna.Study, ann: Mapping[str, AnnReference]) -> Pareto
         ann=ann,
         budget=str(setup.budget),
         energy_model=setup.energy_model,
+        confidence=confidence or setup.budget.confidence,
     )
+
+
+def _promised(point: FrontPoint, model: DropModel) -> FrontPoint:
+    return replace(point, promise=model.promise(point.search))
+
+
+def _better_than(chance: float, points: Sequence[FrontPoint]) -> Sequence[FrontPoint]:
+    """Points that are surely better than chance; all, if none is."""
+    return [p for p in points if p.search.accuracy.low > chance] or points
 
 
 def front_so_far(study: optuna.Study) -> list[FrontPoint]:
     """The front within the budget of a study that may still run, by rising energy."""
-    return front_of([FrontPoint.of(t) for t in finished(study) if is_feasible(t)])
+    points = [FrontPoint.of(t) for t in finished(study) if is_feasible(t)]
+    reference = ann_reference(study)
+    return front_of(_better_than(reference.chance, points) if reference else points)
 
 
 def front_of(points: Sequence[FrontPoint]) -> list[FrontPoint]:
@@ -154,8 +190,9 @@ def select(
         front: Where to choose from.
         trial: This finished trial, on the front or not.
         max_energy: The most accurate point whose energy is at most this fraction of the ANN's.
-        max_accuracy_drop: The cheapest point at most this much less accurate than the ANN, as a
-            fraction (0.01 is one point); both limits together must hold.
+        max_accuracy_drop: The cheapest trial that is promised to lose at most this much against
+            the ANN, as a fraction (0.01 is one point), with the front's confidence; both limits
+            together must hold.
 
     Raises:
         ConfigError: No point satisfies what was asked; the message says what there is.
@@ -164,15 +201,20 @@ def select(
         return _by_number(front, trial)
     if max_energy is None and max_accuracy_drop is None:
         return knee(front.points)
-    points = list(front.points)
-    if max_accuracy_drop is not None:
-        least = front.ann["search"].accuracy.value - max_accuracy_drop
-        points = [p for p in points if _accuracy(p) >= least - 1e-12]
+    # What is promised need not be on the front of what was measured.
+    points = list(front.points if max_accuracy_drop is None else front.trials)
     if max_energy is not None:
         points = [p for p in points if p.search.energy_ratio <= max_energy]
+    if max_accuracy_drop is not None:
+        points = [p for p in points if is_promised(p, max_accuracy_drop, front.confidence)]
     if not points:
         raise ConfigError(_nothing_fits(front, max_energy, max_accuracy_drop))
-    return points[-1] if max_accuracy_drop is None else points[0]
+    return points[-1] if max_accuracy_drop is None else min(points, key=_energy)
+
+
+def is_promised(point: FrontPoint, limit: float, confidence: float) -> bool:
+    """Whether a point can be trusted to lose no more than a limit; as a fraction."""
+    return point.promise is not None and point.promise.bound(confidence) <= limit + 1e-12
 
 
 def knee(points: Sequence[FrontPoint]) -> FrontPoint:
@@ -208,15 +250,31 @@ def _by_number(front: ParetoFront, trial: int) -> FrontPoint:
 
 
 def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) -> str:
-    limits = [f"an energy <= {100 * energy:g}% of the ANN's"] if energy is not None else []
-    limits += [f"an accuracy drop <= {100 * drop:g} points"] if drop is not None else []
     best, cheapest = front.points[-1], front.points[0]
-    gained = 100 * (_accuracy(best) - front.ann["search"].accuracy.value)
+    if drop is None:
+        return (
+            f"no point of the front has an energy <= {100 * (energy or 0):g}% of the ANN's; the"
+            f" cheapest needs {cheapest.search.energy_ratio:.1%}"
+        )
+    within = f" within {100 * energy:g}% of the ANN's energy" if energy is not None else ""
+    bounds = [p.promise.bound(front.confidence) for p in front.trials if p.promise is not None]
+    least = f"; the least that is promised is {100 * min(bounds):.2f} points" if bounds else ""
     return (
-        f"no point of the front has {' and '.join(limits)}; the cheapest needs"
-        f" {cheapest.search.energy_ratio:.1%} of the ANN's energy, the most accurate one is"
-        f" {gained:+.2f} points from the ANN at {best.search.energy_ratio:.1%}"
+        f"no trial is promised to lose at most {100 * drop:g} points with"
+        f" {front.confidence:.0%} confidence{within}{least}{_more_samples(front, drop)}; the most"
+        f" accurate one is {100 * (_accuracy(best) - front.ann['search'].accuracy.value):+.2f}"
+        f" points from the ANN at {best.search.energy_ratio:.1%} of its energy"
     )
+
+
+def _more_samples(front: ParetoFront, limit: float) -> str:
+    """How many search samples would do for a trial that keeps the limit by its mean."""
+    kept = [p.search.drop for p in front.trials if p.search.drop and p.search.drop.mean < limit]
+    needed = [n for d in kept if (n := samples_for(d, limit, front.confidence)) is not None]
+    if not needed:
+        return ""
+    there = front.ann["search"].n
+    return f" (n = {there}; about {max(min(needed), there + 1):,} search samples would do)"
 
 
 def _accuracy(point: FrontPoint) -> float:

@@ -31,6 +31,7 @@ def measure_front(
     evaluator: Evaluator,
     *,
     test: bool = True,
+    confidence: float | None = None,
     on_point: Callable[[int, int], None] | None = None,
 ) -> ParetoFront:
     """The front of a study, each point measured once on the test split.
@@ -43,10 +44,11 @@ def measure_front(
         evaluator: Of the study's task.
         test: Whether to look at the test split; if not, the front shows what an earlier report
             measured there, if it measured all of the points.
+        confidence: With which promises are made; None: the study's.
         on_point: Told (points done, points in all).
     """
     ann = {"search": evaluator.ann("search")}
-    front = pareto_front(study, ann)
+    front = pareto_front(study, ann, confidence=confidence)
     known = {_TEST_ANN, *(_TEST.format(trial=point.trial) for point in front.points)}
     if not test and not known <= set(study.user_attrs):
         return front
@@ -59,10 +61,21 @@ def measure_front(
     return replace(front, points=tuple(points))
 
 
+def tested(study: optuna.Study, trial: int) -> Measurement | None:
+    """What a trial gave on the test split, if an earlier report measured it."""
+    found = study.user_attrs.get(_TEST.format(trial=trial))
+    return None if found is None else Measurement.from_dict(found)
+
+
+def ann_on_test(study: optuna.Study) -> AnnReference:
+    """What the ANN gave there; KeyError if no report has looked."""
+    return AnnReference.from_dict(study.user_attrs[_TEST_ANN])
+
+
 def _ann_on_test(study: optuna.Study, evaluator: Evaluator) -> AnnReference:
     if _TEST_ANN not in study.user_attrs:
         study.set_user_attr(_TEST_ANN, evaluator.ann("test").to_dict())
-    return AnnReference.from_dict(study.user_attrs[_TEST_ANN])
+    return ann_on_test(study)
 
 
 def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Measurement:

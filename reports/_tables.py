@@ -13,8 +13,8 @@ from reports._front import FrontPoint, ParetoFront
 
 def front_rows(front: ParetoFront) -> list[dict[str, Any]]:
     """One row per point of the front and split, as the JSON report lists them."""
-    on_search = [_row(point, point.search) for point in front.points]
-    return on_search + [_row(p, p.test) for p in front.points if p.test is not None]
+    on_search = [_row(front, point, point.search) for point in front.points]
+    return on_search + [_row(front, p, p.test) for p in front.points if p.test is not None]
 
 
 def front_frame(front: ParetoFront) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def trials_frame(front: ParetoFront) -> pd.DataFrame:
     on_front = {point.trial for point in front.points}
     rows = [
         {
-            **_row(p, p.search),
+            **_row(front, p, p.search),
             "baseline": p.baseline,
             "exit_of": p.exit_of,
             "on_front": p.trial in on_front,
@@ -46,12 +46,14 @@ def summary(front: ParetoFront) -> dict[str, Any]:
         "ann_energy_pj": reference.energy_pj,
         "ann_energy_int8_pj": reference.energy_int8_pj,
         "energy_model": front.energy_model.name,
+        "confidence": front.confidence,
         "trials": len(front.trials),
         "front": front_rows(front),
     }
 
 
-def _row(point: FrontPoint, m: Measurement) -> dict[str, Any]:
+def _row(front: ParetoFront, point: FrontPoint, m: Measurement) -> dict[str, Any]:
+    low, high = m.drop.interval() if m.drop else (None, None)
     return {
         "trial": point.trial,
         "split": m.split,
@@ -59,6 +61,10 @@ def _row(point: FrontPoint, m: Measurement) -> dict[str, Any]:
         "accuracy": m.accuracy.value,
         "accuracy_low": m.accuracy.low,
         "accuracy_high": m.accuracy.high,
+        "drop": m.drop.mean if m.drop else None,
+        "drop_low": low,
+        "drop_high": high,
+        "drop_promised": point.promise.bound(front.confidence) if point.promise else None,
         "energy_pj": m.energy_pj.value,
         "energy_pj_low": _finite(m.energy_pj.low),
         "energy_pj_high": _finite(m.energy_pj.high),
@@ -67,6 +73,7 @@ def _row(point: FrontPoint, m: Measurement) -> dict[str, Any]:
         "timesteps_mean": m.timesteps.value,
         "spikes": m.spikes.value,
         "kl": m.kl.value,
+        "segments_before": len(point.lineage),
         "params": dict(point.params),
     }
 

@@ -4,16 +4,19 @@ from search._budget import Budget, is_feasible
 from search._errors import StudyError
 from search._exits import measured_exits
 from search._front import dominated_area, non_dominated
+from search._promise import DropModel, Promise, samples_for
 from search._status import StudyStatus, Worker, study_status
 from search._study import (
     DIRECTIONS,
     METRICS,
     Plan,
     StudySetup,
+    ann_reference,
     check_evaluator,
     check_settings,
     check_setup,
     load_study,
+    note_ann,
     open_study,
     plan_of,
     set_plan,
@@ -69,6 +72,7 @@ __all__ = [
     "AdditiveSampler",
     "ArtifactStates",
     "Budget",
+    "DropModel",
     "Frontier",
     "LayerTables",
     "MakeEvaluator",
@@ -76,12 +80,14 @@ __all__ = [
     "ParetoDP",
     "ParetoSearch",
     "Plan",
+    "Promise",
     "Sensitivity",
     "StudyError",
     "StudySetup",
     "StudyStatus",
     "TrialRecord",
     "Worker",
+    "ann_reference",
     "check_evaluator",
     "check_settings",
     "check_setup",
@@ -101,6 +107,7 @@ __all__ = [
     "measured_exits",
     "measurement_of",
     "non_dominated",
+    "note_ann",
     "open_states",
     "open_storage",
     "open_study",
@@ -109,6 +116,7 @@ __all__ = [
     "reason_of",
     "run_study",
     "run_worker",
+    "samples_for",
     "sensitivity",
     "serve_storage",
     "set_plan",

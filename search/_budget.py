@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from conversion import ConfigError
-from evaluators import Evaluator, Measurement
+from evaluators import Evaluator, Measurement, normal_quantile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +19,21 @@ class Budget:
 
     Attributes:
         max_energy: Share of the ANN's energy, or None.
-        max_accuracy_drop: Below the ANN's accuracy, as a fraction, or None.
+        max_accuracy_drop: Below the ANN's accuracy, as a fraction, or None. The search keeps what
+            keeps it by its mean; reports and exports promise it with ``confidence``.
+        confidence: Of the promise that no more is lost.
     """
 
     max_energy: float | None = None
     max_accuracy_drop: float | None = None
+    confidence: float = 0.9
 
     def __post_init__(self) -> None:
         if self.max_energy is not None and not 0 < self.max_energy < math.inf:
             raise ConfigError(f"max_energy must be finite and > 0, got {self.max_energy!r}")
         if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 1:
             raise ConfigError(f"max_accuracy_drop must be in 0..1, got {self.max_accuracy_drop!r}")
+        normal_quantile(self.confidence)
 
     def __str__(self) -> str:
         """In words; empty without limits."""

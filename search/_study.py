@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from conversion import EnergyModel, energy_model
-from evaluators import Evaluator, TaskSpec
+from evaluators import AnnReference, Evaluator, TaskSpec
 from search._budget import NO_LIMITS, Budget
 from search._errors import StudyError
 from spaces import LayerSpace
@@ -127,6 +127,20 @@ def plan_of(study: optuna.Study) -> Plan:
             " `spikefront search --workers 0` does"
         )
     return Plan(**attrs[_PLAN])
+
+
+_ANN = "ann"
+
+
+def note_ann(study: optuna.Study, ann: AnnReference) -> None:
+    """Keep what the ANN gives on the search split, for those who only look into the storage."""
+    study.set_user_attr(_ANN, ann.to_dict())
+
+
+def ann_reference(study: optuna.Study) -> AnnReference | None:
+    """What the ANN gives on the search split, if a search has noted it."""
+    found = study.user_attrs.get(_ANN)
+    return None if found is None else AnnReference.from_dict(found)
 
 
 def open_study(

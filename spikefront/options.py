@@ -49,6 +49,17 @@ def limit_options(energy: str, drop: str) -> Callable[[Command], Command]:
     return functools.partial(_apply, options)
 
 
+def confidence_option(command: Command) -> Command:
+    """How sure a promise of lost accuracy is."""
+    option = click.option(
+        "--confidence",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Of the promise that no more accuracy is lost. Default: 0.9, or what the search was"
+        " told.",
+    )
+    return _apply([option], command)
+
+
 def task_options(command: Command) -> Command:
     """Options that say what to load."""
     options: list[Command] = [

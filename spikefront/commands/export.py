@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikefront.options import EnergyLimit, limit_options, run_options, study_options, task_options
-from spikefront.shared import evaluator_of, open_existing, print_table, provenance_of
+from spikefront.options import (
+    EnergyLimit,
+    confidence_option,
+    limit_options,
+    run_options,
+    study_options,
+    task_options,
+)
+from spikefront.shared import LOG, evaluator_of, open_existing, print_table, provenance_of
 
 if TYPE_CHECKING:
-    pass
+    from evaluators import Measurement
 
 
 @click.command()
@@ -21,8 +28,9 @@ if TYPE_CHECKING:
 @click.option("--trial", type=click.IntRange(0), help="This trial.")
 @limit_options(
     "The most accurate point up to this energy",
-    "The cheapest point that loses at most this much (0.01 is one point).",
+    "The cheapest trial that is promised to lose at most this much (0.01 is one point).",
 )
+@confidence_option
 @click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
 def export(
     out: Path,
@@ -33,6 +41,7 @@ def export(
     trial: int | None,
     max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
+    confidence: float | None,
     to: Path | None,
     **task: Any,
 ) -> None:
@@ -41,18 +50,19 @@ def export(
     Without a choice it takes the knee of the front.
     """
     from conversion import save
-    from reports import measure_front, measurement_table, select
+    from reports import ann_on_test, measure_front, measurement_table, select, tested
     from search import study_setup
 
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
     study, spec = open_existing(out, storage, study_name, task)
     evaluator = evaluator_of(study, spec, device, batch_size)
-    front = measure_front(study, evaluator, test=False)
+    front = measure_front(study, evaluator, test=False, confidence=confidence)
     share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
     model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
     measurement = evaluator.record(model, "search").measure(model.exit)
+    test = tested(study, point.trial)
     target = to or out / f"trial-{point.trial}.json"
     config = save(
         model,
@@ -65,7 +75,21 @@ def export(
             "params": dict(point.params),
             "lineage": list(point.lineage),
             "task": spec.to_dict(),
+            "test": test.to_dict() if test else None,
         },
     )
     print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
+    if test is not None:
+        print_table(measurement_table(test, ann_on_test(study)))
+    _warn_of_a_broken_promise(test, max_accuracy_drop)
     click.echo(f"\nTrial {point.trial} is in {target} and {target.parent / config.tensors}")
+
+
+def _warn_of_a_broken_promise(test: Measurement | None, limit: float | None) -> None:
+    drop = test.drop if test else None
+    if drop is not None and limit is not None and drop.mean > limit:
+        LOG.warning(
+            "promised to lose at most %.3g points, it lost %.3g on the test split",
+            100 * limit,
+            100 * drop.mean,
+        )

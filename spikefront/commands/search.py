@@ -15,6 +15,7 @@ from spikefront.options import (
     SAMPLER,
     EnergyLimit,
     artifacts_option,
+    confidence_option,
     energy_option,
     limit_options,
     read_pins,
@@ -51,9 +52,9 @@ if TYPE_CHECKING:
 @click.option(
     "--trials",
     type=click.IntRange(1),
-    default=200,
+    default=60,
     show_default=True,
-    help="Trials that the study shall have run, whoever ran them; further exits are free.",
+    help="Trials to run, across all workers; additional exits of the same passes are free.",
 )
 @click.option(
     "--sampler",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
 @limit_options(
     "Most energy of a point of the front", "Most accuracy it may lose (0.01 is one point)."
 )
+@confidence_option
 @click.option(
     "--paper/--no-paper",
     default=True,
@@ -170,6 +172,7 @@ def search(
     pins: dict[str, Any],
     max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
+    confidence: float | None,
     paper: bool,
     **task: Any,
 ) -> None:
@@ -202,7 +205,9 @@ def search(
     }
     place = storage or out / rooms.JOURNAL_NAME
     limit = max_energy or EnergyLimit()
-    budget = rooms.Budget(max_energy=limit.share, max_accuracy_drop=max_accuracy_drop)
+    budget = rooms.Budget(
+        max_energy=limit.share, max_accuracy_drop=max_accuracy_drop, confidence=confidence or 0.9
+    )
     settings = {"energy": energy_model(prices), "task": spec, **limits}
     if limit.picojoules is None:  # else what share that is shows when the network is loaded
         _check_place(out, place, name, budget=budget, **settings)
@@ -220,6 +225,7 @@ def search(
     study = rooms.open_study(rooms.open_storage(place), name, setup)
     plan = rooms.Plan(trials=trials, sampler=sampler, timeout=timeout, artifacts=states)
     rooms.set_plan(study, plan)
+    rooms.note_ann(study, evaluator.ann("search"))
     # A resumed search must not draw what the first one drew.
     seed = spec.seed + len(study.get_trials(deepcopy=False))
     study.sampler = rooms.make_sampler(
