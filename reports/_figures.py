@@ -36,15 +36,8 @@ def front_figure(front: ParetoFront) -> Figure:
         axes, paper, color=_PAPER, marker="^", s=24, label="baselines: the paper's search", zorder=2
     )
     _line(axes, front.points, lambda p: p.search, _FRONT, "front, search split")
-    _scatter(
-        axes,
-        learned,
-        color=_LEARNED,
-        marker="D",
-        s=20,
-        label="baselines: uniform, learned",
-        zorder=2,
-    )
+    named = "baselines: uniform, learned"
+    _scatter(axes, learned, color=_LEARNED, marker="D", s=20, label=named, zorder=2)
     if any(p.test for p in front.points):
         _line(axes, front.points, lambda p: p.test, _TEST, "the same, test split")
     _ann_lines(axes, front)

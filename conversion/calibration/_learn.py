@@ -19,7 +19,7 @@ from conversion.neurons import AdaFire
 from conversion.simulation._passes import AnalogPass, ann_logits
 
 _FIRING_RATE = 0.01
-_LEARNED_WEIGHT_RATE, _TUNED_WEIGHT_RATE = 0.015, 0.003
+_LEARNED_WEIGHT_RATE, _TUNED_WEIGHT_RATE = 0.02, 0.003
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,14 +19,18 @@ from conversion import (
     ConversionError,
     DeployError,
     Profile,
+    Segment,
     SpikingModel,
     convert,
     diagnose,
     load,
     make_calibration,
+    model_of_state,
     profile,
     save,
+    state_bytes,
 )
+from conversion.simulation import SpikingPass
 
 STEPS = 2
 
@@ -49,7 +55,8 @@ def found(net: nn.Module, images: Tensor) -> Profile:
 
 
 def config_of(found: Profile, calibration: str, **options: object) -> ConversionConfig:
-    learning = {n: options.pop(n) for n in ("iterations", "energy_weight") if n in options}
+    names = ("iterations", "energy_weight", "label_weight")
+    learning = {n: options.pop(n) for n in names if n in options}
     kind = make_calibration(calibration, **learning)
     defaults = {"timesteps": STEPS, "phi": 1, "rho": 1.5, "calibration": kind}
     return ConversionConfig.uniform(found.layers, **{**defaults, **options})
@@ -328,3 +335,108 @@ def test_errors(found: Profile, images: Tensor) -> None:
     network = found.network
     with pytest.raises(ConfigError, match=r"no parameter 'x' of \(1,\)"):
         network.with_weights({"x": torch.zeros(1)})
+
+
+def test_learning_goes_on_from_a_state(found: Profile, images: Tensor) -> None:
+    """A lineage learned from nothing is what its segments give one after the other."""
+    first = config_of(found, "learned", iterations=6, energy_weight=0.1)
+    second = replace(
+        config_of(
+            found, "learned-weights", iterations=4, energy_weight=0.5, neuron="dual-threshold"
+        ),
+        calibration_timesteps=1,
+    )
+    lineage = (first.segment(),)
+    second = replace(second, calibration=replace(second.calibration, before=lineage))
+    assert second.goes_on_from() == replace(first, calibration_timesteps=STEPS)
+    assert first.goes_on_from() is None
+    told: list[int] = []
+    start = convert(found, second.goes_on_from())
+    stepwise = convert(found, second, start=start, on_iteration=lambda n, _: told.append(n))
+    whole = convert(found, second)
+    assert told == [1, 2, 3, 4]
+    assert torch.equal(stepwise.simulate(images).logits, whole.simulate(images).logits)
+    assert not torch.equal(whole.simulate(images).logits, start.simulate(images).logits)
+    assert whole.weights, "learned in the second segment"
+    assert ConversionConfig.from_dict(json.loads(second.to_json())) == second
+    with pytest.raises(ConfigError, match="start is not the model of the config that this one"):
+        convert(found, second, start=whole)
+    with pytest.raises(ConfigError, match="start is for a calibration that goes on from earlier"):
+        convert(found, first, start=whole)
+
+
+def test_weights_that_an_earlier_segment_learned_are_kept(
+    net: nn.Sequential, found: Profile, images: Tensor, tmp_path: Path
+) -> None:
+    first = config_of(found, "learned-weights", iterations=4)
+    last = config_of(found, "learned", iterations=2)
+    last = replace(last, calibration=replace(last.calibration, before=(first.segment(),)))
+    model = convert(found, last)
+    tuned = convert(found, first).weights
+    assert all(torch.equal(value, tuned[name]) for name, value in model.weights.items())
+    save(model, tmp_path / "a.json")
+    again = load(tmp_path / "a.json", net)
+    assert torch.equal(again.simulate(images).logits, model.simulate(images).logits)
+
+
+def test_a_state_round_trips_and_knows_its_hash(found: Profile, images: Tensor) -> None:
+    config = config_of(found, "learned-weights", iterations=2)
+    model = convert(found, config)
+    data = state_bytes(model)
+    again = model_of_state(found, config, data)
+    assert torch.equal(again.simulate(images).logits, model.simulate(images).logits)
+    flipped = data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
+    for damaged, message in (
+        (flipped, "a learned state was altered: its SHA-256 differs"),
+        (data[: len(data) // 2], "a learned state is not safetensors"),
+        (b"", "a learned state is not safetensors"),
+    ):
+        with pytest.raises(DeployError, match=message):
+            model_of_state(found, config, damaged)
+
+
+def test_labels_are_weighed(found: Profile, images: Tensor, net: nn.Sequential) -> None:
+    """The loss grows by the weight times the cross-entropy, the mean over the steps."""
+    labels = torch.arange(32) % 4
+    batch = [(images[:32], labels)]
+    losses = []
+    for weight in (0.0, 0.7):
+        told: list[float] = []
+        config = config_of(found, "learned", iterations=1, label_weight=weight)
+        convert(found, config, data=batch, on_iteration=lambda _, loss, to=told: to.append(loss))
+        losses.append(told[0])
+    logits = convert(found, config_of(found, "light")).simulate(images[:32]).logits
+    expected = torch.stack([F.cross_entropy(step, labels) for step in logits]).mean()
+    assert losses[1] - losses[0] == pytest.approx(0.7 * float(expected), rel=1e-4)
+    with pytest.raises(ConfigError, match=r"label_weight needs batches \(inputs, labels\)"):
+        convert(found, config, data=images)
+
+
+def test_phi_stays_a_hard_limit(found: Profile, images: Tensor) -> None:
+    model = convert(found, config_of(found, "learned-weights", iterations=20, phi=2))
+    most: list[float] = []
+    run = SpikingPass(
+        model.synapses, model.neurons, on_spikes=lambda _, counts, __: most.append(counts.max())
+    )
+    run.advance(run.start(100 * images), STEPS)
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calibration": "light"}, "a segment needs a calibration that learns, got 'light'"),
+        ({"timesteps": 0}, "timesteps must be a whole number >= 1, got 0"),
+        ({"iterations": 0}, "iterations must be a whole number >= 1, got 0"),
+        ({"label_weight": -1}, "label_weight must be finite and >= 0, got -1"),
+    ],
+)
+def test_segments_are_checked(changes: dict, message: str) -> None:
+    values = {"calibration": "learned", "timesteps": 2, "neuron": "adafire", "iterations": 3,
+              "energy_weight": 0.1}  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        Segment(**{**values, **changes})
+    with pytest.raises(ConfigError, match="before must be segments of learning"):
+        make_calibration("learned", before=[{"iterations": 3}])
+    with pytest.raises(ConfigError, match="a segment is of learned calibration"):
+        ConversionConfig.uniform(("a",), timesteps=1).segment()

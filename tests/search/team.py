@@ -11,6 +11,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 import optuna
+import torch
 from optuna.trial import TrialState
 
 from conversion import Choice
@@ -24,6 +25,7 @@ from search import (
     open_study,
     passes,
     run_worker,
+    study_setup,
 )
 from search._trial import is_double
 from spaces import LayerSpace
@@ -48,21 +50,28 @@ def made(url: str, evaluator: Evaluator) -> optuna.Study:
     return open_study(open_storage(url), "s", StudySetup.of(evaluator, space))
 
 
-def work(url: str, evaluator: Evaluator, trials: int, options: dict[str, object]) -> None:
+def work(
+    url: str, evaluator: Evaluator, trials: int, options: dict[str, object], name: str
+) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = LayerSpace(layers=evaluator.layers)
+    torch.set_num_threads(1)  # a forked process that uses torch's threads hangs
     study = load_study(open_storage(url), "s")
+    space = study_setup(study).space
 
     def sampler(number: int) -> optuna.samplers.BaseSampler:
-        return make_sampler("random", seed=number, profile=evaluator.profile, space=space)
+        return make_sampler(name, seed=number, profile=evaluator.profile, space=space)
 
-    given = {"beat": 0.5, "grace": 5.0, **options}
+    given = {"beat": 0.5, "grace": 5.0, "states": evaluator.states, **options}
     run_worker(study, space, evaluator, trials=trials, sampler=sampler, **given)
 
 
-def started(url: str, evaluator: Evaluator, trials: int, **options: object) -> BaseProcess:
+def started(
+    url: str, evaluator: Evaluator, trials: int, *, sampler: str = "random", **options: object
+) -> BaseProcess:
     _ = evaluator.profile  # a forked process that uses torch's threads hangs
-    process = FORK.Process(target=work, args=(url, evaluator, trials, options), daemon=True)
+    process = FORK.Process(
+        target=work, args=(url, evaluator, trials, options, sampler), daemon=True
+    )
     process.start()
     return process
 
@@ -76,12 +85,13 @@ def killed_again_and_again(
     seconds: float,
     every: float,
     halfway: Callable[[], None] = lambda: None,
+    sampler: str = "random",
 ) -> int:
     """Work on a study while one worker after the other is killed and replaced.
 
     ``halfway`` is called once in the middle.
     """
-    team = [started(url, evaluator, trials) for _ in range(workers)]
+    team = [started(url, evaluator, trials, sampler=sampler) for _ in range(workers)]
     kills, start, random_one, done = 0, time.monotonic(), random.Random(0), False
     while (passed := time.monotonic() - start) < seconds:
         if passed > seconds / 2 and not done:
@@ -93,7 +103,7 @@ def killed_again_and_again(
             os.kill(team[chosen].pid or 0, signal.SIGKILL)
             kills += 1
         team[chosen].join()
-        team[chosen] = started(url, evaluator, trials)
+        team[chosen] = started(url, evaluator, trials, sampler=sampler)
     for process in team:
         process.join(300)
         assert process.exitcode == 0

@@ -11,9 +11,16 @@ import torch
 from conversion import ConversionConfig, convert
 from conversion.simulation import AnalogPass
 from evaluators import Evaluator, Task
-from search import AdditiveSampler, Budget, layer_tables
+from search import (
+    AdditiveSampler,
+    Budget,
+    TrialRecord,
+    choice_of,
+    layer_tables,
+    measurement_of,
+)
 from search._exits import LOSSES, foreseen_exits
-from search.sampler import _additive
+from search.sampler import _roots
 from spaces import LayerSpace
 
 
@@ -88,32 +95,44 @@ def test_it_serves_in_a_user_s_own_study(evaluator: Evaluator, space: LayerSpace
     assert len({tuple(sorted(p.items())) for p in first}) == 12, "nothing is measured twice"
 
 
-def test_what_learns_starts_from_the_front(evaluator: Evaluator) -> None:
-    """Points of the front, φ and ρ kept, once there is a front; the others never learn."""
+def test_learning_goes_on_from_what_is_there(evaluator: Evaluator) -> None:
+    """Every learned trial keeps φ and ρ of its parent, and its lineage is the parent's and more."""
     space = LayerSpace(
-        layers=evaluator.layers, calibrations=("light", "learned"), iterations=2, timesteps=(1, 2)
+        layers=evaluator.layers,
+        calibrations=("light", "learned", "learned-weights"),
+        iterations=(2, 4),
+        timesteps=(1, 2),
+        pins={f"phi/{evaluator.layers[0]}": 2},
     )
-    study = optuna.create_study(
-        directions=["maximize", "minimize"],
-        sampler=AdditiveSampler(evaluator.profile, space, seed=0),
-    )
+    study, _ = searched(evaluator, space, 40)
+    learned = [t for t in study.trials if t.params["calibration"] != "light"]
     layers = [name for name in space.distributions() if name.startswith(("phi/", "rho/"))]
-    earlier: set[tuple] = set()
-    learned = 0
-    for number in range(90):
-        trial = study.ask()
-        measurement = evaluator.measure(space.suggest(trial))
-        trial.set_user_attr("measurement", measurement.to_dict())
-        study.tell(trial, (measurement.accuracy.value, measurement.energy_pj.value))
-        cells = tuple(trial.params[name] for name in layers)
-        if trial.params["calibration"] == "learned":
-            learned += 1
-            assert number >= 25
-            assert cells in earlier
+    assert learned[0].number >= 6, "there is nothing to learn from yet"
+    assert len(learned) > 10
+    depths = []
+    for trial in learned:
+        record = TrialRecord.of(trial)
+        parent = study.trials[record.goes_on_from]
+        assert all(trial.params[name] == parent.params[name] for name in layers)
+        assert trial.params[f"phi/{evaluator.layers[0]}"] == 2
+        if parent.params["calibration"] == "light":
+            assert not record.lineage
         else:
-            assert trial.params["learning/energy_weight"] == 0
-        earlier.add(cells)
-    assert learned >= 3
+            segment = vars(space.choice(parent.params).conversion.segment())
+            assert record.lineage == [*TrialRecord.of(parent).lineage, segment]
+        depths.append(len(record.lineage))
+    assert max(depths) >= 2
+
+
+def test_what_a_trial_measured_is_what_its_lineage_gives(evaluator: Evaluator) -> None:
+    """The choice that is read back from a trial, learned again from nothing, is the same."""
+    space = LayerSpace(layers=evaluator.layers, calibrations=("light", "learned-weights"),
+                       iterations=(2,), timesteps=(1, 2))  # fmt: skip
+    study, _ = searched(evaluator, space, 25)
+    last = max(study.trials, key=lambda t: len(TrialRecord.of(t).lineage))
+    assert TrialRecord.of(last).lineage
+    again = Evaluator(evaluator.task).measure(choice_of(space, last))
+    assert again == measurement_of(last)
 
 
 def test_pins_and_a_fixed_t_are_kept(evaluator: Evaluator) -> None:
@@ -163,7 +182,7 @@ def test_exits_of_a_pass_are_foreseen_from_the_whole_pass(evaluator: Evaluator) 
                 user_attrs={"measurement": measurement.to_dict()},
             )
         )
-    known = [sampler._seen(study, t) for t in study.trials]
+    known = [sampler._book.seen(study, t) for t in study.trials]
     foreseen = []
 
     def noted(staircases, *arguments):
@@ -171,8 +190,8 @@ def test_exits_of_a_pass_are_foreseen_from_the_whole_pass(evaluator: Evaluator) 
         return foreseen_exits(staircases, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_additive, "foreseen_exits", noted)
-        sampler._ranked(known, known, [], LOSSES[0])
+        patch.setattr(_roots, "foreseen_exits", noted)
+        sampler._roots.ranked(known, known, [], LOSSES[0])
     assert len(foreseen[0]) == 1, "they are one pass"
     assert len(foreseen[0][0]) == len(known[0].exits[LOSSES[0]]) > 1
 
@@ -251,7 +270,7 @@ def test_studies_are_told_apart(evaluator: Evaluator, space: LayerSpace) -> None
     second, _ = searched(evaluator, replace(space, phi_max=2), 3)
     for study in (first, second):
         for trial in study.trials:
-            assert sampler._seen(study, trial).params == trial.params
+            assert sampler._book.seen(study, trial).params == trial.params
 
 
 def test_every_t_is_tried_where_nothing_exits(evaluator: Evaluator) -> None:
@@ -270,10 +289,10 @@ def test_every_t_is_tried_where_nothing_exits(evaluator: Evaluator) -> None:
 
 def test_a_space_that_only_learns_is_learned_from(evaluator: Evaluator) -> None:
     space = LayerSpace(
-        layers=evaluator.layers, calibrations=("learned",), iterations=1, timesteps=(1, 2)
+        layers=evaluator.layers, calibrations=("learned",), iterations=(1,), timesteps=(1, 2)
     )
     _, sampler = searched(evaluator, space, 8)
-    assert not np.allclose(sampler._surrogate.mean, sampler._surrogate._prior)
+    assert not np.allclose(sampler._roots.surrogate.mean, sampler._roots.surrogate._prior)
 
 
 def test_energies_are_predicted_as_measured(evaluator: Evaluator) -> None:
@@ -281,9 +300,9 @@ def test_energies_are_predicted_as_measured(evaluator: Evaluator) -> None:
     space = LayerSpace(layers=evaluator.layers, timesteps=(1, 4), pins={"iat/alpha": 1.0})
     graded = Evaluator(evaluator.task, energy="horowitz45-int8")
     study, sampler = searched(graded, space, 20, energy=graded.energy)
-    known = [sampler._seen(study, t) for t in study.trials]
-    sampler._ranked(known, known, [], LOSSES[0])
-    predicted = sampler._log_energies([t.candidate for t in known])
+    known = [sampler._book.seen(study, t) for t in study.trials]
+    sampler._roots.ranked(known, known, [], LOSSES[0])
+    predicted = sampler._book.log_energies([t.candidate for t in known])
     found = np.log([t.measurement.energy_ratio for t in known])
     assert np.abs(predicted - found).max() < 0.15
 
@@ -291,9 +310,9 @@ def test_energies_are_predicted_as_measured(evaluator: Evaluator) -> None:
 def test_energies_of_first_steps_are_predicted_where_samples_exit(evaluator: Evaluator) -> None:
     space = LayerSpace(layers=evaluator.layers, timesteps=(1, 4), neurons=("adafire",))
     study, sampler = searched(evaluator, space, 20)
-    known = [sampler._seen(study, t) for t in study.trials]
-    sampler._ranked(known, known, [], LOSSES[0])
-    predicted = sampler._log_energies([t.candidate for t in known])
+    known = [sampler._book.seen(study, t) for t in study.trials]
+    sampler._roots.ranked(known, known, [], LOSSES[0])
+    predicted = sampler._book.log_energies([t.candidate for t in known])
     found = np.log([t.measurement.exit_curve[0][3] for t in known])
     assert abs(np.mean(predicted - found)) < 0.05
     assert np.abs(predicted - found).max() < 0.3

@@ -30,17 +30,29 @@ def test_names_are_static(space: LayerSpace) -> None:
 
 
 def test_learning_brings_its_weight_of_energy() -> None:
-    space = LayerSpace(layers=("a",), calibrations=("light", "learned"), iterations=7)
+    space = LayerSpace(layers=("a",), calibrations=("light", "learned"), iterations=(7, 9))
     assert "learning/energy_weight" in space.distributions()
-    params = {**space.uniform(phi=1, rho=1.0, alpha=1.0), "learning/energy_weight": 0.5}
+    params = {
+        **space.uniform(phi=1, rho=1.0, alpha=1.0),
+        "learning/energy_weight": 0.5,
+        "learning/iterations": 7,
+    }
     plain = space.choice(params).conversion
     learned = space.choice({**params, "calibration": "learned"}).conversion
     assert plain.calibration == Light()
     assert learned.calibration == Learned(iterations=7, energy_weight=0.5)
-    with pytest.raises(ConfigError, match="iterations must be a whole number >= 1, got 0"):
-        LayerSpace(layers=("a",), iterations=0)
-    with pytest.raises(ConfigError, match="energy_weight_max must be finite and >= 0, got -1"):
-        LayerSpace(layers=("a",), energy_weight_max=-1)
+    goes_on = space.choice({**params, "calibration": "learned"}, [vars(learned.segment())])
+    assert goes_on.conversion.lineage == (learned.segment(),)
+    prices = [p["learning/energy_weight"] for p in space.learned_baselines()]
+    assert prices == [0.1, 0.5, 2.0, 8.0]
+    assert not LayerSpace(layers=("a",)).learned_baselines()
+    for settings, message in (
+        ({"iterations": (0,)}, "iterations must be different whole numbers >= 1"),
+        ({"energy_weight_max": -1}, "energy_weight_max must be finite and > 0.01, got -1"),
+        ({"label_weight": -1}, "label_weight must be finite and >= 0, got -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            LayerSpace(layers=("a",), **settings)
 
 
 def test_suggest_gives_the_choice_of_the_trial_s_parameters(space: LayerSpace) -> None:

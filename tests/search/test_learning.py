@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import TrialState, create_trial
+
+from conversion import Choice
+from evaluators import Evaluator, Task
+from search import (
+    StudyError,
+    StudySetup,
+    TrialRecord,
+    choice_of,
+    load_study,
+    measurement_of,
+    open_states,
+    open_storage,
+    open_study,
+    passes,
+    run_study,
+)
+from search.learning import needless_states
+from search.sampler import make_sampler
+from spaces import LayerSpace
+from tests.search.servers import PostgreSQL
+from tests.search.team import check_whole, killed_again_and_again
+
+
+def space_of(evaluator: Evaluator) -> LayerSpace:
+    return LayerSpace(
+        layers=evaluator.layers,
+        calibrations=("light", "learned-weights"),
+        iterations=(3, 6),
+        timesteps=(1, 2),
+    )
+
+
+def searched(task: Task, folder: Path, trials: int) -> tuple[optuna.Study, Evaluator]:
+    evaluator = Evaluator(task, states=open_states(folder / "artifacts"))
+    space = space_of(evaluator)
+    storage = open_storage(folder / "study.journal")
+    study = open_study(storage, "s", StudySetup.of(evaluator, space))
+    study.sampler = make_sampler("additive", seed=0, profile=evaluator.profile, space=space)
+    run_study(
+        study, space, lambda: evaluator, trials=trials, folder=folder, states=evaluator.states
+    )
+    return study, evaluator
+
+
+def learned_again(evaluator: Evaluator, choice: Choice) -> int:
+    """Iterations that measuring a choice takes."""
+    done: list[int] = []
+    evaluator.convert(choice, on_iteration=lambda n, _: done.append(n))
+    return len(done)
+
+
+def test_states_are_kept_found_and_pruned(small_task: Task, tmp_path: Path) -> None:
+    study, _ = searched(small_task, tmp_path, 45)
+    space = load_space(study)
+    records = {t.number: TrialRecord.of(t) for t in passes(study)}
+    learned = [n for n, record in records.items() if record.state]
+    assert len(learned) > 12
+    assert any(records[n].lineage for n in learned)
+    needless = needless_states(study.trials)
+    assert needless, "after so many trials there are some that nothing descends from"
+    kept = {path.stem for path in (tmp_path / "artifacts").iterdir()}
+    assert kept == {records[n].state for n in learned} - needless
+    for number in learned:
+        (meta,) = get_all_artifact_meta(study.trials[number], storage=study._storage)
+        assert meta.artifact_id == f"{records[number].state}.safetensors"
+    there = [n for n in learned if records[n].state in kept]
+    fresh = Evaluator(small_task, states=open_states(tmp_path / "artifacts"))
+    for number in there[-3:]:
+        choice = choice_of(space, study.trials[number])
+        assert learned_again(fresh, choice) == 0
+        assert fresh.measure(choice) == measurement_of(study.trials[number])
+
+
+def load_space(study: optuna.Study) -> LayerSpace:
+    return StudySetup.from_dict(study.user_attrs["spikefront"]).space
+
+
+def test_a_state_that_is_lost_or_damaged_is_learned_again(
+    small_task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study, _ = searched(small_task, tmp_path, 30)
+    space = load_space(study)
+    kept = {path.stem: path for path in (tmp_path / "artifacts").iterdir()}
+    one, two = [t for t in passes(study) if TrialRecord.of(t).state in kept][-2:]
+    damaged = kept[TrialRecord.of(one).state]
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    kept[TrialRecord.of(two).state].unlink()
+    fresh = Evaluator(small_task, states=open_states(tmp_path / "artifacts"))
+    for trial in (one, two):
+        choice = choice_of(space, trial)
+        assert learned_again(fresh, choice) == choice.conversion.calibration.iterations
+        assert fresh.measure(choice) == measurement_of(trial)
+    assert "it is learned again" in caplog.text
+    again = Evaluator(small_task, states=open_states(tmp_path / "artifacts"))
+    assert learned_again(again, choice_of(space, one)) == 0, "it was kept again"
+
+
+def test_a_store_that_cannot_be_reached_is_told_of_once(
+    small_task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "artifacts").write_text("a file, where the folder should be")
+    study, _ = searched(small_task, tmp_path, 30)
+    assert len(passes(study)) == 30
+    told = [r.message for r in caplog.records if "the artifacts in" in r.message]
+    assert len(told) == 1
+    assert "cannot be" in told[0]
+
+
+def test_places_that_are_none() -> None:
+    with pytest.raises(StudyError, match="artifacts are kept in a folder, s3:// or gs://, got"):
+        open_states("ftp://host/place")
+
+
+def test_prefixes_of_buckets() -> None:
+    from search.learning._states import ArtifactStates, _Prefixed
+
+    class Bucket:
+        def __init__(self) -> None:
+            self.files: dict[str, bytes] = {}
+
+        def open_reader(self, name: str) -> io.BytesIO:
+            return io.BytesIO(self.files[name])
+
+        def write(self, name: str, body: io.BytesIO) -> None:
+            self.files[name] = body.read()
+
+        def remove(self, name: str) -> None:
+            del self.files[name]
+
+    bucket = Bucket()
+    states = ArtifactStates(_Prefixed(bucket, "team/digits"), "s3://bucket/team/digits")
+    states.put("k", b"data")
+    assert list(bucket.files) == ["team/digits/k.safetensors"]
+    assert states.get("k") == b"data"
+    states.remove("k")
+    assert not bucket.files
+
+
+def test_what_is_needed_by_hand() -> None:
+    """0 <- 1 <- 2 on the front, 3 beaten; a running trial goes on from 4; ten more are recent."""
+
+    def trial(
+        number: int, accuracy: float, energy: float, parent: int | None
+    ) -> optuna.trial.FrozenTrial:
+        record = TrialRecord(
+            measurement={"accuracy": {"value": accuracy}, "energy_ratio": energy,
+                         "kl": {"value": 1 - accuracy}},
+            goes_on_from=parent, state=f"s{number}",
+        )  # fmt: skip
+        made = create_trial(values=[accuracy, energy], user_attrs=record.attrs())
+        made.number = number
+        return made
+
+    every = [
+        trial(0, 0.5, 0.9, None), trial(1, 0.6, 0.8, 0), trial(2, 0.9, 0.1, 1),
+        trial(3, 0.7, 0.5, None), trial(4, 0.7, 0.5, None),
+        *(trial(n, 0.1, 0.99, None) for n in range(5, 15)),
+    ]  # fmt: skip
+    running = create_trial(state=TrialState.RUNNING, user_attrs={"goes_on_from": 4})
+    running.number = 15
+    assert needless_states([*every, running]) == {"s3", "s5", "s6"}
+    assert needless_states([running]) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["journal", "postgresql"])
+def test_killed_workers_that_learn(
+    small_task: Task, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, where: str
+) -> None:
+    """Nothing is lost, no state is half written, and every trial gives again what it gave."""
+    server = None
+    url = str(tmp_path / "study.journal")
+    if where == "postgresql":
+        pytest.importorskip("psycopg")
+        server = PostgreSQL(tmp_path_factory.mktemp("pg"))
+        server.start()
+        url = server.url
+    try:
+        states = open_states(tmp_path / "artifacts")
+        evaluator = Evaluator(small_task, states=states)
+        space = space_of(evaluator)
+        study = open_study(open_storage(url), "s", StudySetup.of(evaluator, space))
+        kills = killed_again_and_again(
+            url, evaluator, workers=4, trials=150, seconds=25, every=1.5, sampler="additive",
+        )  # fmt: skip
+        assert kills > 8
+        check_whole(study, 150, workers=4)
+        study = load_study(open_storage(url), "s")
+        learned = [t for t in passes(study) if TrialRecord.of(t).state]
+        assert len(learned) > 20
+        files = list((tmp_path / "artifacts").glob("*.safetensors"))
+        assert files
+        fresh = Evaluator(small_task, states=states)
+        names = {path.stem for path in files}
+        for trial in [t for t in learned if TrialRecord.of(t).state in names][-8:]:
+            assert states.get(TrialRecord.of(trial).state)
+            assert fresh.measure(choice_of(space, trial)) == measurement_of(trial)
+    finally:
+        if server is not None:
+            server.stop()
