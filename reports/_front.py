@@ -269,12 +269,11 @@ def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) 
 
 def _more_samples(front: ParetoFront, limit: float) -> str:
     """How many search samples would do for a trial that keeps the limit by its mean."""
-    kept = [p.search.drop for p in front.trials if p.search.drop and p.search.drop.mean < limit]
-    needed = [n for d in kept if (n := samples_for(d, limit, front.confidence)) is not None]
-    if not needed:
-        return ""
     there = front.ann["search"].n
-    return f" (n = {there}; about {max(min(needed), there + 1):,} search samples would do)"
+    promises = [p.promise for p in front.trials if p.promise is not None]
+    found = [samples_for(p, there, limit, front.confidence) for p in promises]
+    needed = [n for n in found if n is not None]
+    return f" (n = {there}; about {min(needed):,} search samples would do)" if needed else ""
 
 
 def _accuracy(point: FrontPoint) -> float:

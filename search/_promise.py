@@ -92,10 +92,17 @@ def _centre(drop: PairedDrop) -> float:
     return drop.n * drop.mean / (drop.n + 2)
 
 
-def samples_for(drop: PairedDrop, limit: float, confidence: float) -> int | None:
-    """Samples with which a drop like this one would be promised; None where none are enough."""
-    if drop.mean >= limit:
+def samples_for(promise: Promise, n: int, limit: float, confidence: float) -> int | None:
+    """Samples with which a point like this one would keep a limit; None where none are enough.
+
+    Args:
+        promise: By ``n`` samples.
+        n: How many there are.
+        limit: Most that may be lost.
+        confidence: Of the promise.
+    """
+    if promise.mean >= limit:
         return None
-    z = normal_quantile(confidence)
-    variance = max(drop.square - drop.mean**2, 1 / drop.n)
-    return math.ceil(variance * (z / (limit - drop.mean)) ** 2)
+    return math.ceil(
+        n * (normal_quantile(confidence) * promise.spread / (limit - promise.mean)) ** 2
+    )

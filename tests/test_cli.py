@@ -60,7 +60,7 @@ def test_the_road_from_study_to_a_verified_config(
     assert {row["split"] for row in report["front"]} == {"search", "test"}
     assert "made with --task" in spikefront("report", check=False).stderr
 
-    spikefront("export", "--task", searched, "--max-accuracy-drop", 0.05, "--to", "best.json")
+    spikefront("export", "--task", searched, "--max-accuracy-drop", 0.2, "--to", "best.json")
     config = json.loads((tmp_path / "best.json").read_text())
     row = next(
         r

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from conversion import ConfigError
 from evaluators import PairedDrop, normal_quantile
 from evaluators._estimate import estimate_mean
-from search import DropModel, samples_for
+from search import DropModel, Promise, samples_for
 
 
 def test_paired_drop_by_hand() -> None:
@@ -85,12 +85,12 @@ def test_promises_are_kept_by_what_is_chosen_for_them() -> None:
 
 
 def test_samples_for_a_promise() -> None:
-    drop = PairedDrop(n=450, mean=0.004, square=0.012)
-    needed = samples_for(drop, 0.005, 0.9)
+    promise = Promise(mean=0.004, spread=0.005)
+    needed = samples_for(promise, 450, 0.005, 0.9)
     assert needed is not None
-    larger = PairedDrop(n=needed, mean=0.004, square=0.012)
-    assert larger.bound(0.9) == pytest.approx(0.005, abs=2e-4)
-    assert samples_for(drop, 0.004, 0.9) is None
+    larger = Promise(mean=0.004, spread=0.005 * math.sqrt(450 / needed))
+    assert larger.bound(0.9) == pytest.approx(0.005, rel=1e-3)
+    assert samples_for(promise, 450, 0.004, 0.9) is None
 
 
 def test_a_measurement_without_a_drop_is_promised_nothing() -> None:
