@@ -154,6 +154,7 @@ class ConversionConfig:
             iterations=last.iterations,
             energy_weight=last.energy_weight,
             label_weight=last.label_weight,
+            rate=last.rate,
             before=self.lineage[:-1],
         )
         return replace(
@@ -183,6 +184,7 @@ class ConversionConfig:
             iterations=calibration.iterations,
             energy_weight=calibration.energy_weight,
             label_weight=calibration.label_weight,
+            rate=calibration.rate,
         )
 
     def check_layers(self, names: Iterable[str]) -> None:

@@ -40,7 +40,8 @@ class LayerSpace:
 
     ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``neuron``,
     ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``; and where one of
-    the calibrations learns ``learning/iterations`` and ``learning/energy_weight``.
+    the calibrations learns ``learning/iterations``, ``learning/rate`` and
+    ``learning/energy_weight``.
 
     Attributes:
         layers: Names of the spiking layers.
@@ -52,6 +53,7 @@ class LayerSpace:
         calibrations: The ways to calibrate.
         calibration_timesteps: The values of T to calibrate at.
         iterations: The numbers of gradient steps to choose from.
+        rates: Factors on the rate at which weights are learned.
         energy_weight_max: Largest price of energy in what is learned.
         label_weight: Weight of the labels in what is learned; 0 needs none.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
@@ -68,6 +70,7 @@ class LayerSpace:
     calibrations: tuple[str, ...] = ("light", "advanced", "none")
     calibration_timesteps: tuple[int, ...] = (1, 2, 4)
     iterations: tuple[int, ...] = (100, 200, 400)
+    rates: tuple[float, ...] = (0.4, 1.0, 3.0)
     energy_weight_max: float = 16.0
     label_weight: float = 0.0
     beta_max: float = 0.4
@@ -96,6 +99,8 @@ class LayerSpace:
                 f"energy_weight_max must be finite and > {LEAST_PRICE}, got"
                 f" {self.energy_weight_max!r}"
             )
+        if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) != len(self.rates):
+            raise ConfigError(f"rates must be different numbers > 0, got {self.rates!r}")
         if not 0 <= self.label_weight < float("inf"):
             raise ConfigError(f"label_weight must be finite and >= 0, got {self.label_weight!r}")
         if not 0 <= self.beta_max <= 1:
@@ -140,6 +145,7 @@ class LayerSpace:
         weight = FloatDistribution(LEAST_PRICE, self.energy_weight_max, log=True)
         learning = {
             names.ITERATIONS: CategoricalDistribution(self.iterations),
+            names.RATE: CategoricalDistribution(self.rates),
             names.ENERGY_WEIGHT: weight,
         }
         return {
@@ -209,6 +215,7 @@ class LayerSpace:
         """The calibration of its name, with those of the given options that it has."""
         given = {
             "iterations": params.get(names.ITERATIONS),
+            "rate": float(params.get(names.RATE, 1.0)),
             "energy_weight": float(params.get(names.ENERGY_WEIGHT, 0.0)),
             "label_weight": self.label_weight,
             "before": lineage,
@@ -236,11 +243,17 @@ class LayerSpace:
             **self.pins,
         }
 
-    def learning(self, energy_weight: float = 0.1, iterations: int | None = None) -> dict[str, Any]:
+    def learning(
+        self,
+        energy_weight: float = 0.1,
+        iterations: int | None = None,
+        rate: float | None = None,
+    ) -> dict[str, Any]:
         """Parameters of learning; of what does not learn, too, where they mean nothing."""
         between = sorted(self.iterations)[len(self.iterations) // 2]
         return {
             names.ITERATIONS: iterations or between,
+            names.RATE: rate or sorted(self.rates)[len(self.rates) // 2],
             names.ENERGY_WEIGHT: min(max(energy_weight, LEAST_PRICE), self.energy_weight_max),
         }
 

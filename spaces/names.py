@@ -11,6 +11,7 @@ CALIBRATION = "calibration"
 CALIBRATION_TIMESTEPS = "calibration/timesteps"
 ENERGY_WEIGHT = "learning/energy_weight"
 ITERATIONS = "learning/iterations"
+RATE = "learning/rate"
 ALPHA = "iat/alpha"
 BETA = "iat/beta"
 

@@ -19,7 +19,7 @@ from conversion.neurons import AdaFire
 from conversion.simulation._passes import AnalogPass, ann_logits
 
 _FIRING_RATE = 0.01
-_LEARNED_WEIGHT_RATE, _TUNED_WEIGHT_RATE = 0.02, 0.003
+_LEARNED_WEIGHT_RATE, _TUNED_WEIGHT_RATE = 0.007, 0.003
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class Learn(Step):
     energy_weight: float
     label_weight: float = 0.0
     weights: bool = False
+    rate: float = 1.0
 
     @property
     def saves(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -70,7 +71,7 @@ class Learn(Step):
                 total = total + self.label_weight * _cross_entropy(outputs, labels)
             return total
 
-        groups = [firing.group(), *_groups(weights, _LEARNED_WEIGHT_RATE)]
+        groups = [firing.group(), *_groups(weights, self.rate * _LEARNED_WEIGHT_RATE)]
         _descend(groups, loss, draft, self.iterations)
         with torch.no_grad():
             firing.place(draft.neurons)

@@ -33,7 +33,7 @@ from spaces import LayerSpace, names
 
 _LOG = logging.getLogger("spikefront")
 
-_OTHER_KIND = 0.1
+_OTHER_KIND = 0.2
 """Share of the proposals of the kind that has gained less per second."""
 
 _FIRST_ROOTS = 6

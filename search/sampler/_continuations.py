@@ -24,7 +24,7 @@ _FIRST_PRICES = (0.03, 3.0)
 
 _REFERENCE_PRICE = 0.1
 _KEEPS = 0.75
-"""Share of the continuations with the neuron and the T of their parent."""
+"""Share of the continuations with the T and the rate of their parent; its neuron they keep."""
 
 _FROM_LEARNED = 0.8
 """Share of the draws that go on from a learned state, where there is one."""
@@ -32,9 +32,9 @@ _FROM_LEARNED = 0.8
 _LATEST = 4
 """Learned passes that are parents even if they are on no front."""
 
-_PRIOR = np.array([[-0.15, -0.2, -0.1, -0.05], [-0.5, 0.15, -0.4, -0.25]])
+_PRIOR = np.array([[-0.15, -0.2, -0.1, -0.05, 0.0], [-0.5, 0.15, -0.4, -0.25, 0.0]])
 """Of log energy and log divergence: what a first segment, one unit of log price, weights that were
-not learned before, and one unit of log iterations change (measured on digits, by hand)."""
+not learned before, one unit of log iterations, and one of log rate change (on digits, by hand)."""
 
 _SPREAD, _NOISE = 0.25, 0.2
 """Standard deviation of these effects, and of what is seen about them."""
@@ -134,7 +134,9 @@ class Continuations:
         )
         iterations = self._book.choices[names.ITERATIONS]
         learning = space.learning(
-            float(f"{price:.3g}"), iterations[int(random.integers(len(iterations)))]
+            float(f"{price:.3g}"),
+            iterations[int(random.integers(len(iterations)))],
+            self._inherited(parent, names.RATE, self._space.rates),
         )
         changed = {
             **params,
@@ -161,7 +163,7 @@ class Continuations:
         return weighers[int(self._random.integers(len(weighers)))]
 
     def _inherited(self, parent: Known, name: str, choices: Sequence[Any]) -> Any:
-        keeps = parent.learned and self._random.random() < _KEEPS
+        keeps = parent.learned and (name == names.NEURON or self._random.random() < _KEEPS)
         return parent.params[name] if keeps else choices[int(self._random.integers(len(choices)))]
 
     def _moves(self, passes: Mapping[int, Known], sought: Sequence[np.ndarray]) -> np.ndarray:
@@ -217,14 +219,15 @@ def _work(params: Mapping[str, Any]) -> float:
 
 
 def _effects(parent: Known, child: Known | Proposal) -> np.ndarray:
-    """What a segment does: it is the first; log price; new weights; log of iterations in all."""
+    """What a segment does: it is the first; log price; new weights; log iterations; log rate."""
     first = not parent.learned
     price = child.params[names.ENERGY_WEIGHT]
     before = _REFERENCE_PRICE if first else parent.params[names.ENERGY_WEIGHT]
     was = sum(s["iterations"] for s in child.lineage)
     grown = math.log((was + child.params[names.ITERATIONS]) / (was or 50.0))
     new = _learns_weights(child.params) and not _learns_weights(parent.params)
-    return np.array([float(first), math.log(price / before), float(new), grown])
+    rate = math.log(child.params[names.RATE]) if _learns_weights(child.params) else 0.0
+    return np.array([float(first), math.log(price / before), float(new), grown, rate])
 
 
 def _learns_weights(params: Mapping[str, Any]) -> bool:
