@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,14 @@ def settle(model: nn.Module, x: Tensor | Inputs) -> nn.Module:
     return model.eval()
 
 
-@pytest.fixture
-def small_net() -> nn.Module:
+def made_small_net() -> nn.Module:
     torch.manual_seed(1)
     return settle(SmallNet(), torch.randn(16, 2, 10, 10))
+
+
+@pytest.fixture
+def small_net() -> nn.Module:
+    return made_small_net()
 
 
 @pytest.fixture
@@ -80,13 +85,18 @@ def small_inputs() -> Tensor:
     return torch.randn((24, 2, 10, 10), generator=torch.Generator().manual_seed(2))
 
 
-@pytest.fixture
-def small_task(small_net: nn.Module) -> Task:
+def made_small_task(net: nn.Module | None = None) -> Task:
+    net = net or made_small_net()
     x = torch.randn((96, 2, 10, 10), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        y = small_net(x).argmax(1)
+        y = net(x).argmax(1)
     parts = [Split.of(x[i : i + 32], y[i : i + 32]) for i in (0, 32, 64)]
-    return Task(name="small", model=small_net, calibration=parts[0], search=parts[1], test=parts[2])
+    return Task(name="small", model=net, calibration=parts[0], search=parts[1], test=parts[2])
+
+
+@pytest.fixture
+def small_task(small_net: nn.Module) -> Task:
+    return made_small_task(small_net)
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +107,14 @@ def digits_task() -> Task:
 @pytest.fixture(scope="session")
 def digits_evaluator(digits_task: Task) -> Evaluator:
     return Evaluator(digits_task)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # The tests' own folder may be closed to another user, as who a server must run.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
 
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]

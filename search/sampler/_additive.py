@@ -36,6 +36,9 @@ _LOG = logging.getLogger("spikefront")
 _OTHER_KIND = 0.2
 """Share of the proposals of the kind that has gained less per second."""
 
+_FIRST_UNIFORM = 4
+"""Choices before which uniform ones are proposed: there is nothing to fit the surrogate to."""
+
 _FIRST_ROOTS = 6
 """Passes before which nothing learns: there is nothing to learn from yet."""
 
@@ -188,6 +191,9 @@ class AdditiveSampler(BaseSampler):
         loss: Criterion,
     ) -> dict[str, Any]:
         """The best candidate that learns nothing and is not there yet."""
+        uniform = [p for p in self._space.baselines() if key_of(p) not in taken]
+        if len(taken) < _FIRST_UNIFORM and uniform:
+            return uniform[int(self._random.integers(len(uniform)))]
         pending = [self._book.own(t.params) for t in running]
         points = points_of([k.measurement for k in kept])
         front = [kept[i] for i in interesting_front(points, loss)]

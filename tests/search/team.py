@@ -11,7 +11,6 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from conversion import Choice
@@ -51,10 +50,9 @@ def made(url: str, evaluator: Evaluator) -> optuna.Study:
 
 
 def work(
-    url: str, evaluator: Evaluator, trials: int, options: dict[str, object], name: str
+    url: str, evaluator: Evaluator, trials: int, options: dict[str, object], name: str = "random"
 ) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    torch.set_num_threads(1)  # a forked process that uses torch's threads hangs
     study = load_study(open_storage(url), "s")
     space = study_setup(study).space
 
@@ -65,33 +63,26 @@ def work(
     run_worker(study, space, evaluator, trials=trials, sampler=sampler, **given)
 
 
-def started(
-    url: str, evaluator: Evaluator, trials: int, *, sampler: str = "random", **options: object
-) -> BaseProcess:
+def started(url: str, evaluator: Evaluator, trials: int, **options: object) -> BaseProcess:
     _ = evaluator.profile  # a forked process that uses torch's threads hangs
-    process = FORK.Process(
-        target=work, args=(url, evaluator, trials, options, sampler), daemon=True
-    )
+    process = FORK.Process(target=work, args=(url, evaluator, trials, options), daemon=True)
     process.start()
     return process
 
 
 def killed_again_and_again(
-    url: str,
-    evaluator: Evaluator,
+    start_one: Callable[[], BaseProcess],
     *,
     workers: int,
-    trials: int,
     seconds: float,
     every: float,
     halfway: Callable[[], None] = lambda: None,
-    sampler: str = "random",
 ) -> int:
     """Work on a study while one worker after the other is killed and replaced.
 
     ``halfway`` is called once in the middle.
     """
-    team = [started(url, evaluator, trials, sampler=sampler) for _ in range(workers)]
+    team = [start_one() for _ in range(workers)]
     kills, start, random_one, done = 0, time.monotonic(), random.Random(0), False
     while (passed := time.monotonic() - start) < seconds:
         if passed > seconds / 2 and not done:
@@ -103,7 +94,7 @@ def killed_again_and_again(
             os.kill(team[chosen].pid or 0, signal.SIGKILL)
             kills += 1
         team[chosen].join()
-        team[chosen] = started(url, evaluator, trials, sampler=sampler)
+        team[chosen] = start_one()
     for process in team:
         process.join(300)
         assert process.exitcode == 0

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState, create_trial
 
@@ -15,7 +18,6 @@ from search import (
     StudySetup,
     TrialRecord,
     choice_of,
-    load_study,
     measurement_of,
     open_states,
     open_storage,
@@ -26,8 +28,9 @@ from search import (
 from search.learning import needless_states
 from search.sampler import make_sampler
 from spaces import LayerSpace
+from tests.conftest import made_small_task
 from tests.search.servers import PostgreSQL
-from tests.search.team import check_whole, killed_again_and_again
+from tests.search.team import check_whole, killed_again_and_again, work
 
 
 def space_of(evaluator: Evaluator) -> LayerSpace:
@@ -171,39 +174,48 @@ def test_what_is_needed_by_hand() -> None:
     assert needless_states([running]) == set()
 
 
+def learn_with_others(url: str, artifacts: Path) -> None:
+    """A worker as on another machine: all it shares is the storage and the artifacts."""
+    torch.set_num_threads(1)
+    work(url, Evaluator(made_small_task(), states=open_states(artifacts)), 60, {}, "additive")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["journal", "postgresql"])
-def test_killed_workers_that_learn(
-    small_task: Task, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, where: str
-) -> None:
+def test_killed_workers_that_learn(folder: Path, tmp_path: Path, where: str) -> None:
     """Nothing is lost, no state is half written, and every trial gives again what it gave."""
-    server = None
-    url = str(tmp_path / "study.journal")
+    url, server = str(tmp_path / "study.journal"), None
     if where == "postgresql":
         pytest.importorskip("psycopg")
-        server = PostgreSQL(tmp_path_factory.mktemp("pg"))
+        server = PostgreSQL(folder)
         server.start()
         url = server.url
+    spawn = multiprocessing.get_context("spawn")  # autograd does not survive a fork
+
+    def start_one() -> BaseProcess:
+        process = spawn.Process(
+            target=learn_with_others, args=(url, tmp_path / "artifacts"), daemon=True
+        )
+        process.start()
+        return process
+
     try:
         states = open_states(tmp_path / "artifacts")
-        evaluator = Evaluator(small_task, states=states)
-        space = space_of(evaluator)
-        study = open_study(open_storage(url), "s", StudySetup.of(evaluator, space))
-        kills = killed_again_and_again(
-            url, evaluator, workers=4, trials=150, seconds=25, every=1.5, sampler="additive",
-        )  # fmt: skip
-        assert kills > 8
-        check_whole(study, 150, workers=4)
-        study = load_study(open_storage(url), "s")
+        evaluator = Evaluator(made_small_task(), states=states)
+        setup = StudySetup.of(evaluator, space_of(evaluator))
+        study = open_study(open_storage(url), "s", setup)
+        kills = killed_again_and_again(start_one, workers=3, seconds=30, every=4)
+        assert kills > 3
+        check_whole(study, 60, workers=3)
         learned = [t for t in passes(study) if TrialRecord.of(t).state]
-        assert len(learned) > 20
-        files = list((tmp_path / "artifacts").glob("*.safetensors"))
-        assert files
-        fresh = Evaluator(small_task, states=states)
-        names = {path.stem for path in files}
-        for trial in [t for t in learned if TrialRecord.of(t).state in names][-8:]:
-            assert states.get(TrialRecord.of(trial).state)
-            assert fresh.measure(choice_of(space, trial)) == measurement_of(trial)
+        assert len(learned) > 10
+        names = {path.stem for path in (tmp_path / "artifacts").glob("*.safetensors")}
+        kept = [t for t in learned if TrialRecord.of(t).state in names]
+        assert kept
+        for trial in kept[-6:]:
+            choice = choice_of(setup.space, trial)
+            assert learned_again(evaluator, choice) == 0
+            assert evaluator.measure(choice) == measurement_of(trial)
     finally:
         if server is not None:
             server.stop()

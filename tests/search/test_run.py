@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -25,6 +26,7 @@ from search import (
     TrialRecord,
     check_evaluator,
     check_settings,
+    dominated_area,
     finished,
     is_feasible,
     load_study,
@@ -451,3 +453,33 @@ def test_constraints_say_what_keeps_the_budget(bench: Bench) -> None:
 def test_budgets_are_checked(limits: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Budget(**limits)
+
+
+def volume_alone(evaluator: Evaluator, name: str) -> float:
+    """Hypervolume that a sampler reaches alone in 20 trials, in a loop of the user's own."""
+    space = LayerSpace(layers=evaluator.layers)
+    sampler = make_sampler(name, seed=0, profile=evaluator.profile, space=space)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        measurement = evaluator.measure(space.suggest(trial))
+        trial.set_user_attr("measurement", measurement.to_dict())
+        return measurement.accuracy.value, measurement.energy_ratio
+
+    study.optimize(objective, n_trials=20)
+    accuracies, energies = np.array([t.values for t in study.trials]).T
+    return dominated_area(np.column_stack([energies, -accuracies]), (1.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def volume_of_chance(digits_evaluator: Evaluator) -> float:
+    return volume_alone(digits_evaluator, "random")
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLER_NAMES if n not in ("gp", "random")])
+def test_every_sampler_is_good_alone(
+    digits_evaluator: Evaluator, volume_of_chance: float, name: str
+) -> None:
+    """In ``study.optimize``, without the baselines and exits that a search adds."""
+    least = {"additive": 1.0}.get(name, 0.98)  # others have to find their way first
+    assert volume_alone(digits_evaluator, name) >= least * volume_of_chance

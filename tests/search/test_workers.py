@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -30,14 +29,6 @@ def instant(small_task: Task) -> Instant:
     space = LayerSpace(layers=evaluator.layers)
     answer = evaluator.measure(space.choice(space.baselines()[0]))
     return Instant(evaluator, answer, 0.2)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    # The tests' own folder may be closed to another user, as who a server must run.
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
@@ -81,7 +72,9 @@ def test_killed_workers_lose_nothing_on_one_machine(
 ) -> None:
     url = {"journal": str(tmp_path / "s.journal"), "sqlite": f"sqlite:///{tmp_path / 's.db'}"}[kind]
     study = made(url, instant)
-    kills = killed_again_and_again(url, instant, workers=4, trials=150, seconds=10, every=1)
+    kills = killed_again_and_again(
+        lambda: started(url, instant, 150), workers=4, seconds=10, every=1
+    )
     assert kills > 3
     check_whole(study, 150, workers=4)
 
@@ -101,7 +94,11 @@ def test_postgresql_with_killed_workers_and_a_restart(folder: Path, instant: Ins
     try:
         study = made(server.url, instant)
         kills = killed_again_and_again(
-            server.url, instant, workers=8, trials=450, seconds=60, every=2, halfway=restart
+            lambda: started(server.url, instant, 450),
+            workers=8,
+            seconds=60,
+            every=2,
+            halfway=restart,
         )
         assert kills > 10
         check_whole(study, 450, workers=8)
@@ -135,7 +132,11 @@ def test_servers_that_restart_under_killed_workers(
     try:
         study = made(server.url, instant)
         kills = killed_again_and_again(
-            server.url, instant, workers=4, trials=220, seconds=20, every=2, halfway=restart
+            lambda: started(server.url, instant, 220),
+            workers=4,
+            seconds=20,
+            every=2,
+            halfway=restart,
         )
         assert kills > 3
         check_whole(study, 220, workers=4)
