@@ -187,6 +187,11 @@ class ConversionConfig:
             rate=calibration.rate,
         )
 
+    def without_steps(self) -> ConversionConfig:
+        """Equal for configs that differ in T alone, and are calibrated alike."""
+        steps = self.steps_of_calibration
+        return replace(self, timesteps=steps, calibration_timesteps=steps)
+
     def check_layers(self, names: Iterable[str]) -> None:
         """Raise :class:`ConfigError` unless the config names exactly these layers."""
         names = list(names)

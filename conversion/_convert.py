@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -100,8 +100,12 @@ def _check_start(start: SpikingModel | None, earlier: ConversionConfig | None) -
         return
     if earlier is None:
         raise ConfigError("start is for a calibration that goes on from earlier learning")
-    if replace(start.config, timesteps=earlier.timesteps) != earlier:
+    if start.config.without_steps() != earlier.without_steps():
         raise ConfigError("start is not the model of the config that this one goes on from")
+
+
+_DRAWING = threading.Lock()
+"""Torch's random state is that of the process: two threads that learn take turns."""
 
 
 @contextmanager
@@ -110,7 +114,7 @@ def _seeded(segment: int, device: torch.device) -> Iterator[None]:
 
     What was lost and is learned again is then the same.
     """
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(segment)
         yield
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
@@ -200,7 +200,10 @@ class Evaluator:
         Choices that differ in their exit policy alone, or have a smaller T, share one pass while
         it is remembered.
         """
-        steps, key = choice.conversion.timesteps, (split, _without_steps(choice.conversion))
+        steps, key = (
+            choice.conversion.timesteps,
+            (split, choice.conversion.without_steps().to_json()),
+        )
         model = self._converted(choice.conversion)
         if key not in self._passes or self._passes[key].steps < steps:
             self._passes[key] = self.record(model, split)
@@ -213,7 +216,7 @@ class Evaluator:
         self, config: ConversionConfig, on_iteration: OnIteration | None = None
     ) -> SpikingModel:
         """The spiking model of a config; those that differ in T alone are calibrated once."""
-        key = _without_steps(config)
+        key = config.without_steps().to_json()
         if key not in self._models:
             self._models[key] = self._made(config, on_iteration)
             while len(self._models) > _REMEMBERED_MODELS:
@@ -252,8 +255,22 @@ class Evaluator:
     def state_key(self, config: ConversionConfig) -> str:
         """The name of a learned state: a hash of all that shapes it."""
         network, found = self.profile.network, self.profile
-        parts = (_without_steps(config), network.fingerprint, found.data_fingerprint)
+        parts = (
+            config.without_steps().to_json(),
+            network.fingerprint,
+            found.data_fingerprint,
+            self.training_fingerprint,
+        )
         return sha256("\n".join(parts).encode())
+
+    @cached_property
+    def training_fingerprint(self) -> str:
+        """SHA-256 of the first batch that learning sees, drawn as for its first segment."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            first = next(iter(self.task.batches_to_learn_from()), ())
+        parts = first if isinstance(first, (list, tuple)) else [first]
+        return tensors_sha256(part for part in parts if isinstance(part, Tensor))
 
     def _simulate(self, model: SpikingModel, x: Any) -> Simulation:
         return model.simulate(x, burst=self.energy.burst)
@@ -292,9 +309,3 @@ def _chance(targets: Tensor) -> float:
     if targets.dim() != 1 or targets.is_floating_point():
         return 0.0
     return float(targets.unique(return_counts=True)[1].max()) / len(targets)
-
-
-def _without_steps(config: ConversionConfig) -> str:
-    """Equal for configs that differ in T alone."""
-    steps = config.steps_of_calibration
-    return replace(config, timesteps=steps, calibration_timesteps=steps).to_json()

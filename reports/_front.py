@@ -91,6 +91,7 @@ class ParetoFront:
         budget: Limits that the points keep, in words; empty without any.
         energy_model: Prices of every energy.
         confidence: With which promises are made.
+        within: The trials that keep the study's budget; all, if none does.
     """
 
     study: str
@@ -100,6 +101,7 @@ class ParetoFront:
     budget: str = ""
     energy_model: EnergyModel = ENERGY_MODELS["horowitz45"]
     confidence: float = 0.9
+    within: tuple[FrontPoint, ...] = ()
 
     @property
     def passes(self) -> int:
@@ -142,6 +144,7 @@ def pareto_front(
         budget=str(setup.budget),
         energy_model=setup.energy_model,
         confidence=confidence or setup.budget.confidence,
+        within=tuple(within or trials),
     )
 
 
@@ -202,7 +205,7 @@ def select(
     if max_energy is None and max_accuracy_drop is None:
         return knee(front.points)
     # What is promised need not be on the front of what was measured.
-    points = list(front.points if max_accuracy_drop is None else front.trials)
+    points = list(front.points if max_accuracy_drop is None else front.within)
     if max_energy is not None:
         points = [p for p in points if p.search.energy_ratio <= max_energy]
     if max_accuracy_drop is not None:
@@ -257,20 +260,25 @@ def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) 
             f" cheapest needs {cheapest.search.energy_ratio:.1%}"
         )
     within = f" within {100 * energy:g}% of the ANN's energy" if energy is not None else ""
-    bounds = [p.promise.bound(front.confidence) for p in front.trials if p.promise is not None]
+    promises = [
+        p.promise
+        for p in front.within
+        if p.promise is not None and (energy is None or p.search.energy_ratio <= energy)
+    ]
+    bounds = [promise.bound(front.confidence) for promise in promises]
     least = f"; the least that is promised is {100 * min(bounds):.2f} points" if bounds else ""
+    more = _more_samples(front, promises, drop)
     return (
         f"no trial is promised to lose at most {100 * drop:g} points with"
-        f" {front.confidence:.0%} confidence{within}{least}{_more_samples(front, drop)}; the most"
+        f" {front.confidence:.0%} confidence{within}{least}{more}; the most"
         f" accurate one is {100 * (_accuracy(best) - front.ann['search'].accuracy.value):+.2f}"
         f" points from the ANN at {best.search.energy_ratio:.1%} of its energy"
     )
 
 
-def _more_samples(front: ParetoFront, limit: float) -> str:
+def _more_samples(front: ParetoFront, promises: Sequence[Promise], limit: float) -> str:
     """How many search samples would do for a trial that keeps the limit by its mean."""
     there = front.ann["search"].n
-    promises = [p.promise for p in front.trials if p.promise is not None]
     found = [samples_for(p, there, limit, front.confidence) for p in promises]
     needed = [n for n in found if n is not None]
     return f" (n = {there}; about {min(needed):,} search samples would do)" if needed else ""

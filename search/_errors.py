@@ -7,3 +7,7 @@ from conversion import SpikefrontError
 
 class StudyError(SpikefrontError, RuntimeError):
     """A study cannot be opened, is held by another process, or does not fit."""
+
+
+class TrialTimeoutError(SpikefrontError, TimeoutError):
+    """A measurement took longer than it may."""

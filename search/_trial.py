@@ -72,7 +72,7 @@ class TrialRecord:
 
     def attrs(self) -> dict[str, Any]:
         """As user attributes, in the order of the fields."""
-        values = vars(self)
+        values = {**vars(self), "lineage": tuple(self.lineage)}
         return {
             name: values[name] for name, default in _DEFAULTS.items() if values[name] != default
         }

@@ -131,19 +131,25 @@ class LayerSpace:
 
     @property
     def learners(self) -> tuple[str, ...]:
-        """Those of the calibrations that learn, as many gradient steps as are asked for."""
-        return tuple(n for n in self.calibrations if "iterations" in CALIBRATIONS[n].options())
+        """Those of the calibrations that learn: for some steps, or at a price of energy."""
+        options = {n: CALIBRATIONS[n].options() for n in self.calibrations}
+        return tuple(n for n in options if {"iterations", "energy_weight"} & {*options[n]})
 
     @property
     def energy_weighers(self) -> tuple[str, ...]:
         """Those of the calibrations that learn at a price of energy."""
         return tuple(n for n in self.calibrations if CALIBRATIONS[n].weighs_energy())
 
+    @property
+    def continuing(self) -> tuple[str, ...]:
+        """Those that may go on from what was learned before."""
+        return tuple(n for n in self.energy_weighers if CALIBRATIONS[n].continues())
+
     def _free(self) -> dict[str, BaseDistribution]:
         phi = IntDistribution(1, self.phi_max)
         rho = FloatDistribution(1.0, self.rho_max, step=self.rho_step)
         weight = FloatDistribution(LEAST_PRICE, self.energy_weight_max, log=True)
-        learning = {
+        learning: dict[str, BaseDistribution] = {
             names.ITERATIONS: CategoricalDistribution(self.iterations),
             names.RATE: CategoricalDistribution(self.rates),
             names.ENERGY_WEIGHT: weight,
@@ -171,7 +177,7 @@ class LayerSpace:
 
     def _lineage(self, trial: optuna.Trial) -> Any:
         """What the sampler has just noted: the trial's own copy of its attributes is older."""
-        if not self.energy_weighers or not isinstance(trial, optuna.Trial):
+        if not self.continuing or not isinstance(trial, optuna.Trial):
             return trial.user_attrs.get(names.LINEAGE, ())
         there = trial.storage.get_trial(trial._trial_id)
         return there.user_attrs.get(names.LINEAGE, ())
@@ -277,10 +283,10 @@ class LayerSpace:
         φ = 4 and ρ = 2, as far as the space allows them, the last kinds of neuron and of learning
         offered. None where nothing learns at a price of energy.
         """
-        if not self.energy_weighers:
+        if not self.continuing:
             return []
         uniform = self.uniform(phi=min(4, self.phi_max), rho=min(2.0, self.rhos()[-1]), alpha=0.6)
-        kinds = {names.NEURON: self.neurons[-1], names.CALIBRATION: self.energy_weighers[-1]}
+        kinds = {names.NEURON: self.neurons[-1], names.CALIBRATION: self.continuing[-1]}
         return _unlike(
             [{**uniform, **kinds, **self.learning(price), **self.pins} for price in _PRICES]
         )
@@ -298,6 +304,8 @@ class LayerSpace:
         settings: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
+        if isinstance(iterations := settings.get("iterations"), int):  # as studies of old had it
+            settings["iterations"] = (iterations,)
         return cls(**settings)
 
     def _items(self) -> list[tuple[str, BaseDistribution]]:

@@ -191,7 +191,7 @@ def _descend(
     draft: Draft,
     iterations: int,
 ) -> None:
-    optimizer = torch.optim.Adam(groups, fused=True)
+    optimizer = torch.optim.Adam(groups, foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for done in range(1, iterations + 1):
         loss = loss_of(next(draft.batches))

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from search._budget import is_feasible
+from search._exits import LOSSES, interesting_front
 from search._front import non_dominated
-from search._trial import TrialRecord, finished_of, running_of
+from search._trial import TrialRecord, finished_of, known_points
 
 _RECENT = 8
 """Learned passes whose states stay in any case: others may go on from them right now."""
@@ -17,8 +19,9 @@ _RECENT = 8
 def needless_states(every: Sequence[FrozenTrial]) -> set[str]:
     """The states of finished trials from which no point of the front descends.
 
-    The front is that of accuracy and that of divergence against energy. What a running trial goes
-    on from stays, and so do the last few.
+    The front is that of accuracy and that of divergence against energy, of all trials and of those
+    that the sampler learns on from. What a running or waiting trial goes on from stays, and so do
+    the last few.
 
     Args:
         every: All trials of the study, by number.
@@ -28,7 +31,8 @@ def needless_states(every: Sequence[FrozenTrial]) -> set[str]:
     states = {t.number: key for t in done if (key := records[t.number].state)}
     if not states:
         return set()
-    roots = [t.number for t in running_of(every)] + _on_a_front(done)
+    unfinished = [t.number for t in every if not t.state.is_finished()]
+    roots = unfinished + _on_a_front(done)
     recent = [n for n in states if records[n].exit_of is None][-_RECENT:]
     needed = {states[n] for n in recent}
     for number in roots:
@@ -45,4 +49,7 @@ def _on_a_front(done: Sequence[FrozenTrial]) -> list[int]:
     energies = [m["energy_ratio"] for m in found]
     losses = ([-m["accuracy"]["value"] for m in found], [m["kl"]["value"] for m in found])
     fronts = [non_dominated(np.column_stack([energies, loss])) for loss in losses]
+    feasible = np.flatnonzero([is_feasible(trial) for trial in done])
+    points = known_points(done)
+    fronts += [feasible[interesting_front(points, loss)] for loss in LOSSES]
     return [done[i].number for front in fronts for i in front]

@@ -22,7 +22,7 @@ from optuna.artifacts import (
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from conversion import write_file
-from search._errors import StudyError
+from search._errors import StudyError, TrialTimeoutError
 
 _LOG = logging.getLogger("spikefront")
 _T = TypeVar("_T")
@@ -57,8 +57,11 @@ class ArtifactStates:
 
     def put(self, key: str, data: bytes) -> None:
         """Keep a state."""
-        write = "written: learned states are not kept"
-        self._try(lambda: self._store.write(_file(key), io.BytesIO(data)), write)
+
+        def write() -> None:
+            self._store.write(_file(key), io.BytesIO(data))
+
+        self._try(write, "written: learned states are not kept")
 
     def remove(self, key: str) -> None:
         """Forget a state."""
@@ -69,6 +72,8 @@ class ArtifactStates:
             return do()
         except ArtifactNotFound:
             return None
+        except TrialTimeoutError:
+            raise
         except Exception as error:  # whatever the client of a bucket raises
             if not self._told:
                 reason = " ".join(str(error).split())[:200]
@@ -107,7 +112,7 @@ def open_states(place: str | Path) -> ArtifactStates:
         raise StudyError(f"artifacts are kept in a folder, s3:// or gs://, got {text!r}")
     bucket, prefix = urllib.parse.urlsplit(text).netloc, urllib.parse.urlsplit(text).path
     try:
-        store = Backoff(makers[scheme](bucket), max_retries=3)
+        store = makers[scheme](bucket)
     except ImportError as error:
         package = {"s3": "boto3", "gs": "google-cloud-storage"}[scheme]
         raise StudyError(f"artifacts in {text} need: pip install {package}") from error
@@ -124,10 +129,11 @@ class _Folder(FileSystemArtifactStore):
 
 
 class _Prefixed:
-    """A bucket whose artifacts begin with a prefix."""
+    """A bucket whose artifacts begin with a prefix; reads and writes are tried again."""
 
     def __init__(self, store: Any, prefix: str) -> None:
-        self._store, self._prefix = store, f"{prefix}/" if prefix else ""
+        self._bucket, self._prefix = store, f"{prefix}/" if prefix else ""
+        self._store = Backoff(store, max_retries=3)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         found: BinaryIO = self._store.open_reader(self._prefix + artifact_id)
@@ -137,4 +143,4 @@ class _Prefixed:
         self._store.write(self._prefix + artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        self._store.remove(self._prefix + artifact_id)
+        self._bucket.remove(self._prefix + artifact_id)  # Backoff removes it three times

@@ -69,15 +69,14 @@ def run_study(
     beat: float = 5.0,
     grace: float = 30.0,
 ) -> None:
-    """Search until ``trials`` trials of the study were run, whoever ran them.
+    """Search until ``trials`` trials of the study were run, across all processes.
 
     The baselines come first: uniform settings, the paper's, learned ones. Exits of a pass that
     enlarge the front of accuracy or divergence against energy become trials of their own, which
     cost nothing and do not count; a process killed while it writes them loses some. A trial that
     raises is marked as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the
-    running
-    trials back to the study. What kills the process that measures it runs again, alone; the third
-    time it is left out.
+    running trials back to the study. What kills the process that measures it runs again, alone;
+    the third time it is left out.
 
     Args:
         study: From :func:`search.open_study`.
@@ -231,9 +230,8 @@ class _Coordinator:
         self._looked = 0.0
         self._running: dict[int, optuna.Trial] = {}
         self._alone: Asked | None = None
-        self._round = (
-            0  # joblib may go on asking, for a moment, after what it asked for was taken back
-        )
+        # joblib may go on asking, for a moment, after what it asked for was taken back
+        self._round = 0
         self._failures = 0
         self._passes = 0
         self._states = states
@@ -454,6 +452,7 @@ class _Coordinator:
                 _LOG.warning("trial %d was given up by another worker", outcome.number)
             self._passes += outcome.measurement is not None
         if outcome.state is not None:
+            self._pruned.discard(outcome.state)
             self._prune()
         if self._on_trial is not None:
             self._on_trial(self._study, self._passes, outcome.reason)

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from conversion import Segment, SpikefrontError
 from evaluators import Evaluator, Measurement
+from search._errors import TrialTimeoutError
 from search._exits import MeasuredExits, measured_exits
 from spaces import LayerSpace
 
@@ -30,10 +31,6 @@ MakeEvaluator = Callable[[], Evaluator]
 
 _WEDGED = 15.0
 """Seconds after its time limit in which a measurement must have ended."""
-
-
-class TrialTimeoutError(SpikefrontError, TimeoutError):
-    """A measurement took longer than it may."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -57,7 +56,15 @@ def queue_again(
     if set(params) != set(space.distributions()) or record.deaths >= MAX_DEATHS:
         return False
     system = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
-    again = replace(record, retry_of=trial.number, beats=0.0, reason=None)
+    again = TrialRecord(
+        owner=record.owner,
+        deaths=record.deaths,
+        suspect=record.suspect,
+        retry_of=trial.number,
+        baseline=record.baseline,
+        goes_on_from=record.goes_on_from,
+        lineage=record.lineage,
+    )
     enqueue(study, params, again, system_attrs=system)
     return True
 

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from conversion import ENERGY_MODELS, EnergyModel, Profile
+from conversion import CALIBRATIONS, ENERGY_MODELS, EnergyModel, Profile
 from search._budget import NO_LIMITS, Budget, is_feasible
 from search._exits import (
     LOSSES,
@@ -41,6 +41,16 @@ _FIRST_UNIFORM = 4
 
 _FIRST_ROOTS = 6
 """Passes before which nothing learns: there is nothing to learn from yet."""
+
+
+_TRIES = 3
+"""Trials that failed to learn after which nothing more does, unless others have succeeded."""
+
+
+def _failed_to_learn(study: optuna.Study) -> int:
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    kinds = [t.params.get(names.CALIBRATION) for t in failed]
+    return sum(CALIBRATIONS[kind].weighs_energy() for kind in kinds if kind in CALIBRATIONS)
 
 
 class AdditiveSampler(BaseSampler):
@@ -87,6 +97,7 @@ class AdditiveSampler(BaseSampler):
         seed: int | None = None,
     ) -> None:
         self._space = space
+        self._weighers = space.energy_weighers
         self._limits = Limits(math.log(budget.max_energy) if budget.max_energy else 0.0)
         self._random = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
@@ -126,7 +137,7 @@ class AdditiveSampler(BaseSampler):
             key_of(self._book.own(t.params), TrialRecord.of(t).lineage) for t in running
         }
         params, record = self._free_exit(known, kept, taken) or ({}, None)
-        if not params and self._learns_next(known):
+        if not params and self._learns_next(known, _failed_to_learn(study)):
             proposal = self._continuations.propose(known, kept, taken, loss)
             if proposal is not None:
                 params = proposal.params
@@ -153,13 +164,13 @@ class AdditiveSampler(BaseSampler):
             )
         self._warned = True
 
-    def _learns_next(self, known: Sequence[Known]) -> bool:
+    def _learns_next(self, known: Sequence[Known], failures: int) -> bool:
         """Whether learning has gained more per second lately, or is still to be tried."""
-        if not self._space.energy_weighers or sum(t.is_pass for t in known) < _FIRST_ROOTS:
+        if not self._space.continuing or sum(t.is_pass for t in known) < _FIRST_ROOTS:
             return False
         root, learned = gains_per_second(known, self._limits)
         if learned is None:
-            return True
+            return failures < _TRIES
         if root is None or root == learned:
             return bool(self._random.random() < 0.5)
         return bool((learned > root) != (self._random.random() < _OTHER_KIND))
@@ -178,7 +189,7 @@ class AdditiveSampler(BaseSampler):
         for exits in gainful_exits(points, curve, self._space, dearest=self._limits.dearest):
             params = {**last.params, **exits, **self._space.pins}
             if key_of(params, last.lineage) not in taken:
-                record = TrialRecord(lineage=list(last.lineage), goes_on_from=last.goes_on_from)
+                record = TrialRecord(lineage=last.lineage, goes_on_from=last.goes_on_from)
                 return params, record
         return None
 
@@ -194,7 +205,8 @@ class AdditiveSampler(BaseSampler):
         uniform = [p for p in self._space.baselines() if key_of(p) not in taken]
         if len(taken) < _FIRST_UNIFORM and uniform:
             return uniform[int(self._random.integers(len(uniform)))]
-        pending = [self._book.own(t.params) for t in running]
+        plain = [t for t in running if t.params[names.CALIBRATION] not in self._weighers]
+        pending = [self._book.own(t.params) for t in plain]
         points = points_of([k.measurement for k in kept])
         front = [kept[i] for i in interesting_front(points, loss)]
         candidates = self._roots.ranked(known, kept, pending, loss)

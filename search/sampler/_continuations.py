@@ -54,7 +54,7 @@ class Proposal:
     """
 
     params: dict[str, Any]
-    lineage: list[dict[str, Any]]
+    lineage: tuple[Mapping[str, Any], ...]
     goes_on_from: int
 
 
@@ -117,6 +117,8 @@ class Continuations:
             front = interesting_front(points_of([t.measurement for t in among]), loss)
             found += [by_key[among[i].pass_key] for i in front if among[i].pass_key in by_key]
         found += [t for t in passes if t.learned][-_LATEST:]
+        continuing = (*self._space.continuing, *self._book.unlearned)
+        found = [t for t in found if t.params[names.CALIBRATION] in continuing]
         return list({t.number: t for t in found}.values())
 
     def _draw(self, parents: Sequence[Known]) -> tuple[Known, Proposal]:
@@ -152,12 +154,14 @@ class Continuations:
         }
         if self._book.exits:
             changed[names.TIMESTEPS] = enough_steps(space, parent.measurement)
-        lineage = [] if first else [*map(dict, parent.lineage), segment_of(params, space)]
+        if not _learns_weights(changed):
+            changed[names.RATE] = 1.0 if 1.0 in space.rates else space.rates[0]
+        lineage = () if first else (*parent.lineage, segment_of(params, space))
         return parent, Proposal({**changed, **space.pins}, lineage, parent.number)
 
     def _learner(self, parent: Known) -> str:
         """Of those offered; what has learned weights goes on doing so."""
-        weighers = self._space.energy_weighers
+        weighers = self._space.continuing
         if parent.learned and _learns_weights(parent.params):
             return str(parent.params[names.CALIBRATION])
         return weighers[int(self._random.integers(len(weighers)))]

@@ -91,6 +91,7 @@ class Book:
     Attributes:
         exits: Whether samples may leave early: then first steps are what is looked at.
         choices: Of each categorical parameter.
+        unlearned: Calibrations that do not weigh energy.
         kinds: Every (name, value) of neuron and calibration.
     """
 
@@ -103,6 +104,7 @@ class Book:
             for name, d in distributions.items()
             if isinstance(d, CategoricalDistribution)
         }
+        self.unlearned = [c for c in space.calibrations if c not in space.energy_weighers]
         self.exits = space.pins.get(names.ALPHA, 0.0) < 1
         steps = [1] if self.exits else self.choices[names.TIMESTEPS]
         self._features = {

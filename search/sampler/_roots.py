@@ -68,7 +68,7 @@ class Roots:
         believed = _Belief(self.surrogate, [plain[i] for i in nearest], excess[nearest])
         best = [plain[i] for i in np.flatnonzero(excess <= 0)]
         if self._book.exits:
-            best = self.owners_of_the_front(plain, kept, loss) or best
+            best = self._owners_of_the_front(plain, kept, loss) or best
         candidates = [*self._frontiers(believed.surrogate, best), *self._neighbours(best)]
         running = [(params, self._book.cells(params)) for params in pending]
         every, count = [*candidates, *running], len(candidates)
@@ -162,7 +162,7 @@ class Roots:
         energies = self._book.log_energies([t.candidate for t in trials])
         return np.column_stack([energies, [t.log_divergence for t in trials]])
 
-    def owners_of_the_front(
+    def _owners_of_the_front(
         self, plain: Sequence[Known], kept: Sequence[Known], loss: Criterion
     ) -> list[Known]:
         """Of the front of what is in ``plain``, the passes."""

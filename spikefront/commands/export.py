@@ -9,6 +9,7 @@ import click
 
 from spikefront.options import (
     EnergyLimit,
+    artifacts_option,
     confidence_option,
     limit_options,
     run_options,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @study_options
 @task_options
 @run_options
+@artifacts_option
 @click.option("--trial", type=click.IntRange(0), help="This trial.")
 @limit_options(
     "The most accurate point up to this energy",
@@ -38,6 +40,7 @@ def export(
     study_name: str | None,
     device: str,
     batch_size: int | None,
+    artifacts: str | None,
     trial: int | None,
     max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
@@ -56,7 +59,7 @@ def export(
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
     study, spec = open_existing(out, storage, study_name, task)
-    evaluator = evaluator_of(study, spec, device, batch_size)
+    evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts)
     front = measure_front(study, evaluator, test=False, confidence=confidence)
     share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)

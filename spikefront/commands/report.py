@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikefront.options import run_options, study_options, task_options
+from spikefront.options import artifacts_option, run_options, study_options, task_options
 from spikefront.shared import evaluator_of, open_existing, print_table, progress_bar, provenance_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @study_options
 @task_options
 @run_options
+@artifacts_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--no-test", is_flag=True, help="Leave the test split alone.")
 def report(
@@ -27,6 +28,7 @@ def report(
     study_name: str | None,
     device: str,
     batch_size: int | None,
+    artifacts: str | None,
     as_json: bool,
     no_test: bool,
     **task: Any,
@@ -38,7 +40,7 @@ def report(
     from reports import front_table, measure_front, summary, write_report
 
     study, spec = open_existing(out, storage, study_name, task)
-    evaluator = evaluator_of(study, spec, device, batch_size)
+    evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts)
     with progress_bar() as progress:
         bar = progress.add_task("measuring the front on the test split", total=None, front="")
         front = measure_front(

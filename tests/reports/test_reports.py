@@ -78,7 +78,11 @@ def made_front(*points: FrontPoint) -> ParetoFront:
         energy_int8_pj=50.0,
     )
     return ParetoFront(
-        study="s", points=tuple(front_of(points)), trials=points, ann={"search": ann}
+        study="s",
+        points=tuple(front_of(points)),
+        trials=points,
+        within=points,
+        ann={"search": ann},
     )
 
 

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import time
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
 import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState, create_trial
 
-from conversion import Choice
-from evaluators import Evaluator, Task
+from conversion import Choice, ConversionError
+from evaluators import Evaluator, Measurement, Task
 from search import (
     StudyError,
     StudySetup,
@@ -25,8 +29,12 @@ from search import (
     passes,
     run_study,
 )
-from search.learning import needless_states
+from search._errors import TrialTimeoutError
+from search._exits import LOSSES
+from search.learning import ArtifactStates, needless_states
+from search.running._measure import time_limit
 from search.sampler import make_sampler
+from search.sampler._acquisition import Limits, gains_per_second
 from spaces import LayerSpace
 from tests.conftest import made_small_task
 from tests.search.servers import PostgreSQL
@@ -118,6 +126,75 @@ def test_a_store_that_cannot_be_reached_is_told_of_once(
     assert "cannot be" in told[0]
 
 
+def test_a_store_that_hangs_does_not_outlast_the_time_limit() -> None:
+    class Slow:
+        def write(self, name: str, body: io.BytesIO) -> None:
+            time.sleep(30)
+
+    start = time.monotonic()
+    with pytest.raises(TrialTimeoutError), time_limit(0.5):
+        ArtifactStates(Slow(), "a slow place").put("k", b"data")
+    assert time.monotonic() - start < 5
+
+
+def test_states_of_other_training_data_have_other_names(small_task: Task) -> None:
+    other = replace(small_task, train=small_task.calibration.shuffled(8))
+    config = space_of(Evaluator(small_task)).choice(
+        space_of(Evaluator(small_task)).learned_baselines()[0]
+    )
+    keys = {Evaluator(task).state_key(config.conversion) for task in (small_task, other)}
+    assert len(keys) == 2
+    again = Evaluator(small_task).state_key(config.conversion)
+    assert again in keys
+
+
+class CannotLearn(Evaluator):
+    """As where memory does not suffice for gradients."""
+
+    def measure(self, choice: Choice, split: str = "search") -> Measurement:
+        if choice.conversion.calibration.learns:
+            raise ConversionError("no memory for gradients")
+        return super().measure(choice, split)
+
+
+def test_a_search_that_cannot_learn_goes_on_without(small_task: Task, tmp_path: Path) -> None:
+    evaluator = CannotLearn(small_task)
+    space = space_of(evaluator)
+    storage = open_storage(tmp_path / "study.journal")
+    study = open_study(storage, "s", StudySetup.of(evaluator, space))
+    study.sampler = make_sampler("additive", seed=0, profile=evaluator.profile, space=space)
+    run_study(study, space, lambda: evaluator, trials=20, folder=tmp_path)
+    assert len(passes(study)) == 20
+
+
+def test_what_gained_more_per_second(small_task: Task) -> None:
+    """Passes that only learned ones improve on; the others cost less, but gain nothing."""
+
+    def known(number: int, *, learned: bool, energy: float, kl: float) -> SimpleNamespace:
+        found = SimpleNamespace(
+            accuracy=SimpleNamespace(value=1 - kl),
+            energy_ratio=energy,
+            kl=SimpleNamespace(value=kl),
+        )
+        return SimpleNamespace(
+            is_pass=True, pass_key=str(number), learned=learned, seconds=2.0 if learned else 1.0,
+            measurement=found, exits={loss: np.log([[energy, kl]]) for loss in LOSSES},
+        )  # fmt: skip
+
+    roots = [known(n, learned=False, energy=0.1, kl=0.05) for n in range(3)]
+    learned = [known(3 + n, learned=True, energy=0.1 - 0.01 * n, kl=0.045) for n in range(3)]
+    after = [known(6 + n, learned=False, energy=0.2, kl=0.1) for n in range(6)]
+    limits = Limits(0.0)
+    rate, unknown = gains_per_second(roots, limits)
+    assert unknown is None
+    assert rate is not None
+    assert rate > 0
+    root, learns = gains_per_second([*roots, *learned, *after], limits)
+    assert root == 0
+    assert learns is not None
+    assert learns > 0
+
+
 def test_places_that_are_none() -> None:
     with pytest.raises(StudyError, match="artifacts are kept in a folder, s3:// or gs://, got"):
         open_states("ftp://host/place")
@@ -171,6 +248,9 @@ def test_what_is_needed_by_hand() -> None:
     running = create_trial(state=TrialState.RUNNING, user_attrs={"goes_on_from": 4})
     running.number = 15
     assert needless_states([*every, running]) == {"s3", "s5", "s6"}
+    waiting = create_trial(state=TrialState.WAITING, user_attrs={"goes_on_from": 3})
+    waiting.number = 16
+    assert needless_states([*every, running, waiting]) == {"s5", "s6"}
     assert needless_states([running]) == set()
 
 
