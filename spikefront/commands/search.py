@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--trials",
     type=click.IntRange(1),
-    default=75,
+    default=60,
     show_default=True,
     help="Trials to run, across all workers; additional exits of the same passes are free.",
 )
