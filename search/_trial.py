@@ -73,9 +73,8 @@ class TrialRecord:
     def attrs(self) -> dict[str, Any]:
         """As user attributes, in the order of the fields."""
         values = {**vars(self), "lineage": tuple(self.lineage)}
-        return {
-            name: values[name] for name, default in _DEFAULTS.items() if values[name] != default
-        }
+        changed = {n: values[n] for n in _DEFAULTS if values[n] != _DEFAULTS[n]}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in changed.items()}
 
     def write(self, study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
         """Set these attributes of a trial that has not ended; others stay as they are."""

@@ -95,7 +95,7 @@ class LearningPass(SpikingPass):
         neuron = self._neurons[site.name]
         fan_out = self._fan_out.get(node.name)
         if fan_out is not None:
-            fan_out = site.to_channels(fan_out[None])[0]
+            fan_out = site.to_channels(fan_out[None])[0].to(current.dtype)
         given = (current, neuron.threshold, neuron.bias, neuron.v_init)
         shape = (self._steps, self._state.samples)
         found = cast(tuple[Tensor, Tensor], _Fire.apply(*given, neuron, shape, fan_out))
