@@ -60,13 +60,15 @@ def test_the_road_from_study_to_a_verified_config(
     assert {row["split"] for row in report["front"]} == {"search", "test"}
     assert "made with --task" in spikefront("report", check=False).stderr
 
-    spikefront("export", "--task", searched, "--max-accuracy-drop", 0.2, "--to", "best.json")
-    config = json.loads((tmp_path / "best.json").read_text())
-    row = next(
-        r
-        for r in report["front"]
-        if r["trial"] == config["provenance"]["trial"] and r["split"] == "search"
+    promised = spikefront(
+        "export", "--task", searched, "--max-accuracy-drop", 0.2, "--to", "p.json"
     )
+    assert "lost against the ANN" in promised.stdout
+    row = [r for r in report["front"] if r["split"] == "search"][-1]
+    assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+    spikefront("export", "--task", searched, "--trial", row["trial"], "--to", "best.json")
+    config = json.loads((tmp_path / "best.json").read_text())
+    assert config["provenance"]["test"]["split"] == "test", "what the report measured there"
     assert config["measurement"]["accuracy"]["value"] == row["accuracy"]
     assert config["measurement"]["energy_pj"]["value"] == pytest.approx(row["energy_pj"])
 
