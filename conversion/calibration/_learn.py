@@ -15,6 +15,7 @@ from conversion._profile import Profile
 from conversion.calibration._data import Batch
 from conversion.calibration._spikes import LearningPass, relative_error
 from conversion.calibration._steps import Draft, Step
+from conversion.graph import laid_out
 from conversion.neurons import AdaFire
 from conversion.simulation._passes import AnalogPass, ann_logits
 
@@ -134,7 +135,7 @@ class _Firing:
         sizes = {name: neuron.threshold.detach().clone() for name, neuron in neurons.items()}
         zeros = {name: torch.zeros_like(size) for name, size in sizes.items()}
         starts = {
-            name: neuron.v_init.expand_as(profile.layers[name].neuron_mean)
+            name: laid_out(neuron.v_init.expand_as(profile.layers[name].neuron_mean)[None])[0]
             for name, neuron in neurons.items()
         }
         return cls(
@@ -191,7 +192,7 @@ def _descend(
     draft: Draft,
     iterations: int,
 ) -> None:
-    optimizer = torch.optim.Adam(groups, foreach=True)
+    optimizer = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for done in range(1, iterations + 1):
         loss = loss_of(next(draft.batches))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from conversion._profile import Profile
-from conversion.graph import Inputs
+from conversion.graph import Inputs, SpikingSite, laid_out
 from conversion.neurons import AdaFire
 from conversion.neurons._adafire import by_channel
 from conversion.simulation._passes import SpikingPass, running_mean
@@ -45,10 +45,11 @@ class _Fire(torch.autograd.Function):
         currents, counts = ctx.saved_tensors
         neuron: AdaFire = ctx.neuron
         steps, samples = ctx.shape
-        by_size = by_channel(by_spikes * counts)
+        scratch = by_spikes * counts
+        by_size = by_channel(scratch)
         by_counts = neuron.values(by_spikes)
         if ctx.fan_out is not None:
-            by_counts.addcmul_(counts.sign(), by_synops * ctx.fan_out)
+            by_counts.addcmul_(torch.sign(counts, out=scratch), by_synops * ctx.fan_out)
         slopes = neuron.slopes(by_counts, currents, samples, steps)
         by_v_init = slopes.v_init if neuron.v_init.dim() else None
         return slopes.current, slopes.threshold + by_size, slopes.bias, by_v_init, None, None, None
@@ -73,6 +74,7 @@ class LearningPass(SpikingPass):
     ) -> None:
         super().__init__(profile.network, neurons, on_spikes=self._count)
         self._fan_out = {node: f.float() for node, f in profile.costs.fan_out.items()}
+        self._by_channel: dict[str, Tensor] = {}
         self._apart = apart
         self.synops = torch.zeros(())
         self.activations: Mapping[str, Tensor] = {}
@@ -89,13 +91,18 @@ class LearningPass(SpikingPass):
         if node in self._fan_out:
             self.synops = self.synops + (counts.abs() * self._fan_out[node]).sum()
 
+    def _fan_out_of(self, node: str, site: SpikingSite, dtype: torch.dtype) -> Tensor | None:
+        """Of each neuron, ``(C, ...)``, in the layout of the currents."""
+        if node in self._fan_out and node not in self._by_channel:
+            fan_out = site.to_channels(self._fan_out[node][None])
+            self._by_channel[node] = laid_out(fan_out.to(dtype))[0]
+        return self._by_channel.get(node)
+
     def _spike(self, node: fx.Node) -> Tensor:
         site = self._sites[node.name]
         current = self._current(node)
         neuron = self._neurons[site.name]
-        fan_out = self._fan_out.get(node.name)
-        if fan_out is not None:
-            fan_out = site.to_channels(fan_out[None])[0].to(current.dtype)
+        fan_out = self._fan_out_of(node.name, site, current.dtype)
         given = (current, neuron.threshold, neuron.bias, neuron.v_init)
         shape = (self._steps, self._state.samples)
         found = cast(tuple[Tensor, Tensor], _Fire.apply(*given, neuron, shape, fan_out))

@@ -105,7 +105,7 @@ class AdaFire:
 
     def start(self, current: Tensor) -> NeuronState:
         """The state before the first step, for currents like ``current``, ``(N, C, ...)``."""
-        state = NeuronState(torch.zeros_like(current).add_(self.v_init))
+        state = NeuronState(torch.empty_like(current).copy_(self.v_init))
         if self.ceiling is not None:
             state.emitted = torch.zeros_like(current)
         return state
@@ -160,42 +160,46 @@ class AdaFire:
         that of straight-through rounding in V (Bu et al., ICLR 2022, Sec. 4.2).
 
         Args:
-            grad: By the counts of each step, ``(steps·N, C, ...)``; it may be changed.
+            grad: By the counts of each step, ``(steps·N, C, ...)``; it is overwritten.
             currents: As in :meth:`fire`.
             samples: N.
             steps: Number of steps, from the first on.
         """
+        # In place wherever it can be: on a CPU memory that is new costs more than the sums.
         each = currents.unflatten(0, (-1, samples))
         scale = _per_channel(1.0 / self.threshold, currents)
-        spent = torch.addcmul(_per_channel(self.bias / self.threshold, currents), each, scale)
+        shift = _per_channel(self.bias / self.threshold, currents)
         by_sum = grad.unflatten(0, (steps, samples))
         for t in range(steps - 1):  # a count is the difference of two sums
-            by_sum[t] -= by_sum[t + 1]
-        total = self.v_init - 0.5
+            by_sum[t].sub_(by_sum[t + 1])
+        total = torch.addcmul(shift + (self.v_init - 0.5), each[0], scale)
         by_most = torch.zeros_like(self.threshold)
         for t in range(steps):
-            total = total + spent[t % len(spent)]
+            if t:
+                total.addcmul_(each[t % len(each)], scale).add_(shift)
             by_most += self._slope_of_most(by_sum[t], total, t + 1)
-            by_sum[t] = self._slope_of_clip(by_sum[t], total, t + 1)
+            self._slope_of_clip_(by_sum[t], total, t + 1)
         for t in reversed(range(steps - 1)):  # a current counts in every sum from its step on
-            by_sum[t] += by_sum[t + 1]
+            by_sum[t].add_(by_sum[t + 1])
+        by_v_init = by_sum[0].sum(0)
         shared = by_sum.sum(0, keepdim=True) if len(each) < steps else by_sum
-        by_growth = by_channel((shared * spent).flatten(0, 1))
+        by_shift = by_channel(shared.flatten(0, 1))
+        products = [by_channel(torch.mul(s, c, out=total)) for s, c in zip(shared, each, strict=True)]
+        by_growth = (torch.stack(products).sum(0) + self.bias * by_shift) / self.threshold
         return Slopes(
-            current=(shared * scale).flatten(0, 1),
+            current=shared.mul_(scale).flatten(0, 1),
             threshold=by_most - by_growth / self.threshold,
-            bias=by_channel(shared.flatten(0, 1)) / self.threshold,
-            v_init=by_sum[0].sum(0),
+            bias=by_shift / self.threshold,
+            v_init=by_v_init,
         )
 
-    def _slope_of_clip(self, grad: Tensor, total: Tensor, step: int) -> Tensor:
-        """``grad`` where a sum up to a step is clipped neither below nor above, else 0."""
+    def _slope_of_clip_(self, grad: Tensor, total: Tensor, step: int) -> None:
+        """Keep ``grad`` where a sum up to a step is clipped neither below nor above, else 0."""
         if self.ceiling is not None:
             total, most = total / self._most(step, self.ceiling, total), 1.0
         else:
             most = float(step * self.phi)
-        found: Tensor = torch.ops.aten.hardtanh_backward(grad, total, 0.0, most)
-        return found
+        torch.ops.aten.hardtanh_backward.grad_input(grad, total, 0.0, most, grad_input=grad)
 
     def _slope_of_most(self, grad: Tensor, total: Tensor, step: int) -> Tensor | float:
         """By V, where the ceiling clips: fewer spikes fit under it if V grows."""

@@ -30,10 +30,12 @@ class DualThreshold(AdaFire):
 
     def _step(self, state: NeuronState, fired: Tensor) -> None:
         assert state.emitted is not None
-        takes_back = (state.membrane <= -_NEGATIVE_THRESHOLD) & (state.emitted > 0.5)
+        if state.step == 0:  # nothing to take back yet
+            return super()._step(state, fired)
+        takes_back = (state.membrane <= -_NEGATIVE_THRESHOLD).logical_and_(state.emitted > 0.5)
         super()._step(state, fired)
+        fired.masked_fill_(takes_back, -1.0)  # below its threshold it fired none
         back = takes_back.to(fired.dtype)
-        fired.sub_(back)
         state.membrane.add_(back)
         state.emitted.sub_(back)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conversion._errors import ConfigError
 from conversion._exits import ExitRule, confidence
 from conversion.energy import Burst, Costs
-from conversion.graph import Inputs, Network
+from conversion.graph import Inputs, Network, laid_out
 from conversion.neurons import NEURONS, AdaFire
 from conversion.simulation._counter import SpikeCounter
 from conversion.simulation._passes import SpikingPass, running_mean
@@ -263,5 +263,9 @@ def make_neuron(
 ) -> AdaFire:
     """The layer of neurons of a config, for thresholds θ and biases ``(C,)``."""
     return NEURONS[layer.neuron](
-        threshold=theta * layer.rho, phi=layer.phi, bias=bias, v_init=v_init, ceiling=ceiling
+        threshold=theta * layer.rho,
+        phi=layer.phi,
+        bias=bias,
+        v_init=laid_out(v_init[None])[0],
+        ceiling=ceiling,
     )
