@@ -23,11 +23,11 @@ _FLOOR = 5e-4
 
 @dataclass(frozen=True)
 class Promise:
-    """The drop of a point as normally distributed.
+    """The drop of a point on as many other samples, as normally distributed.
 
     Attributes:
         mean: Accuracy lost, shrunk towards what the divergence predicts.
-        spread: Standard deviation.
+        spread: Standard deviation, with the noise of those other samples.
     """
 
     mean: float
@@ -45,7 +45,8 @@ class DropModel:
     noisy, and among the trials of one study it says how much is lost: a kernel regression over its
     logarithm. What a point's own samples add to it counts as much as their noise allows (empirical
     Bayes: Efron & Morris 1975). A point must not look better by that than by its own samples; and
-    as all points were measured on the same samples, the noise of these stays whole.
+    as all points were measured on the same samples, the noise of these stays whole. A promise is
+    looked at on other samples, and as many of them are as noisy.
 
     Args:
         measured: Of the finished trials, on one split.
@@ -66,7 +67,7 @@ class DropModel:
         own = 1 / drop.spread**2
         weight = own / (own + 1 / about)
         shrunk = weight * _centre(drop) + (1 - weight) * predicted
-        spread = math.sqrt(1 / (own + 1 / about) + drop.spread**2)
+        spread = math.sqrt(1 / (own + 1 / about) + 2 * drop.spread**2)
         return Promise(mean=max(shrunk, _centre(drop)), spread=spread)
 
     def _predict(self, measurement: Measurement) -> tuple[float, float]:

@@ -65,7 +65,7 @@ def study_of(random: np.random.Generator, n: int) -> tuple[list[SimpleNamespace]
 
 
 def test_promises_are_kept_by_what_is_chosen_for_them() -> None:
-    """Of those that keep it by their mean the worst breaks it; of those by their bound, rarely."""
+    """On as many other samples: by their mean the worst breaks it; by their bound, rarely."""
     random = np.random.default_rng(1)
     by_mean, by_bound, every = [], [], []
     limit = 0.03
@@ -74,13 +74,14 @@ def test_promises_are_kept_by_what_is_chosen_for_them() -> None:
         model = DropModel(found)
         bounds = np.array([model.promise(m).bound(0.9) for m in found])
         means = np.array([m.drop.mean for m in found])
+        others = random.binomial(450, truth) / 450
         for values, kept in ((means, by_mean), (bounds, by_bound)):
             promised = np.flatnonzero(values <= limit)
             chosen = promised[truth[promised].argmax()]  # the cheapest is the worst
-            kept.append(truth[chosen] <= limit)
-        every.append(np.mean(truth[bounds <= limit] <= limit))
+            kept.append(others[chosen] <= limit)
+        every.append(np.mean(others[bounds <= limit] <= limit))
     assert np.mean(by_mean) < 0.7
-    assert np.mean(by_bound) > 0.85
+    assert 0.85 < np.mean(by_bound) < 0.97
     assert np.mean(every) > 0.95
 
 
