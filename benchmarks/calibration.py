@@ -1,9 +1,10 @@
 """Every way to calibrate over φ, ρ and T: ``python -m benchmarks.calibration [--json]``.
 
-On ``digits``, or on CIFAR-10 with ``--data`` and ``--weights``: none, light, advanced, tuned and
-error compensation (learned, with dual-threshold neurons); accuracy, and divergence from the ANN,
-which is far less noisy. n = the search split. The first three are converted for each T. The other
-two learn at T up to 4; what they learned at 4 serves the larger T too.
+On ``digits``, or on CIFAR-10 with ``--data`` and ``--weights``: none, light, advanced, tuned, error
+compensation (learned, with dual-threshold neurons) and this with the weights learned too; accuracy,
+and divergence from the ANN, which is far less noisy. n = the search split. The first three are
+converted for each T. The others learn at T up to 4, on the images that the task has to learn from;
+what they learned at 4 serves the larger T too.
 """
 
 from __future__ import annotations
@@ -24,16 +25,21 @@ from reports import write_figure
 
 STEPS = (1, 2, 4, 8, 16, 32)
 SETTINGS = tuple((phi, rho) for phi in (1, 4, 8) for rho in (1.0, 2.0))
-LEARNING = ("tuned", "error compensation")
+LEARNING = {
+    "tuned": "tuned",
+    "error compensation": "learned",
+    "weights learned": "learned-weights",
+}
+"""By the name of a calibration."""
 WAYS = ("none", "light", "advanced", *LEARNING)
 LEARNED_UP_TO = 4
 
 
 def measured(
-    evaluator: Evaluator, iterations: int, ways: tuple[str, ...]
+    evaluator: Evaluator, iterations: int, ways: tuple[str, ...], phis: tuple[int, ...]
 ) -> Iterator[dict[str, Any]]:
     """One row per way, φ, ρ and T."""
-    for phi, rho in SETTINGS:
+    for phi, rho in (s for s in SETTINGS if s[0] in phis):
         for way in ways:
             for steps in STEPS:
                 if way not in LEARNING or steps <= LEARNED_UP_TO:
@@ -46,20 +52,19 @@ def record(
 ) -> Recording:
     """One pass; what learned at the largest T of learning runs on to the last T."""
     goes_on = way in LEARNING and steps == LEARNED_UP_TO
-    compensates = way == "error compensation"
     config = ConversionConfig.uniform(
         evaluator.layers,
         timesteps=STEPS[-1] if goes_on else steps,
         calibration_timesteps=steps,
         phi=phi,
         rho=rho,
-        neuron="dual-threshold" if compensates else "adafire",
+        neuron="dual-threshold" if way in list(LEARNING)[1:] else "adafire",
         calibration=make_calibration(
-            "learned" if compensates else way,
-            **({"iterations": iterations} if way in LEARNING else {}),
+            LEARNING.get(way, way), **({"iterations": iterations} if way in LEARNING else {})
         ),
     )
-    return evaluator.record(convert(evaluator.profile, config), "search")
+    data = evaluator.task.batches_to_learn_from() if way in LEARNING else None
+    return evaluator.record(convert(evaluator.profile, config, data=data), "search")
 
 
 def row(recording: Recording, way: str, phi: int, rho: float, steps: int) -> dict[str, Any]:
@@ -106,6 +111,7 @@ def drawn(rows: list[dict[str, Any]], ann: float) -> Figure:
 @click.option("--weights", help="Weights of a ResNet-20 for it.")
 @click.option("--samples", default=450, show_default=True, help="Of the search split (CIFAR-10).")
 @click.option("--way", "ways", type=click.Choice(WAYS), multiple=True, default=WAYS)
+@click.option("--phi", "phis", type=click.Choice(["1", "4", "8"]), multiple=True)
 @click.option("--iterations", default=100, show_default=True, help="Gradient steps.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, last.")
@@ -114,6 +120,7 @@ def main(
     weights: str | None,
     samples: int,
     ways: tuple[str, ...],
+    phis: tuple[str, ...],
     iterations: int,
     figure: Path | None,
     as_json: bool,
@@ -125,7 +132,8 @@ def main(
     evaluator = Evaluator(load_task(spec))
     ann = evaluator.ann("search")
     rows = []
-    for row in measured(evaluator, iterations, ways):
+    limits = tuple(map(int, phis)) or (1, 4, 8)
+    for row in measured(evaluator, iterations, ways, limits):
         rows.append(row)
         click.echo(json.dumps(row), err=True)
     if figure:

@@ -1,0 +1,187 @@
+"""Searches judged at equal time: ``python -m benchmarks.wall_time --minutes 1,2,4 --seeds 3``.
+
+Each search is the command that a user types, in a process of its own with one thread and an empty
+folder: ours; NSGA-II and TPE on the same space, where learning starts from scratch; with ``--tree``
+the search of another commit, whose work tree lies there. Beside them the uniform grid and
+``pareto_dp``, which end by themselves. All see the same network and images. Hypervolume: share
+of the box between the ANN's accuracy and ten points less, and 100 % and 2 % of its energy on a
+logarithmic axis, that the trials measured so far dominate on the search split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+import optuna
+from matplotlib.figure import Figure
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.search_quality import Spent, hypervolume
+from benchmarks.shared_digits import make_task
+from evaluators import Evaluator, Measurement
+from reports import write_figure
+from search import ParetoSearch, measured_exits, sensitivity
+from spaces import LayerSpace
+
+_HERE = Path(__file__).resolve().parents[1]
+_TASK = f"{_HERE / 'benchmarks' / 'shared_digits.py'}:make_task"
+_OURS = {"ours": (), "NSGA-II": ("--sampler", "nsga2"), "TPE": ("--sampler", "tpe")}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search: seconds since it began, and what was measured by then."""
+
+    name: str
+    seed: int
+    points: tuple[Spent, ...]
+
+    def at(self, minutes: float, ann: float) -> float:
+        """Hypervolume after some minutes."""
+        known = [p for p in self.points if p.evaluations <= 60 * minutes]
+        return hypervolume(known, ann, by="accuracy")
+
+
+def searched(name: str, tree: Path, options: tuple[str, ...], seed: int, folder: Path,
+             minutes: float) -> Run:  # fmt: skip
+    """Run the command for some minutes and read its study."""
+    out = folder / f"{name}-{seed}"
+    command = [sys.executable, "-m", "spikefront", "search", "--task", _TASK, "--seed", str(seed),
+               "--trials", "100000", "--out", str(out), *options]  # fmt: skip
+    began = datetime.now()
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, env=environment, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        _, errors = process.communicate(timeout=60 * minutes)
+        raise click.ClickException(f"{name}: {errors.decode()[-500:]}")
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # as Ctrl-C: what is measured is kept
+        process.communicate()
+    storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
+    (study,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=study, storage=storage).get_trials(
+        states=(optuna.trial.TrialState.COMPLETE,)
+    )
+    rows = [
+        Spent(
+            evaluations=(trial.datetime_complete - began).total_seconds(),
+            accuracy=trial.values[0],
+            energy=trial.user_attrs["energy_ratio"],
+            divergence=trial.user_attrs["kl"],
+        )
+        for trial in trials
+        if trial.datetime_complete is not None
+    ]
+    return Run(name, seed, tuple(sorted(rows, key=lambda p: p.evaluations)))
+
+
+def measured(name: str, settings: Iterator[Mapping[str, Any]], evaluator: Evaluator,
+             space: LayerSpace, began: float) -> Run:  # fmt: skip
+    """Settings one after the other, with those exits of each that enlarge the front."""
+    points: list[Spent] = []
+
+    def measure(params: Mapping[str, Any]) -> Measurement:
+        return evaluator.measure(space.choice(params))
+
+    for params in settings:
+        m = measure(params)
+        known = np.array([(p.accuracy, p.energy, p.divergence) for p in points]).reshape(-1, 3)
+        more = measured_exits(params, m, measure, space, known=known)
+        spent = time.perf_counter() - began
+        points += [Spent.of(spent, f, {**params, **e}) for e, f in [({}, m), *more]]
+    return Run(name, 0, tuple(points))
+
+
+def uniform_grid(evaluator: Evaluator) -> Run:
+    """Every uniform (φ, ρ)."""
+    began = time.perf_counter()
+    space = LayerSpace(layers=evaluator.layers)
+    every = (
+        space.uniform(phi=phi, rho=rho, alpha=0.6)
+        for phi in range(1, space.phi_max + 1)
+        for rho in space.rhos()
+    )
+    return measured("uniform grid", every, evaluator, space, began)
+
+
+def pareto_dp(evaluator: Evaluator) -> Run:
+    """Points of the paper's search; its sensitivities count."""
+    began = time.perf_counter()
+    space = LayerSpace(layers=evaluator.layers)
+    found = sensitivity(evaluator.profile, evaluator.energy, timesteps=4)
+    start = space.uniform(phi=1, rho=1.0, alpha=0.6)
+    every = ({**start, **choice.params()} for choice in ParetoSearch(found).front(40))
+    return measured("pareto_dp", every, evaluator, space, began)
+
+
+def drawn(runs: list[Run], ann: float, minutes: float) -> Figure:
+    """Hypervolume over time: the median of the seeds, and all between them."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    times = np.geomspace(0.1, minutes, 60)
+    for name in dict.fromkeys(r.name for r in runs):
+        lines = np.array([[r.at(t, ann) for t in times] for r in runs if r.name == name])
+        (line,) = axes.plot(times, np.median(lines, 0), label=name, linewidth=1.6)
+        axes.fill_between(times, lines.min(0), lines.max(0), alpha=0.15, color=line.get_color())
+    axes.set_xscale("log")
+    axes.set_xlabel("time, minutes")
+    axes.set_ylabel("hypervolume, share of the box")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    return figure
+
+
+@click.command()
+@click.option("--minutes", default="1,2,4,8", show_default=True, help="When to look.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--tree", type=click.Path(exists=True, path_type=Path), help="Another commit.")
+@click.option("--only", multiple=True, help="These searches alone; may be repeated.")
+@click.option("--folder", type=click.Path(path_type=Path), required=True, help="For the studies.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
+def main(
+    minutes: str, seeds: int, tree: Path | None, only: tuple[str, ...], folder: Path,
+    figure: Path | None,
+) -> None:  # fmt: skip
+    """Print a table of hypervolumes."""
+    looked = [float(m) for m in minutes.split(",")]
+    evaluator = Evaluator(make_task())
+    ann = evaluator.ann("search").accuracy.value
+    ways = {name: (_HERE, options) for name, options in _OURS.items()}
+    if tree is not None:
+        ways["the other commit"] = (tree.resolve(), ())
+    ways = {name: way for name, way in ways.items() if not only or name in only}
+    runs = [uniform_grid(evaluator), pareto_dp(evaluator)]
+    for seed in range(seeds):
+        for name, (where, options) in ways.items():
+            runs.append(searched(name, where, options, seed, folder.resolve(), max(looked)))
+            values = [round(runs[-1].at(m, ann), 4) for m in looked]
+            click.echo(json.dumps({"search": name, "seed": seed, "at": values}), err=True)
+    table = Table("search", *(f"{m:g} min" for m in looked), title="hypervolume, median of seeds")
+    for name in dict.fromkeys(r.name for r in runs):
+        found = [[r.at(m, ann) for m in looked] for r in runs if r.name == name]
+        table.add_row(name, *(f"{median(column):.3f}" for column in zip(*found, strict=True)))
+    Console(width=100).print(table)
+    if figure:
+        write_figure(drawn(runs, ann, max(looked)), figure)
+
+
+if __name__ == "__main__":
+    main()
