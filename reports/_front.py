@@ -105,7 +105,7 @@ class ParetoFront:
 
     @property
     def passes(self) -> int:
-        """How many trials were run; the others are further exits of theirs."""
+        """How many trials were run; the others are additional exits of the same passes."""
         return sum(trial.exit_of is None for trial in self.trials)
 
 

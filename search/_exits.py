@@ -14,7 +14,7 @@ from search._front import dominated_area, expected_gain, non_dominated
 from spaces import LayerSpace, names
 
 _INTERESTING_DROP = 0.06
-"""Points this much less accurate than the best found are not what anybody looks for."""
+"""Points this much less accurate than the best found are of no interest."""
 
 _INTERESTING_ENERGY = 1.5
 """Nor are points that need this many times the energy of the most accurate one."""
@@ -60,7 +60,7 @@ def points_of(measurements: Sequence[Measurement]) -> np.ndarray:
 
 
 def interesting_front(points: np.ndarray, loss: Criterion) -> np.ndarray:
-    """Which points are the front of a loss and energy, where anybody looks, by rising energy.
+    """The front of a loss and energy within the range of interest, by rising energy, ``(k,)``.
 
     Points of much less accuracy than the best, or of much more energy than the most accurate one,
     are left out.
@@ -88,7 +88,7 @@ def logarithms(points: np.ndarray, loss: Criterion) -> np.ndarray:
 
 
 def worst_of(front: np.ndarray, dearest: float, margin: float) -> tuple[float, float]:
-    """Log energy and log loss beyond which nobody looks, given the logarithms of a front."""
+    """Where the range of interest ends, log energy and log loss, by the logarithms of a front."""
     return min(math.log(_INTERESTING_ENERGY) + front[-1, 0], dearest), margin + front[0, 1]
 
 
@@ -113,7 +113,7 @@ def foreseen_exits(
     unlike: np.ndarray,
     loss: Criterion,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exits of passes that nobody has run, from those of the nearest one that was.
+    """Exits of passes that were not run, from those of the nearest one that was.
 
     Its energies are scaled as the first step's energy is, its losses as the first step's
     divergence, to the power of the loss's elasticity.
@@ -121,7 +121,7 @@ def foreseen_exits(
     Args:
         staircases: Of each pass that was run.
         seen: Log energy and log divergence of their first steps, ``(passes, 2)``.
-        sought: Of those that nobody has run, foreseen, ``(n, 2)``.
+        sought: Of those that were not run, foreseen, ``(n, 2)``.
         unlike: In how many kinds, neuron and calibration, they differ, ``(n, passes)``.
         loss: What is traded against energy.
 

@@ -1,4 +1,4 @@
-"""How a study is getting on: what the storage tells, whoever works on it."""
+"""How a study is getting on: what the storage tells, across all workers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class StudyStatus:
 
     Attributes:
         name: Of the study.
-        planned: Trials that it shall have run; None if nobody said.
+        planned: Trials that it is to run; None if that is not known.
         run: Trials that were run.
         states: Number of trials by Optuna's state, exits of passes among the complete ones.
         exits: Further exits of passes.
@@ -68,7 +68,7 @@ class StudyStatus:
 
     @property
     def is_done(self) -> bool:
-        """Whether as many trials were run as planned, and nobody is running more."""
+        """Whether as many trials were run as planned, and no more are running."""
         at_work = any(worker.silent < _SILENT for worker in self.workers)
         return self.planned is not None and self.run >= self.planned and not at_work
 

@@ -27,7 +27,7 @@ _PLAN = "plan"
 
 @dataclass(frozen=True, kw_only=True)
 class StudySetup:
-    """What a study is about; kept in the study, so that whoever opens it can go on with it.
+    """What a study is about; kept in the study, so that anyone who opens it can go on with it.
 
     Attributes:
         space: The search space.
@@ -123,7 +123,7 @@ def plan_of(study: optuna.Study) -> Plan:
     """How a study is to be run; raises :class:`StudyError` if no search has said so."""
     if _PLAN not in (attrs := study.user_attrs):
         raise StudyError(
-            f"nobody said how many trials the study {study.study_name!r} shall run;"
+            f"it is not known how many trials the study {study.study_name!r} is to run;"
             " `spikefront search --workers 0` does"
         )
     return Plan(**attrs[_PLAN])

@@ -184,11 +184,12 @@ class AdaFire:
         by_v_init = by_sum[0].sum(0)
         shared = by_sum.sum(0, keepdim=True) if len(each) < steps else by_sum
         by_shift = by_channel(shared.flatten(0, 1))
-        products = [by_channel(torch.mul(s, c, out=total)) for s, c in zip(shared, each, strict=True)]
-        by_growth = (torch.stack(products).sum(0) + self.bias * by_shift) / self.threshold
+        by_growth = self.bias * by_shift
+        for slope, current in zip(shared, each, strict=True):
+            by_growth += by_channel(torch.mul(slope, current, out=total))
         return Slopes(
             current=shared.mul_(scale).flatten(0, 1),
-            threshold=by_most - by_growth / self.threshold,
+            threshold=by_most - by_growth / self.threshold**2,
             bias=by_shift / self.threshold,
             v_init=by_v_init,
         )

@@ -1,4 +1,4 @@
-"""Which learned states nobody will go on from."""
+"""Which learned states are no longer needed."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def run_study(
 
     Raises:
         StudyError: Another process holds the folder, or trial after trial fails.
-        ConfigError: Lost accuracy is limited, and nobody said what the ANN's is.
+        ConfigError: Lost accuracy is limited, and the ANN's accuracy is not given.
         KeyboardInterrupt: It was stopped.
     """
     if study_setup(study).budget.max_accuracy_drop is not None and ann_accuracy is None:
@@ -434,7 +434,7 @@ class _Coordinator:
 
     def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
         # A trial waits with its owner's name before it runs: were the name written after,
-        # a kill between the two would leave a trial that runs for ever and is nobody's.
+        # a kill between the two would leave a trial that runs for ever without an owner.
         if not any(trial.state is TrialState.WAITING for trial in every):
             enqueue(self._study, {}, TrialRecord(owner=self._owner))
 
@@ -451,9 +451,9 @@ class _Coordinator:
                     raise
                 _LOG.warning("trial %d was given up by another worker", outcome.number)
             self._passes += outcome.measurement is not None
-        if outcome.state is not None:
+        if outcome.state is not None and self._states is not None:
             self._pruned.discard(outcome.state)
-            self._prune()
+            self._prune(self._states, failed=None if outcome.measurement else outcome.state)
         if self._on_trial is not None:
             self._on_trial(self._study, self._passes, outcome.reason)
         if self._failures >= _MAX_FAILURES_IN_A_ROW:
@@ -486,13 +486,11 @@ class _Coordinator:
         for exits, m in outcome.exits:
             add_exit(self._study, self._space, done, exits, m, self._constraints(m))
 
-    def _prune(self) -> None:
-        """Remove the learned states that no point of the front descends from."""
-        if self._states is None:
-            return
+    def _prune(self, states: ArtifactStates, failed: str | None) -> None:
+        """Remove what a failed trial learned, and what no point of the front descends from."""
         needless = needless_states(self._look()) - self._pruned
-        for key in needless:
-            self._states.remove(key)
+        for key in needless | ({failed} if failed else set()):
+            states.remove(key)
         self._pruned |= needless
 
     def _constraints(self, measurement: Measurement) -> dict[str, float]:
@@ -522,7 +520,7 @@ class _Worker(_Coordinator):
     make_sampler: Callable[[int], BaseSampler] | None = None
 
     def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
-        """Nothing: whoever is killed is missed by the others, by name or not."""
+        """Nothing: the others notice a killed worker's trial, with or without a name."""
 
     def _after_asking(self, trial: optuna.Trial) -> None:
         """Make the sampler: its first trial's number is what no two workers have in common."""

@@ -24,7 +24,7 @@ class Leases:
     attribute stood still for ``grace`` seconds is lost. The seconds are this process's own: no
     clock is compared with another machine's.
 
-    While the storage is away nobody can give signs: the seconds begin when it answers again.
+    While the storage is away no worker can give signs: the seconds begin when it answers again.
 
     Args:
         grace: Seconds without a sign after which a trial is lost.

@@ -50,7 +50,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it."""
+    """What came of it.
+
+    Attributes:
+        number: Of the trial.
+        measurement: None where it failed.
+        exits: Additional exits of the same pass.
+        reason: Why it failed.
+        seconds: What it took.
+        state: Name of the learned state that may have been kept, also of a trial that failed.
+    """
 
     number: int
     measurement: Measurement | None
@@ -91,7 +100,7 @@ class Gpus:
 
 
 def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
-    """Measure a trial and its further exits; what goes wrong is told, not raised."""
+    """Measure a trial and additional exits of its pass; what goes wrong is told, not raised."""
     start = time.perf_counter()
     measurement, reason, exits = None, None, []
     space = asked.space
@@ -111,17 +120,20 @@ def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
         _LOG.debug("trial %d failed", asked.number, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
     if measurement is not None:
-        reason = None  # the limit may end its further exits
+        reason = None  # the limit may end its additional exits
     seconds = time.perf_counter() - start
-    state = None if measurement is None else _state(evaluator, asked)
-    return Outcome(asked.number, measurement, exits, reason, seconds, state)
+    return Outcome(asked.number, measurement, exits, reason, seconds, _state(evaluator, asked))
 
 
 def _state(evaluator: Evaluator, asked: Asked) -> str | None:
     """The name under which what was learned is kept."""
-    config = asked.space.choice(asked.params, asked.lineage).conversion
-    kept = evaluator.states is not None and config.calibration.learns
-    return evaluator.state_key(config) if kept else None
+    if evaluator.states is None:
+        return None
+    try:
+        config = asked.space.choice(asked.params, asked.lineage).conversion
+    except SpikefrontError:  # why it failed
+        return None
+    return evaluator.state_key(config) if config.calibration.learns else None
 
 
 def _exits(
@@ -138,7 +150,7 @@ def _exits(
             least_accuracy=asked.least_accuracy,
         )
     except Exception as error:  # the trial itself is whole
-        _LOG.warning("no further exits of trial %d: %s", asked.number, error)
+        _LOG.warning("no additional exits of trial %d: %s", asked.number, error)
         return []
 
 
@@ -146,8 +158,8 @@ def _exits(
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise :class:`TrialTimeoutError` in the block once its time is over.
 
-    A block that does not even react to that ends its process: whoever waits for it then brings
-    its trial back as that of any worker that died.
+    A block that does not even react to that ends its process: the coordinator then brings its
+    trial back as that of any worker that died.
     """
     watchdog = threading.Timer(seconds + _WEDGED, _end_process, (seconds,))
     watchdog.daemon = True

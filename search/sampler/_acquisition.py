@@ -21,7 +21,7 @@ _RECENT = 6
 
 @dataclass(frozen=True)
 class Limits:
-    """Where anybody looks.
+    """The range of interest.
 
     Attributes:
         dearest: Logarithm of the share of the ANN's energy from which nothing counts.
@@ -70,7 +70,7 @@ def gains_per_second(known: Sequence[Known], limits: Limits) -> tuple[float | No
     """What the last passes that did not learn, and those that did, gained per second.
 
     The gain of a pass is the area that its exits added to the fronts of both losses when it came,
-    within where anybody looks now. None for a kind of which there are too few.
+    within the range of interest. None for a kind of which there are too few.
     """
     passes = first_passes(known)
     gained = sum((_gains(passes, loss, limits) for loss in LOSSES), np.zeros(len(passes)))

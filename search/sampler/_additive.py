@@ -26,7 +26,7 @@ from search._exits import (
 )
 from search._trial import TrialRecord, finished
 from search.sampler._acquisition import Limits, gains_per_second
-from search.sampler._continuations import Continuations
+from search.sampler._continuations import Continuations, Proposal
 from search.sampler._known import Book, Known
 from search.sampler._roots import Roots
 from spaces import LayerSpace, names
@@ -73,7 +73,7 @@ class AdditiveSampler(BaseSampler):
     Which of the two comes next is a matter of what the last ones of each gained per second.
 
     With early exit the divergence is that of the first step, and the pass is measured at a T that
-    leaves its exits room. The exits that a pass showed, and which nobody has measured though they
+    leaves its exits room. The exits that a pass showed, and which were not measured though they
     enlarge the front, come before any new pass; :func:`search.run_study` measures them itself.
 
     It learns from trials with the user attribute ``measurement``, a
@@ -138,7 +138,8 @@ class AdditiveSampler(BaseSampler):
         }
         params, record = self._free_exit(known, kept, taken) or ({}, None)
         if not params and self._learns_next(known, _failed_to_learn(study)):
-            proposal = self._continuations.propose(known, kept, taken, loss)
+            learning = [p for t in running if (p := self._learning(t)) is not None]
+            proposal = self._continuations.propose(known, kept, learning, taken, loss)
             if proposal is not None:
                 params = proposal.params
                 record = TrialRecord(lineage=proposal.lineage, goes_on_from=proposal.goes_on_from)
@@ -155,6 +156,13 @@ class AdditiveSampler(BaseSampler):
     ) -> Any:
         """Random, for parameters that are not of the space."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _learning(self, trial: FrozenTrial) -> Proposal | None:
+        """What a running trial learns, if it goes on from another one."""
+        record = TrialRecord.of(trial)
+        if record.goes_on_from is None:
+            return None
+        return Proposal(self._book.own(trial.params), tuple(record.lineage), record.goes_on_from)
 
     def _warn_of_missing_measurements(self) -> None:
         if not self._warned:

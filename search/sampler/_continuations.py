@@ -69,7 +69,7 @@ class Continuations:
     Args:
         book: Reads trials.
         space: The search space.
-        limits: Where anybody looks.
+        limits: The range of interest.
         random: Of the draws.
     """
 
@@ -82,6 +82,7 @@ class Continuations:
         self,
         known: Sequence[Known],
         kept: Sequence[Known],
+        running: Sequence[Proposal],
         taken: set[str],
         loss: Criterion,
     ) -> Proposal | None:
@@ -90,6 +91,7 @@ class Continuations:
         Args:
             known: The finished trials.
             kept: Those of them within the budget.
+            running: What is being learned.
             taken: Keys of choices that were made or are running.
             loss: What is traded against energy.
         """
@@ -101,8 +103,11 @@ class Continuations:
         drawn = [(p, c) for p, c in drawn if key_of(c.params, c.lineage) not in taken]
         if not drawn:
             return None
-        moves = self._moves(passes, [_effects(parent, c) for parent, c in drawn])
-        gains = self._gains([parent for parent, _ in drawn], moves, kept, loss)
+        running = [p for p in running if p.goes_on_from in passes]
+        learning = [*drawn, *((passes[p.goes_on_from], p) for p in running)]
+        moves = self._moves(passes, [_effects(parent, c) for parent, c in learning])
+        foreseen = self._foreseen([parent for parent, _ in learning], moves, loss)
+        gains = self._gains(foreseen[: len(drawn)], foreseen[len(drawn) :], kept, loss)
         seconds = self._seconds(list(passes.values()), [c.params for _, c in drawn])
         return drawn[int((gains / seconds).argmax())][1]
 
@@ -190,21 +195,30 @@ class Continuations:
         found: np.ndarray = np.array(sought) @ np.array(drawn).T
         return found
 
+    @staticmethod
+    def _foreseen(parents: Sequence[Known], moves: np.ndarray, loss: Criterion) -> list[np.ndarray]:
+        """Log energy and log loss of each one's exits, those of its parent moved."""
+        return [
+            parent.exits[loss] + move * (1, loss.elasticity)
+            for parent, move in zip(parents, moves, strict=True)
+        ]
+
     def _gains(
         self,
-        parents: Sequence[Known],
-        moves: np.ndarray,
+        foreseen: Sequence[np.ndarray],
+        running: Sequence[np.ndarray],
         kept: Sequence[Known],
         loss: Criterion,
     ) -> np.ndarray:
+        """Gain of each one's best exit over what is measured and what is running, ``(n,)``."""
         points = points_of([t.measurement for t in kept])
         front = logarithms(points[interesting_front(points, loss)], loss)
-        owner = np.repeat(np.arange(len(parents)), [len(t.exits[loss]) for t in parents])
-        stairs = np.concatenate([t.exits[loss] for t in parents])
-        exits = stairs + moves[owner] * (1, loss.elasticity)
+        owner = np.repeat(np.arange(len(foreseen)), [len(exits) for exits in foreseen])
+        exits = np.concatenate(foreseen)
         deviation = np.full(len(exits), loss.elasticity * _LUCK)
-        best = np.zeros(len(parents))
-        np.maximum.at(best, owner, self._limits.gains(front, exits, deviation, loss))
+        there = np.concatenate([front, *running])
+        best = np.zeros(len(foreseen))
+        np.maximum.at(best, owner, self._limits.gains(there, exits, deviation, loss, front))
         return best
 
     @staticmethod

@@ -25,7 +25,7 @@ _NEAREST = 400
 """Finished trials that the surrogate learns from: those nearest to the front."""
 
 _WORST_DIVERGENCE = 1.0
-"""Nats from which on nobody looks, where nothing exits early: some twenty points of accuracy."""
+"""Nats beyond the range of interest, where nothing exits early: some twenty points of accuracy."""
 
 
 class Roots:
@@ -34,7 +34,7 @@ class Roots:
     Args:
         book: Reads trials.
         space: The search space.
-        limits: Where anybody looks.
+        limits: The range of interest.
         random: Of the draws.
     """
 

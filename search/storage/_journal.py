@@ -99,7 +99,7 @@ def open_redis(url: str) -> BaseStorage:
 
 
 class _RedisBackend(JournalRedisBackend):
-    """Without snapshots: they are pickles, which whoever reaches the server could write."""
+    """Without snapshots: they are pickles, which anyone who reaches the server could write."""
 
     def save_snapshot(self, snapshot: bytes) -> None:
         pass

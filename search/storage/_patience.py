@@ -116,9 +116,9 @@ class _PatientStorage(BaseStorage):
     """Another storage, each of whose methods is tried again while that is away.
 
     A change may have been made though its answer was lost, and is then made twice. Of the changes
-    that a search makes that is no harm: a trial that was started and nobody runs is given up as
-    any that lost its worker, a setting in the queue twice is run once, and a further exit of a
-    pass may stand there twice.
+    that a search makes that is no harm: a trial that was started and is not running anywhere is
+    given up as any that lost its worker, a setting in the queue twice is run once, and an
+    additional exit of a pass may stand there twice.
 
     Attributes:
         impatient: The storage itself, for what can wait until the next time.

@@ -42,7 +42,7 @@ def serve_storage(
 
 
 def _check_free(host: str, port: int) -> None:
-    # gRPC shares a port with whoever listens already, and requests would go to either.
+    # gRPC shares a port with a process that listens already, and requests would go to either.
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

@@ -121,7 +121,7 @@ def test_a_trial_is_whole_without_its_further_exits(
     bench.run(study, 3, on_trial=lambda study, done, reason: reasons.append(reason))
     assert reasons == [None] * 3
     assert len(finished(study)) == 3
-    assert "no further exits of trial 0: by zero" in caplog.text
+    assert "no additional exits of trial 0: by zero" in caplog.text
 
 
 def test_the_same_call_goes_on(bench: Bench) -> None:

@@ -33,7 +33,7 @@ def test_a_study_without_trials(study: optuna.Study) -> None:
         None,
     )
     assert not status.is_done
-    with pytest.raises(StudyError, match="nobody said how many trials the study 's' shall run"):
+    with pytest.raises(StudyError, match="it is not known how many trials the study 's' is to run"):
         plan_of(study)
 
 
