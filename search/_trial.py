@@ -26,7 +26,7 @@ class TrialRecord:
         deaths: How many processes died of these parameters.
         suspect: Whether it must run alone, since a process died while it ran.
         retry_of: The trial that lost its worker and whose parameters these are.
-        baseline: ``"uniform"``, ``"pareto_dp"``, or None.
+        baseline: ``"uniform"``, ``"pareto_dp"``, ``"learned"``, or None.
         exit_of: The trial whose pass this one is another exit of.
         seconds: What the pass took.
         goes_on_from: The trial from whose φ and ρ, and learned state if it has one, it learns on.
@@ -89,6 +89,11 @@ def choice_of(space: LayerSpace, trial: FrozenTrial) -> Choice:
         ConfigError: Its parameters are not of the space.
     """
     return space.choice(trial.params, TrialRecord.of(trial).lineage)
+
+
+def segment_of(params: Mapping[str, Any], space: LayerSpace) -> dict[str, Any]:
+    """The learning of a trial as a segment that another one goes on from."""
+    return dict(vars(space.choice(params).conversion.segment()))
 
 
 _DEFAULTS = {field.name: field.default for field in fields(TrialRecord)}

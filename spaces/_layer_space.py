@@ -278,7 +278,7 @@ class LayerSpace:
         return _unlike([self.uniform(phi=phi, rho=rho, alpha=0.6) for phi, rho in grid])
 
     def learned_baselines(self) -> list[dict[str, Any]]:
-        """One uniform setting learned from scratch at several prices of energy; so much for φ, ρ.
+        """One uniform setting learned at rising prices of energy, each from where the last ended.
 
         φ = 4 and ρ = 2, as far as the space allows them, the last kinds of neuron and of learning
         offered. None where nothing learns at a price of energy.

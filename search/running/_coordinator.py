@@ -25,7 +25,15 @@ from evaluators import Evaluator, Measurement
 from search._errors import StudyError
 from search._interrupts import Interrupts
 from search._study import plan_of, study_setup
-from search._trial import TrialRecord, fail, fail_double, known_points, passes_of, running_of
+from search._trial import (
+    TrialRecord,
+    fail,
+    fail_double,
+    known_points,
+    passes_of,
+    running_of,
+    segment_of,
+)
 from search.learning import ArtifactStates, needless_states, note_artifact
 from search.running._lease import Leases, beating
 from search.running._measure import Asked, Gpus, MakeEvaluator, Outcome, auto_timeout, measure
@@ -124,7 +132,9 @@ def run_study(
         runs = workers > 0 or dask is not None
         coordinator.enqueue_baselines("uniform", space.baselines(), owned=runs)
         coordinator.enqueue_baselines("pareto_dp", pareto_dp, owned=runs)
-        coordinator.enqueue_baselines("learned", space.learned_baselines(), owned=runs)
+        coordinator.enqueue_baselines(
+            "learned", space.learned_baselines(), owned=runs, continued=True
+        )
         if dask is None and workers == 1:
             coordinator.run_here(make_evaluator())
         elif dask is not None or workers > 1:
@@ -253,20 +263,29 @@ class _Coordinator:
             _LOG.info("given back, because %s: trial %s", reason, numbers)
 
     def enqueue_baselines(
-        self, kind: str, baselines: Sequence[Mapping[str, Any]], *, owned: bool
+        self,
+        kind: str,
+        baselines: Sequence[Mapping[str, Any]],
+        *,
+        owned: bool,
+        continued: bool = False,
     ) -> None:
         """Put the settings that the study does not know yet into its queue.
 
-        Those that this process will run itself are its own from the start.
+        Those that this process will run itself are its own from the start. Each of those that are
+        continued goes on from what the one before learns.
         """
         known = [fixed(trial) for trial in self._look()]
-        attrs = warm_start_attrs(self._study.sampler)
+        record = TrialRecord(baseline=kind, owner=self._owner if owned else None)
         for params in baselines:
             self._space.choice(params)  # one outside the space would end every search
             if params not in known:
-                known.append(dict(params))
-                record = TrialRecord(baseline=kind, owner=self._owner if owned else None)
+                attrs = warm_start_attrs(self._study.sampler)
                 enqueue(self._study, params, record, system_attrs=attrs)
+                known = [fixed(trial) for trial in self._look()]
+            if continued:
+                lineage = (*record.lineage, segment_of(params, self._space))
+                record = replace(record, lineage=lineage, goes_on_from=known.index(dict(params)))
 
     def run_here(self, evaluator: Evaluator) -> None:
         """Ask, measure and tell in this process."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from conversion import CALIBRATIONS
 from search._exits import Criterion, interesting_front, key_of, logarithms, points_of
+from search._trial import segment_of
 from search.sampler._acquisition import Limits, first_passes
-from search.sampler._known import Book, Known, enough_steps, segment_of
+from search.sampler._known import Book, Known, enough_steps
 from spaces import LayerSpace, names
 
 _CANDIDATES = 200

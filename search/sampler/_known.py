@@ -242,11 +242,6 @@ def enough_steps(space: LayerSpace, found: Measurement) -> int:
     return min((s for s in space.timesteps if s >= enough), default=max(space.timesteps))
 
 
-def segment_of(params: Mapping[str, Any], space: LayerSpace) -> dict[str, Any]:
-    """The learning of a trial as a segment that another one goes on from."""
-    return dict(vars(space.choice(params).conversion.segment()))
-
-
 def _features(tables: LayerTables, space: LayerSpace) -> Features:
     """Of every cell; those that a pin excludes have an infinite error and are never the best."""
     error = tables.error.copy()

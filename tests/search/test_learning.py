@@ -15,8 +15,8 @@ import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState, create_trial
 
-from conversion import Choice, ConversionError
-from evaluators import Evaluator, Measurement, Task
+from conversion import Choice, ConversionError, SpikingModel
+from evaluators import Evaluator, Measurement, Recording, Task
 from search import (
     StudyError,
     StudySetup,
@@ -89,6 +89,46 @@ def test_states_are_kept_found_and_pruned(small_task: Task, tmp_path: Path) -> N
         choice = choice_of(space, study.trials[number])
         assert learned_again(fresh, choice) == 0
         assert fresh.measure(choice) == measurement_of(study.trials[number])
+
+
+def test_learned_baselines_go_on_from_each_other(small_task: Task, tmp_path: Path) -> None:
+    study, evaluator = searched(small_task, tmp_path, 12)
+    learned = [t for t in passes(study) if TrialRecord.of(t).baseline == "learned"]
+    prices = [t.params["learning/energy_weight"] for t in learned]
+    assert prices == sorted(prices)
+    assert len(prices) == 4
+    before: list[int | None] = [None, *(t.number for t in learned[:-1])]
+    assert [TrialRecord.of(t).goes_on_from for t in learned] == before
+    lineages = [[s["energy_weight"] for s in TrialRecord.of(t).lineage] for t in learned]
+    assert lineages == [prices[:n] for n in range(4)]
+    # The second search finds them all, and adds none.
+    space = load_space(study)
+    run_study(study, space, lambda: evaluator, trials=12, folder=tmp_path, states=evaluator.states)
+    assert len(passes(study)) == 12
+    assert not [t for t in study.trials if t.state is TrialState.WAITING]
+
+
+class FailsAfterLearning(Evaluator):
+    """As where what was learned gives outputs that are not finite."""
+
+    def record(self, model: SpikingModel, split: str) -> Recording:
+        if model.config.calibration.learns:
+            raise ConversionError("the outputs contain NaN")
+        return super().record(model, split)
+
+
+def test_a_trial_that_failed_leaves_no_state(small_task: Task, tmp_path: Path) -> None:
+    evaluator = FailsAfterLearning(small_task, states=open_states(tmp_path / "artifacts"))
+    space = space_of(evaluator)
+    study = open_study(
+        open_storage(tmp_path / "study.journal"), "s", StudySetup.of(evaluator, space)
+    )
+    study.sampler = make_sampler("additive", seed=0, profile=evaluator.profile, space=space)
+    run_study(study, space, lambda: evaluator, trials=10, folder=tmp_path, states=evaluator.states)
+    failed = [t for t in study.trials if t.state is TrialState.FAIL]
+    assert len(failed) >= 4
+    kept = [path.name for path in (tmp_path / "artifacts").iterdir()]
+    assert len(kept) <= 3, "what a later one of them learned anew as its ancestors"
 
 
 def load_space(study: optuna.Study) -> LayerSpace:
