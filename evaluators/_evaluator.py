@@ -43,6 +43,15 @@ from evaluators._task import Task
 _LOG = logging.getLogger("spikefront")
 _Result = TypeVar("_Result")
 
+_SMALLEST, _LARGEST = 32, 256
+"""Samples per pass."""
+
+_CACHED = 2**17
+"""Neurons of a layer, over all samples of a pass, that a CPU's caches hold for some steps."""
+
+_HASHED = 32
+"""Samples per part of a fingerprint, which depends on them."""
+
 _REMEMBERED_PASSES = 8
 _REMEMBERED_MODELS = 32
 
@@ -94,8 +103,9 @@ class Evaluator:
         task: Model, splits and metric.
         device: Where to run.
         energy: An energy model or its name.
-        batch_size: Samples per pass; None takes 32 on a CPU, where T steps of that many stay in
-            its caches (measured), and 256 elsewhere. Out of memory halves it and tries again.
+        batch_size: Samples per pass. None takes 256; on a CPU 32 to 256, as many as keep the
+            largest activation within its caches (measured). Out of memory halves it and tries
+            again.
         seed: Recorded with every measurement.
         states: Where learned states are kept beyond this evaluator's life; None keeps none. What
             is not there is learned again.
@@ -118,7 +128,8 @@ class Evaluator:
         self.states = states
         self.device = available_device(device)
         self.energy = energy_model(energy) if isinstance(energy, str) else energy
-        self.batch_size = batch_size or (32 if self.device.type == "cpu" else 256)
+        self._fits_batch_size = batch_size is None and self.device.type == "cpu"
+        self.batch_size = batch_size or (_SMALLEST if self.device.type == "cpu" else _LARGEST)
         self.seed = seed
         self._ann_logits: dict[str, tuple[Tensor, Tensor]] = {}
         self._models: OrderedDict[str, SpikingModel] = OrderedDict()
@@ -128,7 +139,11 @@ class Evaluator:
     def profile(self) -> Profile:
         """The profile of the task's model on its calibration split."""
         batches = self.task.calibration.batches(self.batch_size)
-        return profile(self.task.model, batches, device=self.device, batch_size=self.batch_size)
+        found = profile(self.task.model, batches, device=self.device, batch_size=self.batch_size)
+        if self._fits_batch_size:
+            largest = max((x.neuron_mean.numel() for x in found.layers.values()), default=1)
+            self.batch_size = min(max(_CACHED // largest, _SMALLEST), _LARGEST)
+        return found
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -155,7 +170,7 @@ class Evaluator:
     @cached_property
     def search_fingerprint(self) -> str:
         """SHA-256 of the search split's inputs and targets."""
-        batches = self.task.search.batches(self.batch_size)
+        batches = self.task.search.batches(_HASHED)
         return tensors_sha256(part for pair in batches for part in pair)
 
     def convert(self, choice: Choice, *, on_iteration: OnIteration | None = None) -> SpikingModel:

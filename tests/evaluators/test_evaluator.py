@@ -210,3 +210,23 @@ def test_unknown_splits_are_refused(small_task: Task) -> None:
     evaluator = Evaluator(small_task)
     with pytest.raises(ConfigError, match="split must be one of calibration, search, test"):
         evaluator.measure(choice(evaluator), "train")
+
+
+def test_small_activations_run_in_larger_batches(small_task: Task, digits_task: Task) -> None:
+    """As many samples as have 2^17 neurons in the largest layer: 16 × 8 × 8 on digits."""
+    evaluator = Evaluator(digits_task)
+    assert max(p.neuron_mean.numel() for p in evaluator.profile.layers.values()) == 1024
+    assert evaluator.batch_size == 128
+    tiny = Evaluator(small_task)
+    assert tiny.profile
+    assert tiny.batch_size == 256
+    given = Evaluator(digits_task, batch_size=7)
+    assert given.profile
+    assert given.batch_size == 7
+
+
+def test_the_batch_size_changes_no_fingerprint(small_task: Task) -> None:
+    """Or a worker with a GPU, whose batches are larger, could not take part in a CPU's study."""
+    sizes = (3, 32, 256, None)
+    found = {Evaluator(small_task, batch_size=size).search_fingerprint for size in sizes}
+    assert len(found) == 1
