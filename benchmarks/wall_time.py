@@ -46,11 +46,22 @@ _OURS = {"ours": (), "NSGA-II": ("--sampler", "nsga2"), "TPE": ("--sampler", "tp
 
 @dataclass(frozen=True)
 class Run:
-    """One search: seconds since it began, and what was measured by then."""
+    """One search: seconds since it began, and what was measured by then.
+
+    Attributes:
+        name: Of the way to search.
+        seed: Of it.
+        points: What was measured; ``evaluations`` are seconds.
+        learning: Share of the time in passes that learned.
+        measuring: Share of the time in the other passes; the rest is the start, proposals and
+            storage.
+    """
 
     name: str
     seed: int
     points: tuple[Spent, ...]
+    learning: float = 0.0
+    measuring: float = 0.0
 
     def at(self, minutes: float, ann: float) -> float:
         """Hypervolume after some minutes."""
@@ -90,7 +101,12 @@ def searched(name: str, tree: Path, options: tuple[str, ...], seed: int, folder:
         for trial in trials
         if trial.datetime_complete is not None
     ]
-    return Run(name, seed, tuple(sorted(rows, key=lambda p: p.evaluations)))
+    spent = {True: 0.0, False: 0.0}
+    for trial in trials:
+        learns = trial.params["calibration"].startswith("learned")
+        spent[learns] += trial.user_attrs.get("seconds", 0.0)
+    shares = [spent[learns] / (60 * minutes) for learns in (True, False)]
+    return Run(name, seed, tuple(sorted(rows, key=lambda p: p.evaluations)), *shares)
 
 
 def measured(name: str, settings: Iterator[Mapping[str, Any]], evaluator: Evaluator,
@@ -173,7 +189,9 @@ def main(
         for name, (where, options) in ways.items():
             runs.append(searched(name, where, options, seed, folder.resolve(), max(looked)))
             values = [round(runs[-1].at(m, ann), 4) for m in looked]
-            click.echo(json.dumps({"search": name, "seed": seed, "at": values}), err=True)
+            row = {"search": name, "seed": seed, "at": values, "trials": len(runs[-1].points)}
+            shares = {"learning": runs[-1].learning, "measuring": runs[-1].measuring}
+            click.echo(json.dumps(row | {k: round(v, 3) for k, v in shares.items()}), err=True)
     table = Table("search", *(f"{m:g} min" for m in looked), title="hypervolume, median of seeds")
     for name in dict.fromkeys(r.name for r in runs):
         found = [[r.at(m, ann) for m in looked] for r in runs if r.name == name]
