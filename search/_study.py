@@ -102,7 +102,7 @@ class Plan:
     """How a study is to be run: what may change when a search goes on.
 
     Attributes:
-        trials: Trials that it shall have run.
+        trials: Trials that it is to run, across all workers.
         sampler: Name of the sampler.
         timeout: Seconds that a trial may take, or None.
         artifacts: Where learned states are kept: a folder, ``s3://`` or ``gs://``; None: nowhere.

@@ -100,14 +100,23 @@ def states_in(artifacts: str | None) -> ArtifactStates | None:
     return open_states(artifacts)
 
 
-def artifacts_of(study: optuna.Study, named: str | None = None) -> str | None:
-    """Where a study keeps what it learns: as the command names it, else as its search did."""
-    from search import StudyError, plan_of
+def artifacts_of(
+    study: optuna.Study, named: str | None = None, out: Path | None = None
+) -> str | None:
+    """Where a study keeps what it learns: as the command names it, else as its search did.
+
+    A folder that was moved together with OUT is found there.
+    """
+    from search import ARTIFACTS_NAME, StudyError, plan_of
 
     try:
-        return named or plan_of(study).artifacts
+        place = named or plan_of(study).artifacts
     except StudyError:
         return None
+    beside = out / ARTIFACTS_NAME if out is not None else None
+    if place and beside and beside.is_dir() and "://" not in place and not Path(place).exists():
+        return str(beside)
+    return place
 
 
 def checked_evaluator(make: Callable[[], Evaluator], name: str, setup: StudySetup) -> Evaluator:
@@ -201,6 +210,7 @@ def evaluator_of(
     *,
     version: bool = False,
     artifacts: str | None = None,
+    out: Path | None = None,
 ) -> Evaluator:
     """The evaluator of a study, on this machine.
 
@@ -211,7 +221,7 @@ def evaluator_of(
 
     setup = rooms.study_setup(study)
     with working(f"loading {spec.task} and profiling its network"):
-        place = artifacts_of(study, artifacts)
+        place = artifacts_of(study, artifacts, out)
         evaluator = make_evaluator(spec, device, setup.energy_model, batch_size, place)
     rooms.check_evaluator(study, evaluator, version=version)
     return evaluator

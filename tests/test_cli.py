@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 import safetensors.torch
 
-from search import finished, load_study, open_storage, passes
+from search import Plan, finished, load_study, open_storage, passes, set_plan
+from spikefront.shared import artifacts_of
 from tests.conftest import ROOT, CommandLine
 
 SMALL = """
@@ -468,3 +470,16 @@ def test_a_worker_of_another_version_refuses(
     study.set_user_attr("spikefront", setup)
     refused = spikefront("worker", "--task", small, *store, check=False)
     assert "another version of spikefront: '0.0.1' there" in refused.stderr
+
+
+def test_artifacts_that_moved_with_their_study_are_found(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    study = optuna.create_study()
+    assert artifacts_of(study, None, here) is None
+    set_plan(study, Plan(trials=1, artifacts=str(there / "artifacts")))
+    assert artifacts_of(study, None, here) == str(there / "artifacts")
+    (here / "artifacts").mkdir(parents=True)
+    assert artifacts_of(study, None, here) == str(here / "artifacts")
+    assert artifacts_of(study, "s3://bucket", here) == "s3://bucket"
+    (there / "artifacts").mkdir(parents=True)
+    assert artifacts_of(study, None, here) == str(there / "artifacts")

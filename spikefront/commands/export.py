@@ -59,7 +59,7 @@ def export(
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
     study, spec = open_existing(out, storage, study_name, task)
-    evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts)
+    evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts, out=out)
     front = measure_front(study, evaluator, test=False, confidence=confidence)
     share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)

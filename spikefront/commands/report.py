@@ -40,7 +40,7 @@ def report(
     from reports import front_table, measure_front, summary, write_report
 
     study, spec = open_existing(out, storage, study_name, task)
-    evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts)
+    evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts, out=out)
     with progress_bar() as progress:
         bar = progress.add_task("measuring the front on the test split", total=None, front="")
         front = measure_front(
