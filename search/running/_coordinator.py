@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-import platform
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from conversion import ConfigError, Segment
+from conversion import Segment
 from evaluators import Evaluator, Measurement
 from search._errors import StudyError
 from search._interrupts import Interrupts
@@ -32,23 +27,20 @@ from search._trial import (
     known_points,
     passes_of,
     running_of,
-    segment_of,
 )
 from search.learning import ArtifactStates, needless_states, note_artifact
 from search.running._lease import Leases, beating
-from search.running._measure import Asked, Gpus, MakeEvaluator, Outcome, auto_timeout, measure
+from search.running._measure import Asked, Outcome, auto_timeout, measure
 from search.running._pool import DaskCluster, DeadWorkerError, Processes
 from search.running._queue import (
     MAX_DEATHS,
     add_exit,
     double_of,
     enqueue,
-    fixed,
     is_queued,
     queue_again,
 )
-from search.sampler._names import warm_start_attrs
-from search.storage import hold, last_trouble
+from search.storage import last_trouble
 from spaces import LayerSpace
 
 _LOG = logging.getLogger("spikefront")
@@ -59,152 +51,7 @@ OnTrial = Callable[[optuna.Study, int, str | None], None]
 _MAX_FAILURES_IN_A_ROW = 5
 
 
-def run_study(
-    study: optuna.Study,
-    space: LayerSpace,
-    make_evaluator: MakeEvaluator,
-    *,
-    trials: int,
-    workers: int = 1,
-    dask: str | None = None,
-    folder: Path,
-    pareto_dp: Sequence[Mapping[str, Any]] = (),
-    ann_accuracy: float | None = None,
-    device: str = "cpu",
-    timeout: float | None = None,
-    on_trial: OnTrial | None = None,
-    states: ArtifactStates | None = None,
-    beat: float = 5.0,
-    grace: float = 30.0,
-) -> None:
-    """Search until ``trials`` trials of the study were run, across all processes.
-
-    The baselines come first: uniform settings, the paper's, learned ones. Exits of a pass that
-    enlarge the front of accuracy or divergence against energy become trials of their own, which
-    cost nothing and do not count; a process killed while it writes them loses some. A trial that
-    raises is marked as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the
-    running trials back to the study. What kills the process that measures it runs again, alone;
-    the third time it is left out.
-
-    Args:
-        study: From :func:`search.open_study`.
-        space: Its search space.
-        make_evaluator: Called once in each process that measures.
-        trials: Trials to run, those that the study has included.
-        workers: Processes; 1 measures in this one, 0 in none: it is left to :func:`run_worker`.
-        dask: Address of a Dask scheduler whose workers measure instead of such processes.
-        folder: Held by one searching process at a time; trials that an earlier holder left
-            running when it was killed run again.
-        pareto_dp: Parameters of the paper's search, to be baselines too.
-        ann_accuracy: Of the search split; needed where the study has a limit on lost accuracy.
-        device: A torch device; ``"cuda"`` gives each of several processes a GPU of its own.
-        timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
-        on_trial: Told of every trial.
-        states: Where the evaluators keep what they learn; what no point of the front descends
-            from is removed.
-        beat: Seconds between the signs of life that it gives to others on the same study.
-        grace: Seconds after which a trial of another process that gives none is lost.
-
-    Raises:
-        StudyError: Another process holds the folder, or trial after trial fails.
-        ConfigError: Lost accuracy is limited, and the ANN's accuracy is not given.
-        KeyboardInterrupt: It was stopped.
-    """
-    if study_setup(study).budget.max_accuracy_drop is not None and ann_accuracy is None:
-        raise ConfigError("a limit on lost accuracy needs ann_accuracy")
-    interrupts = Interrupts()
-    owner = f"{platform.node()}:{folder.resolve()}"
-    with hold(folder), interrupts.caught():
-        coordinator = _Coordinator(
-            study,
-            space,
-            owner,
-            trials=trials,
-            timeout=timeout,
-            on_trial=on_trial,
-            interrupts=interrupts,
-            ann_accuracy=ann_accuracy,
-            states=states,
-            beat=beat,
-            grace=grace,
-        )
-        coordinator.take_back("its process was killed", died=True)
-        runs = workers > 0 or dask is not None
-        coordinator.enqueue_baselines("uniform", space.baselines(), owned=runs)
-        coordinator.enqueue_baselines("pareto_dp", pareto_dp, owned=runs)
-        coordinator.enqueue_baselines(
-            "learned", space.learned_baselines(), owned=runs, continued=True
-        )
-        if dask is None and workers == 1:
-            coordinator.run_here(make_evaluator())
-        elif dask is not None or workers > 1:
-            coordinator.run_in_processes(
-                DaskCluster(make_evaluator, dask)
-                if dask is not None
-                else Processes(make_evaluator, workers, Gpus.of(device, workers, folder))
-            )
-
-
-def run_worker(
-    study: optuna.Study,
-    space: LayerSpace,
-    evaluator: Evaluator,
-    *,
-    trials: int | None = None,
-    sampler: Callable[[int], BaseSampler] | None = None,
-    ann_accuracy: float | None = None,
-    timeout: float | None = None,
-    on_trial: OnTrial | None = None,
-    states: ArtifactStates | None = None,
-    beat: float = 5.0,
-    grace: float = 30.0,
-) -> None:
-    """Take part in a study that other processes, on other machines perhaps, work on too.
-
-    Every worker asks, measures and tells by itself; all they share is the storage. A trial whose
-    worker gave no sign of life for ``grace`` seconds is failed by one of the others and its
-    parameters run again; where that happens three times to the same parameters they are left out.
-    Trials that a loop of the user's own runs in the same study give no signs of life.
-
-    Args:
-        study: From :func:`search.load_study`, or :func:`search.open_study`.
-        space: Its search space.
-        evaluator: Of the study's task; see :func:`search.check_evaluator`.
-        trials: Trials that the study shall have run. Default: as its :class:`search.Plan` says.
-        sampler: Makes the sampler from a number that no other worker of the study has. Default:
-            the study's, whose seed is then the caller's to choose.
-        ann_accuracy: As of :func:`run_study`.
-        timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
-        on_trial: Told of every trial of this worker.
-        states: As of :func:`run_study`.
-        beat: Seconds between signs of life.
-        grace: Seconds without one after which a trial is lost.
-
-    Raises:
-        StudyError: Trial after trial fails.
-        KeyboardInterrupt: It was stopped; its running trial waits to be run again.
-    """
-    interrupts = Interrupts()
-    owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    with interrupts.caught():
-        worker = _Worker(
-            study,
-            space,
-            owner,
-            trials=trials,
-            timeout=timeout,
-            on_trial=on_trial,
-            interrupts=interrupts,
-            ann_accuracy=ann_accuracy,
-            states=states,
-            beat=beat,
-            grace=grace,
-        )
-        worker.make_sampler = sampler
-        worker.run_here(evaluator)
-
-
-class _Coordinator:
+class Coordinator:
     """Asks and tells; the only one in a process that touches the study.
 
     Other processes may work on the same study: it gives signs of life of its trials, and brings
@@ -261,31 +108,6 @@ class _Coordinator:
         if mine:
             numbers = ", ".join(str(trial.number) for trial in mine)
             _LOG.info("given back, because %s: trial %s", reason, numbers)
-
-    def enqueue_baselines(
-        self,
-        kind: str,
-        baselines: Sequence[Mapping[str, Any]],
-        *,
-        owned: bool,
-        continued: bool = False,
-    ) -> None:
-        """Put the settings that the study does not know yet into its queue.
-
-        Those that this process will run itself are its own from the start. Each of those that are
-        continued goes on from what the one before learns.
-        """
-        known = [fixed(trial) for trial in self._look()]
-        record = TrialRecord(baseline=kind, owner=self._owner if owned else None)
-        for params in baselines:
-            self._space.choice(params)  # one outside the space would end every search
-            if params not in known:
-                attrs = warm_start_attrs(self._study.sampler)
-                enqueue(self._study, params, record, system_attrs=attrs)
-                known = [fixed(trial) for trial in self._look()]
-            if continued:
-                lineage = (*record.lineage, segment_of(params, self._space))
-                record = replace(record, lineage=lineage, goes_on_from=known.index(dict(params)))
 
     def run_here(self, evaluator: Evaluator) -> None:
         """Ask, measure and tell in this process."""
@@ -533,7 +355,7 @@ class _Coordinator:
             fail(self._study, trial, reason)
 
 
-class _Worker(_Coordinator):
+class Worker(Coordinator):
     """One of several that ask and tell; none of them is told of the others."""
 
     make_sampler: Callable[[int], BaseSampler] | None = None

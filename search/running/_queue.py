@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluators import Measurement
-from search._trial import TrialRecord
+from search._trial import TrialRecord, segment_of
+from search.sampler._names import warm_start_attrs
 from spaces import LayerSpace
 
 MAX_DEATHS = 3
@@ -34,6 +36,42 @@ def enqueue(
             system_attrs={**(system_attrs or {}), "fixed_params": dict(params)},
         )
     )
+
+
+def enqueue_baselines(
+    study: optuna.Study,
+    space: LayerSpace,
+    kind: str,
+    baselines: Iterable[Mapping[str, Any]],
+    owner: str | None,
+    *,
+    continued: bool = False,
+) -> None:
+    """Put the settings that the study does not know yet into its queue.
+
+    Args:
+        study: The study.
+        space: Its search space.
+        kind: What the trials are marked with.
+        baselines: Parameters.
+        owner: The process that will run them; None leaves them to any.
+        continued: Whether each goes on from what the one before learns.
+    """
+    known = _fixed_of(study)
+    record = TrialRecord(baseline=kind, owner=owner)
+    for params in baselines:
+        space.choice(params)  # one outside the space would end every search
+        if params not in known:
+            enqueue(study, params, record, system_attrs=warm_start_attrs(study.sampler))
+            known = _fixed_of(study)
+        if continued:
+            lineage = (*record.lineage, segment_of(params, space))
+            record = replace(record, lineage=lineage, goes_on_from=known.index(dict(params)))
+
+
+def _fixed_of(study: optuna.Study) -> list[dict[str, Any]]:
+    """By trial number."""
+    return [fixed(trial) for trial in study.get_trials(deepcopy=False)]
 
 
 def fixed(trial: FrozenTrial) -> dict[str, Any]:
