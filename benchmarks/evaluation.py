@@ -30,13 +30,13 @@ def cifar_task(weights: str | None, data: str | None) -> Task:
     if weights and data:
         return load_task(TaskSpec(task="cifar10", weights=weights, data=data))
     torch.manual_seed(0)
-    part = Split.of(torch.randn(256, 3, 32, 32), torch.randint(0, 10, (256,)))
+    parts = [Split.of(torch.randn(256, 3, 32, 32), torch.randint(0, 10, (256,))) for _ in range(3)]
     return Task(
         name="cifar10 (random)",
         model=ResNetCifar().eval(),
-        calibration=part,
-        search=part,
-        test=part,
+        calibration=parts[0],
+        search=parts[1],
+        test=parts[2],
     )
 
 

@@ -21,7 +21,8 @@ from evaluators._spec import (
     load_state,
     load_task,
 )
-from evaluators._task import SPLITS, Split, Task, TaskError
+from evaluators._split import Split, TaskError, split_of
+from evaluators._task import SPLITS, Task
 
 __all__ = [
     "ANN_INT8_MAC_PJ",
@@ -49,5 +50,6 @@ __all__ = [
     "load_state",
     "load_task",
     "normal_quantile",
+    "split_of",
     "symmetric_kl",
 ]

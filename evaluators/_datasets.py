@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from torch.utils.data import Dataset, Subset
 from torchvision import datasets, transforms
 
-from evaluators._task import Split, TaskError
+from evaluators._split import Split, TaskError
+
+_LOG = logging.getLogger("spikefront")
 
 Transform = Callable[[Any], Any]
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -117,11 +120,15 @@ def _divide(
         rest = Subset(held_out, order[len(search) :][: counts[2]])
     else:
         rest = Subset(test, _draw(test, seed)[: counts[2]])
+    sizes = {"calibration": len(calibration), "search": len(search), "test": len(rest)}
+    for (name, size), asked in zip(sizes.items(), counts, strict=True):
+        if asked is not None and size < asked:
+            _LOG.warning("the %s split has %d samples, not the %d asked for", name, size, asked)
     return {
-        "calibration": Split(Subset(train, calibration)).in_memory(),
-        "search": Split(Subset(held_out, search)).in_memory(),
-        "test": Split(rest),
-        "train": Split(varied),
+        "calibration": Split(Subset(train, calibration), "calibration").in_memory(),
+        "search": Split(Subset(held_out, search), "search").in_memory(),
+        "test": Split(rest, "test"),
+        "train": Split(varied, "train"),
     }
 
 

@@ -36,7 +36,8 @@ from conversion import (
     state_bytes,
     tensors_sha256,
 )
-from evaluators._estimate import Estimate, estimate_score
+from evaluators._checks import check_classes, checked_targets
+from evaluators._estimate import Estimate, correct, estimate_score
 from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement, Recording
 from evaluators._task import Task
 
@@ -138,6 +139,7 @@ class Evaluator:
     @cached_property
     def profile(self) -> Profile:
         """The profile of the task's model on its calibration split."""
+        checked_targets(self.task.calibration)
         batches = self.task.calibration.batches(self.batch_size)
         found = profile(self.task.model, batches, device=self.device, batch_size=self.batch_size)
         if self._fits_batch_size:
@@ -302,7 +304,9 @@ class Evaluator:
             network = self.profile.network
             with torch.inference_mode():
                 logits = torch.cat(self._over(split, lambda x: ann_logits(network, x)))
-            targets = torch.cat([y for _, y in self.task.split(split).batches(1024)])
+            targets = checked_targets(self.task.split(split))
+            if self.task.metric is correct:
+                check_classes(targets, logits, self.task.split(split))
             self._ann_logits[split] = (logits, targets.to(self.device))
         return self._ann_logits[split]
 

@@ -19,7 +19,8 @@ from torch import nn
 from evaluators._datasets import cifar_splits, image_folder_splits
 from evaluators._digits import digits
 from evaluators._models import ResNetCifar
-from evaluators._task import Split, Task, TaskError
+from evaluators._split import TaskError
+from evaluators._task import Task
 
 _CLASSES = {"cifar10": 10, "cifar100": 100}
 BUILT_IN_TASKS = ("digits", "cifar10", "cifar100", "imagefolder")
@@ -188,20 +189,14 @@ def _user_task(spec: TaskSpec) -> Task:
         return made
     try:
         model, given, metric = made
-        splits = {k: _split(k, v) for k, v in given.items()}
-        return Task(name=spec.task, model=model, metric=metric, **splits)
+        return Task(name=spec.task, model=model, metric=metric, **given)
+    except TaskError:
+        raise
     except (TypeError, ValueError, AttributeError) as error:
         raise TaskError(
             f"{spec.task} must return an evaluators.Task, or (model, splits, metric) with splits"
             f" a dict of calibration, search, test and maybe train: {error}"
         ) from error
-
-
-def _split(name: str, given: Any) -> Any:
-    """A dataset as a split; what learning may see may also be a loader."""
-    if isinstance(given, Split) or (name == "train" and not hasattr(given, "__getitem__")):
-        return given
-    return Split(given)
 
 
 def _call(function: Callable[[], Any], name: str) -> Any:

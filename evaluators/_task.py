@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
-from conversion import ConfigError, SpikefrontError
+from conversion import ConfigError
 from evaluators._estimate import correct
+from evaluators._split import Split, TaskError, split_of
 
 SplitName = Literal["calibration", "search", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -20,55 +22,12 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 _LEARNING_BATCH = 32
 
 
-class TaskError(SpikefrontError, ValueError):
-    """A task, its data or its weights cannot be loaded; the message says what to give instead."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Samples ``(input, target)`` of one purpose.
-
-    Args:
-        dataset: A map-style dataset of ``(input tensor, target)``.
-    """
-
-    dataset: Dataset[Any]
-
-    def __post_init__(self) -> None:
-        if len(self) == 0:
-            raise TaskError("a split is empty; every split needs at least one sample")
-
-    @classmethod
-    def of(cls, inputs: Tensor, targets: Tensor) -> Split:
-        """A split held in memory: inputs ``(N, ...)``, targets ``(N,)``."""
-        return cls(TensorDataset(inputs, targets))
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of at most ``size`` samples, always in the same order."""
-        if isinstance(self.dataset, TensorDataset):
-            inputs, targets = self.dataset.tensors
-            yield from zip(inputs.split(size), targets.split(size), strict=True)
-            return
-        for inputs, targets in DataLoader(self.dataset, batch_size=size, shuffle=False):
-            yield inputs, torch.as_tensor(targets)
-
-    def shuffled(self, size: int) -> Iterable[Any]:
-        """Batches of ``size`` samples, in another order each time, by torch's random state."""
-        size = min(size, len(self))
-        return DataLoader(self.dataset, batch_size=size, shuffle=True, drop_last=True)
-
-    def in_memory(self) -> Split:
-        """This split as one pair of tensors."""
-        inputs, targets = zip(*self.batches(256), strict=True)
-        return Split.of(torch.cat(inputs), torch.cat(targets))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A trained network and the data to judge its spiking versions on.
+
+    A split may be given as a ``DataLoader`` or a ``Dataset`` of ``(input, target)``, or as a pair
+    of tensors; see :func:`split_of`.
 
     Attributes:
         name: Shown in reports.
@@ -79,7 +38,11 @@ class Task:
         train: What learning may see, with the augmentation that it has: a split, or an iterable of
             batches of inputs or ``(inputs, targets)`` such as a training loader. None takes the
             calibration split. Never images of ``search`` or ``test``.
-        metric: ``(logits (N, classes), targets (N,)) -> scores (N,)`` in 0..1, higher is better.
+        metric: ``(logits (N, classes), targets (N,)) -> scores (N,)`` in 0..1, higher is better;
+            None takes top-1.
+
+    Raises:
+        TaskError: A split is nothing that a split can be made of, or two of them share samples.
     """
 
     name: str
@@ -89,6 +52,18 @@ class Task:
     test: Split
     metric: Callable[[Tensor, Tensor], Tensor] = correct
     train: Split | Iterable[Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in SPLITS:
+            object.__setattr__(self, name, split_of(getattr(self, name), name))
+        if isinstance(self.train, Dataset) or _is_pair(self.train):
+            object.__setattr__(self, "train", split_of(self.train, "train"))
+        metric: Any = self.metric
+        if metric is None:
+            object.__setattr__(self, "metric", correct)
+        for one, other in combinations((*SPLITS, "train"), 2):
+            if "search" in (one, other) or "test" in (one, other):
+                _check_apart(getattr(self, one), getattr(self, other), one, other)
 
     def batches_to_learn_from(self) -> Iterable[Any]:
         """Batches to learn from; they may be gone through again and again."""
@@ -105,3 +80,33 @@ class Task:
             raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
         found: Split = getattr(self, name)
         return found
+
+
+def _is_pair(given: Any) -> bool:
+    """Two tensors in one; an iterable of batches is something else."""
+    return isinstance(given, tuple) and [isinstance(v, Tensor) for v in given] == [True, True]
+
+
+def _check_apart(first: Any, second: Any, one: str, other: str) -> None:
+    """What is chosen by, or tested on, must be nothing else; as far as it can be seen."""
+    if not (isinstance(first, Split) and isinstance(second, Split)):
+        return
+    (data, places), (others, there) = _source(first.dataset), _source(second.dataset)
+    shared = set(places) & set(there) if data is others else set()
+    if shared or (data is not others and _same_tensors(data, others)):
+        raise TaskError(f"the splits {one} and {other} share samples; each needs its own")
+
+
+def _source(dataset: Any) -> tuple[Any, Iterable[int]]:
+    """The dataset behind subsets, and which of its samples."""
+    places: Iterable[int] = range(len(dataset))
+    while isinstance(dataset, Subset):
+        places, dataset = [dataset.indices[place] for place in places], dataset.dataset
+    return dataset, places
+
+
+def _same_tensors(one: Any, other: Any) -> bool:
+    if not (isinstance(one, TensorDataset) and isinstance(other, TensorDataset)):
+        return False
+    first, second = one.tensors[0], other.tensors[0]
+    return first.shape == second.shape and torch.equal(first, second)

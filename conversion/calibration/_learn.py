@@ -195,8 +195,13 @@ def _descend(
     optimizer = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for done in range(1, iterations + 1):
-        loss = loss_of(next(draft.batches))
+        batch = next(draft.batches)
+        loss = loss_of(batch)
         if not bool(torch.isfinite(loss)):
+            if not all(bool(torch.isfinite(t).all()) for t in batch[0].tensors):
+                raise ConversionError(
+                    f"the data to learn from contain NaN or infinity, in batch {done}"
+                )
             raise ConversionError(f"learning diverges: the loss of iteration {done} is not finite")
         optimizer.zero_grad()
         loss.backward()

@@ -127,8 +127,8 @@ from evaluators import Split
 def make_task():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    part = Split.of(torch.randn(20, 3), torch.randint(0, 2, (20,)))
-    splits = dict(calibration=part, search=part.dataset, test=part)
+    one, two, three = (Split.of(torch.randn(20, 3), torch.randint(0, 2, (20,))) for _ in range(3))
+    splits = dict(calibration=one, search=two.dataset, test=three)
     return model, splits, lambda logits, y: (logits.argmax(-1) == y).double()
 def wrong():
     return 3
@@ -158,7 +158,7 @@ def test_splits_of_any_dataset_keep_their_order() -> None:
     assert [y.tolist() for _, y in split.batches(2)] == [[0, 1], [2, 3], [4]]
     x, y = next(split.in_memory().batches(10))
     assert x[:, 0].tolist() == y.tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(TaskError, match="a split is empty"):
+    with pytest.raises(TaskError, match="the given split is empty"):
         Split.of(torch.zeros(0, 2), torch.zeros(0))
 
 

@@ -1,0 +1,161 @@
+"""Splits: labelled samples of one purpose, from whatever a user has them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
+
+from conversion import SpikefrontError
+
+
+class TaskError(SpikefrontError, ValueError):
+    """A task, its data or its weights cannot be loaded; the message says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples ``(input, target)`` of one purpose.
+
+    Args:
+        dataset: A map-style dataset of ``(input tensor, target)``.
+        name: Of the purpose, for messages.
+        collate: Makes a batch of samples, as a ``DataLoader``'s ``collate_fn``.
+
+    Raises:
+        TaskError: It is empty.
+    """
+
+    dataset: Dataset[Any]
+    name: str = "given"
+    collate: Callable[[list[Any]], Any] = default_collate
+
+    def __post_init__(self) -> None:
+        if len(self) == 0:
+            raise TaskError(f"the {self.name} split is empty; it needs at least one sample")
+
+    @classmethod
+    def of(cls, inputs: Tensor, targets: Tensor) -> Split:
+        """A split held in memory: inputs ``(N, ...)``, targets ``(N, ...)``."""
+        if len(inputs) != len(targets):
+            raise TaskError(f"there are {len(inputs)} inputs, but {len(targets)} targets")
+        return cls(TensorDataset(inputs, targets))
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
+        """Batches of at most ``size`` samples, always in the same order.
+
+        Raises:
+            TaskError: A sample cannot be read, or is no pair.
+        """
+        tensors = self.dataset.tensors if isinstance(self.dataset, TensorDataset) else ()
+        if len(tensors) == 2 and self.collate is default_collate:
+            inputs, targets = tensors
+            yield from zip(inputs.split(size), targets.split(size), strict=True)
+            return
+        for start in range(0, len(self), size):
+            places = range(start, min(start + size, len(self)))
+            batch = self.collate([self._sample(place) for place in places])
+            yield batch[0], torch.as_tensor(batch[1])
+
+    def _sample(self, place: int) -> Any:
+        try:
+            sample = self.dataset[place]
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise TaskError(f"{self.place(place)} cannot be read: {reason}") from error
+        if not (isinstance(sample, (tuple, list)) and len(sample) == 2):
+            kind = type(sample).__name__
+            raise TaskError(f"{self.place(place)} is no pair (input, target), but of type {kind}")
+        return sample
+
+    def place(self, index: int) -> str:
+        """A sample in words, with its file where the dataset says which."""
+        dataset: Any = self.dataset
+        at = index
+        while isinstance(dataset, Subset):
+            dataset, at = dataset.dataset, dataset.indices[at]
+        files: Any = getattr(dataset, "samples", None)  # as torchvision's folders have them
+        file = f" ({files[at][0]})" if isinstance(files, list) else ""
+        return f"sample {index} of the {self.name} split{file}"
+
+    def shuffled(self, size: int) -> Iterable[Any]:
+        """Batches of ``size`` samples, in another order each time, by torch's random state."""
+        return DataLoader(
+            self.dataset,
+            batch_size=min(size, len(self)),
+            shuffle=True,
+            drop_last=True,
+            collate_fn=self.collate,
+        )
+
+    def in_memory(self) -> Split:
+        """This split as one pair of tensors."""
+        inputs, targets = zip(*self.batches(256), strict=True)
+        return Split.of(torch.cat(inputs), torch.cat(targets))
+
+
+def split_of(given: Any, name: str) -> Split:
+    """A split from what a user has.
+
+    A ``DataLoader`` gives its dataset and the way it makes batches: its batch size and order play
+    no part, as a split is always gone through from its first sample to its last.
+
+    Args:
+        given: A :class:`Split`, a ``DataLoader`` or a map-style ``Dataset`` of ``(input, target)``,
+            or a pair of tensors.
+        name: Of the split.
+
+    Raises:
+        TaskError: It is nothing of these.
+    """
+    if isinstance(given, Split):
+        return replace(given, name=name)
+    if isinstance(given, DataLoader):
+        return Split(_dataset_of(given, name), name, given.collate_fn)
+    if isinstance(given, (tuple, list)) and [isinstance(v, Tensor) for v in given] == [True, True]:
+        return replace(Split.of(*given), name=name)
+    if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
+        return Split(given, name)
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        return Split(given, name)
+    raise TaskError(
+        f"the {name} split must be a Split, a DataLoader or a Dataset of (input, target), or a"
+        f" pair of tensors, got {type(given).__name__}"
+    )
+
+
+def _dataset_of(loader: DataLoader[Any], name: str) -> Dataset[Any]:
+    """What a loader goes through, in a fixed order."""
+    sampler = loader.sampler
+    if isinstance(loader.dataset, IterableDataset):
+        raise TaskError(
+            f"the {name} split needs a Dataset that can be indexed, not an iterable one"
+        )
+    if isinstance(sampler, SubsetRandomSampler):
+        return Subset(loader.dataset, sorted(sampler.indices))
+    whole = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler) and not sampler.replacement
+    )
+    if not whole or loader.batch_size is None:
+        raise TaskError(
+            f"the {name} split's DataLoader has a sampler of its own, {type(sampler).__name__}:"
+            " give the Dataset instead, or a torch.utils.data.Subset of it"
+        )
+    return loader.dataset
