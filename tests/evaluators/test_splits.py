@@ -141,7 +141,7 @@ UNFIT = [
     ({"search": PARTS[1][0]}, "sample 0 of the search split is no pair .* of type Tensor"),
     (
         {"search": Numbered(33)},
-        r"sample 33 of the search split \(images/33.png\) cannot be read: OSE",
+        r"33 of the search split \(images/33.png\) cannot be read: OSE",
     ),
     (
         {"search": Subset(Numbered(33), range(30, 40))},
