@@ -4,7 +4,8 @@
 
 The floor is the forward and backward pass of the same convolutions and linear layers on the same
 number of inputs, T of them for every sample: the folded ANN with plain ReLUs. A step of ours adds
-the neurons, the ANN's own answers, the loss and Adam.
+the neurons, the ANN's own answers, the loss and Adam. Memory: what the forward pass keeps for the
+backward pass, each storage once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
+import torch
+from torch import Tensor
+
 from conversion import ConversionConfig, Learned, LearnedWeights, convert
 from conversion.calibration import endless
 from conversion.graph import run_ann
@@ -24,16 +28,38 @@ from evaluators import Evaluator, TaskSpec, digits, load_task
 _BATCH = 32
 
 
-def per_step(evaluator: Evaluator, kind: type[Learned], neuron: str, timesteps: int) -> float:
-    """Seconds of one gradient step; conversion and calibration are not counted."""
+def learn(
+    evaluator: Evaluator, kind: type[Learned], neuron: str, timesteps: int, iterations: int
+) -> list[float]:
+    """The time at the end of each gradient step."""
     found = evaluator.profile
     base = ConversionConfig.uniform(
         found.layers, timesteps=timesteps, phi=4, rho=2.0, neuron=neuron
     )
     seen: list[float] = []
-    config = replace(base, calibration=kind(iterations=25, energy_weight=0.2))
+    config = replace(base, calibration=kind(iterations=iterations, energy_weight=0.2))
     convert(found, config, on_iteration=lambda *_: seen.append(time.perf_counter()))
+    return seen
+
+
+def per_step(evaluator: Evaluator, kind: type[Learned], neuron: str, timesteps: int) -> float:
+    """Seconds of one gradient step; conversion and calibration are not counted."""
+    seen = learn(evaluator, kind, neuron, timesteps, 25)
     return median(later - sooner for sooner, later in pairwise(seen[5:]))
+
+
+def memory(evaluator: Evaluator, kind: type[Learned], neuron: str, timesteps: int) -> int:
+    """Bytes that one forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        learn(evaluator, kind, neuron, timesteps, 1)
+    return sum(kept.values())
 
 
 def floor(evaluator: Evaluator, timesteps: int, *, weights: bool) -> float:
@@ -73,8 +99,8 @@ def main() -> None:
     if given.weights and given.data:
         spec = TaskSpec(task="cifar10", data=given.data, weights=given.weights)
         tasks.append(load_task(spec))
-    print("| task | T | neuron | learned | floor, ms | step, ms | step ÷ floor |")
-    print("|---|---|---|---|---|---|---|")
+    print("| task | T | neuron | learned | floor, ms | step, ms | step ÷ floor | kept, MB |")
+    print("|---|---|---|---|---|---|---|---|")
     for task in tasks:
         evaluator = Evaluator(task)
         for timesteps in (1, 2, 4):
@@ -82,9 +108,11 @@ def main() -> None:
                 for kind in (Learned, LearnedWeights):
                     least = floor(evaluator, timesteps, weights=kind.weights)
                     step = per_step(evaluator, kind, neuron, timesteps)
+                    megabytes = memory(evaluator, kind, neuron, timesteps) / 1e6
                     print(
                         f"| {task.name} | {timesteps} | {neuron} | {kind.name} |"
-                        f" {1e3 * least:.1f} | {1e3 * step:.1f} | {step / least:.2f} |",
+                        f" {1e3 * least:.1f} | {1e3 * step:.1f} | {step / least:.2f} |"
+                        f" {megabytes:.0f} |",
                         flush=True,
                     )
 
