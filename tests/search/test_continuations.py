@@ -10,7 +10,7 @@ from search.sampler._acquisition import Limits
 from search.sampler._continuations import _NOISE, _PRIOR, _SPREAD, Continuations, _effects
 from spaces import names
 
-LAW = np.array([[-0.1, -0.4, 0.05, -0.2, 0.1], [-0.8, 0.3, -0.2, -0.1, 0.2]])
+LAW = np.array([[-0.1, -0.4, 0.05, -0.2, 0.1, -0.6, 0.1], [-0.8, 0.3, -0.2, -0.1, 0.2, 0.3, -0.5]])
 """Of log energy and log divergence, by effect; unlike the prior."""
 
 
@@ -53,8 +53,7 @@ def moves(passes: dict[int, SimpleNamespace], sought: np.ndarray, draws: int) ->
 def test_what_a_segment_changes_is_learned_from_the_segments_before() -> None:
     """Mean and spread of the draws are those of ridge regression about the prior."""
     passes = family(np.random.default_rng(0), 60)
-    sought = np.eye(5)
-    found = moves(passes, sought, 3000)
+    found = moves(passes, np.eye(7), 3000)
     rows = np.array([_effects(passes[c.goes_on_from], c) for c in list(passes.values())[1:]])
     seen = np.array(
         [
@@ -63,8 +62,8 @@ def test_what_a_segment_changes_is_learned_from_the_segments_before() -> None:
             for p in [passes[c.goes_on_from]]
         ]
     )
-    # As least squares: the prior is five more observations of one effect each.
-    weighted = np.vstack([rows / _NOISE, np.eye(5) / _SPREAD])
+    # As least squares: the prior is seven more observations of one effect each.
+    weighted = np.vstack([rows / _NOISE, np.eye(7) / _SPREAD])
     for quantity in range(2):
         answers = np.concatenate([seen[:, quantity] / _NOISE, _PRIOR[quantity] / _SPREAD])
         expected = np.linalg.lstsq(weighted, answers, rcond=None)[0]
@@ -80,9 +79,9 @@ def test_what_a_segment_changes_is_learned_from_the_segments_before() -> None:
 
 def test_without_any_segment_the_prior_is_believed() -> None:
     passes = family(np.random.default_rng(0), 0)
-    found = moves(passes, np.eye(5), 3000)
+    found = moves(passes, np.eye(7), 3000)
     assert found.mean(0) == pytest.approx(_PRIOR.T, abs=0.02)
-    assert found.std(0) == pytest.approx(np.full((5, 2), _SPREAD), rel=0.1)
+    assert found.std(0) == pytest.approx(np.full((7, 2), _SPREAD), rel=0.1)
 
 
 def test_what_is_being_learned_gains_nothing_a_second_time() -> None:
