@@ -71,42 +71,55 @@ class Run:
 
 def searched(name: str, tree: Path, options: tuple[str, ...], seed: int, folder: Path,
              minutes: float) -> Run:  # fmt: skip
-    """Run the command for some minutes and read its study."""
+    """Run the command for some minutes, or find it run before, and read its study."""
     out = folder / f"{name}-{seed}"
-    command = [sys.executable, "-m", "spikefront", "search", "--task", _TASK, "--seed", str(seed),
-               "--trials", "100000", "--out", str(out), *options]  # fmt: skip
-    began = datetime.now()
+    note = folder / f"{name}-{seed}.json"
+    if not note.exists():
+        began = datetime.now()
+        run_for(minutes, tree, [*options, "--seed", str(seed), "--out", str(out)])
+        note.write_text(json.dumps({"began": began.isoformat(), "minutes": minutes}))
+    known = json.loads(note.read_text())
+    return read(name, seed, out, datetime.fromisoformat(known["began"]), known["minutes"])
+
+
+def run_for(minutes: float, tree: Path, options: list[str]) -> None:
+    """Search with one thread, and stop it."""
+    command = [sys.executable, "-m", "spikefront", "search", "--task", _TASK, "--trials", "100000"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, env=environment, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, *options],
+        env=environment,
+        cwd=tree,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
         _, errors = process.communicate(timeout=60 * minutes)
-        raise click.ClickException(f"{name}: {errors.decode()[-500:]}")
+        raise click.ClickException(f"it ended by itself: {errors.decode()[-500:]}")
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # as Ctrl-C: what is measured is kept
         process.communicate()
+
+
+def read(name: str, seed: int, out: Path, began: datetime, minutes: float) -> Run:
+    """What a search had measured, and when."""
     storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
     (study,) = optuna.get_all_study_names(storage)
-    trials = optuna.load_study(study_name=study, storage=storage).get_trials(
-        states=(optuna.trial.TrialState.COMPLETE,)
-    )
-    rows = [
-        Spent(
+    points, spent = [], {True: 0.0, False: 0.0}
+    complete = (optuna.trial.TrialState.COMPLETE,)
+    for trial in optuna.load_study(study_name=study, storage=storage).get_trials(states=complete):
+        assert trial.datetime_complete is not None
+        point = Spent(
             evaluations=(trial.datetime_complete - began).total_seconds(),
             accuracy=trial.values[0],
             energy=trial.user_attrs["energy_ratio"],
             divergence=trial.user_attrs["kl"],
         )
-        for trial in trials
-        if trial.datetime_complete is not None
-    ]
-    spent = {True: 0.0, False: 0.0}
-    for trial in trials:
+        points.append(point)
         learns = trial.params["calibration"].startswith("learned")
         spent[learns] += trial.user_attrs.get("seconds", 0.0)
     shares = [spent[learns] / (60 * minutes) for learns in (True, False)]
-    return Run(name, seed, tuple(sorted(rows, key=lambda p: p.evaluations)), *shares)
+    return Run(name, seed, tuple(sorted(points, key=lambda p: p.evaluations)), *shares)
 
 
 def measured(name: str, settings: Iterator[Mapping[str, Any]], evaluator: Evaluator,
@@ -170,7 +183,12 @@ def drawn(runs: list[Run], ann: float, minutes: float) -> Figure:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--tree", type=click.Path(exists=True, path_type=Path), help="Another commit.")
 @click.option("--only", multiple=True, help="These searches alone; may be repeated.")
-@click.option("--folder", type=click.Path(path_type=Path), required=True, help="For the studies.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="For the studies; those that it holds are not run again.",
+)
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
 def main(
     minutes: str, seeds: int, tree: Path | None, only: tuple[str, ...], folder: Path,
