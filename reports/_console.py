@@ -17,7 +17,7 @@ from spaces import names
 _MARKS = {
     "uniform": ("u", "uniform φ and ρ"),
     "pareto_dp": ("p", "the paper's search"),
-    "learned": ("l", "uniform φ and ρ, learned from scratch"),
+    "learned": ("l", "uniform φ and ρ, one lineage at rising prices"),
 }
 """Of baselines: a letter, and what it means."""
 
