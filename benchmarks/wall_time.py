@@ -165,12 +165,14 @@ def drawn(runs: list[Run], ann: float, minutes: float) -> Figure:
     """Hypervolume over time: the median of the seeds, and all between them."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    times = np.geomspace(0.1, minutes, 60)
+    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8) if t <= minutes]
+    times = np.geomspace(ticks[0], minutes, 80)
     for name in dict.fromkeys(r.name for r in runs):
         lines = np.array([[r.at(t, ann) for t in times] for r in runs if r.name == name])
         (line,) = axes.plot(times, np.median(lines, 0), label=name, linewidth=1.6)
         axes.fill_between(times, lines.min(0), lines.max(0), alpha=0.15, color=line.get_color())
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xlabel("time, minutes")
     axes.set_ylabel("hypervolume, share of the box")
     axes.grid(alpha=0.25)
