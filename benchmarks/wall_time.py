@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 import click
 import numpy as np
 import optuna
+import torch
 from matplotlib.figure import Figure
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -75,10 +77,13 @@ def searched(name: str, tree: Path, options: tuple[str, ...], seed: int, folder:
     out = folder / f"{name}-{seed}"
     note = folder / f"{name}-{seed}.json"
     if not note.exists():
+        shutil.rmtree(out, ignore_errors=True)  # of a run that was interrupted
         began = datetime.now()
         run_for(minutes, tree, [*options, "--seed", str(seed), "--out", str(out)])
         note.write_text(json.dumps({"began": began.isoformat(), "minutes": minutes}))
     known = json.loads(note.read_text())
+    if known["minutes"] < minutes:
+        raise click.ClickException(f"{out} was searched for {known['minutes']:g} minutes only")
     return read(name, seed, out, datetime.fromisoformat(known["began"]), known["minutes"])
 
 
@@ -139,9 +144,10 @@ def measured(name: str, settings: Iterator[Mapping[str, Any]], evaluator: Evalua
     return Run(name, 0, tuple(points))
 
 
-def uniform_grid(evaluator: Evaluator) -> Run:
+def uniform_grid() -> Run:
     """Every uniform (φ, ρ)."""
     began = time.perf_counter()
+    evaluator = Evaluator(make_task())
     space = LayerSpace(layers=evaluator.layers)
     every = (
         space.uniform(phi=phi, rho=rho, alpha=0.6)
@@ -151,9 +157,10 @@ def uniform_grid(evaluator: Evaluator) -> Run:
     return measured("uniform grid", every, evaluator, space, began)
 
 
-def pareto_dp(evaluator: Evaluator) -> Run:
+def pareto_dp() -> Run:
     """Points of the paper's search; its sensitivities count."""
     began = time.perf_counter()
+    evaluator = Evaluator(make_task())
     space = LayerSpace(layers=evaluator.layers)
     found = sensitivity(evaluator.profile, evaluator.energy, timesteps=4)
     start = space.uniform(phi=1, rho=1.0, alpha=0.6)
@@ -198,13 +205,13 @@ def main(
 ) -> None:  # fmt: skip
     """Print a table of hypervolumes."""
     looked = [float(m) for m in minutes.split(",")]
-    evaluator = Evaluator(make_task())
-    ann = evaluator.ann("search").accuracy.value
+    torch.set_num_threads(1)
+    ann = Evaluator(make_task()).ann("search").accuracy.value
     ways = {name: (_HERE, options) for name, options in _OURS.items()}
     if tree is not None:
         ways["the other commit"] = (tree.resolve(), ())
     ways = {name: way for name, way in ways.items() if not only or name in only}
-    runs = [uniform_grid(evaluator), pareto_dp(evaluator)]
+    runs = [uniform_grid(), pareto_dp()]
     for seed in range(seeds):
         for name, (where, options) in ways.items():
             runs.append(searched(name, where, options, seed, folder.resolve(), max(looked)))

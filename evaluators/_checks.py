@@ -10,7 +10,7 @@ from evaluators._split import Split, TaskError
 
 
 def checked_targets(split: Split) -> Tensor:
-    """All targets of a split, ``(N, ...)``.
+    """All targets of a split, ``(N, ...)``, once its inputs are seen to be finite.
 
     Raises:
         TaskError: An input is not finite.
@@ -40,7 +40,7 @@ def check_classes(targets: Tensor, logits: Tensor, split: Split) -> None:
             do not have.
     """
     classes = max(logits.shape[1], 2) if logits.dim() > 1 else 2  # one output: two classes
-    if targets.shape == logits.shape and targets.dim() == 2 and classes > 2:
+    if targets.shape == logits.shape and targets.dim() == 2 and logits.shape[1] > 1:
         raise TaskError(
             f"the targets of the {split.name} split have the shape of the outputs,"
             f" {tuple(targets.shape)}: give the index of each sample's class, targets.argmax(1)"
@@ -57,6 +57,6 @@ def check_classes(targets: Tensor, logits: Tensor, split: Split) -> None:
         index = int(outside.any(1).to(torch.uint8).argmax())
         label = int(targets[index].flatten()[outside[index].to(torch.uint8).argmax()])
         raise TaskError(
-            f"{split.place(index)} has the class {label}, but the network has {classes} outputs,"
-            f" 0 to {classes - 1}"
+            f"{split.place(index)} has the class {label}, but the network tells {classes} classes"
+            f" apart, 0 to {classes - 1}"
         )

@@ -77,6 +77,8 @@ class Split:
     def _sample(self, place: int) -> Any:
         try:
             sample = self.dataset[place]
+        except (SpikefrontError, MemoryError):  # a time limit, or what a smaller batch avoids
+            raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise TaskError(f"{self.place(place)} cannot be read: {reason}") from error
@@ -123,7 +125,7 @@ def split_of(given: Any, name: str) -> Split:
         name: Of the split.
 
     Raises:
-        TaskError: It is nothing of these.
+        TaskError: It is none of these.
     """
     if isinstance(given, Split):
         return replace(given, name=name)
@@ -150,10 +152,17 @@ def _dataset_of(loader: DataLoader[Any], name: str) -> Dataset[Any]:
         )
     if isinstance(sampler, SubsetRandomSampler):
         return Subset(loader.dataset, sorted(sampler.indices))
+    if loader.batch_size is None:
+        raise TaskError(
+            f"the {name} split's DataLoader leaves its batches to the dataset or to a"
+            " batch_sampler: give the Dataset of single samples instead"
+        )
     whole = isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler) and not sampler.replacement
+        isinstance(sampler, RandomSampler)
+        and not sampler.replacement
+        and sampler.num_samples == len(sampler.data_source)
     )
-    if not whole or loader.batch_size is None:
+    if not whole:
         raise TaskError(
             f"the {name} split's DataLoader has a sampler of its own, {type(sampler).__name__}:"
             " give the Dataset instead, or a torch.utils.data.Subset of it"

@@ -9,7 +9,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from conversion import ConfigError
 from evaluators._estimate import correct
@@ -56,7 +63,7 @@ class Task:
     def __post_init__(self) -> None:
         for name in SPLITS:
             object.__setattr__(self, name, split_of(getattr(self, name), name))
-        if isinstance(self.train, Dataset) or _is_pair(self.train):
+        if _is_split(self.train):
             object.__setattr__(self, "train", split_of(self.train, "train"))
         metric: Any = self.metric
         if metric is None:
@@ -82,26 +89,38 @@ class Task:
         return found
 
 
-def _is_pair(given: Any) -> bool:
-    """Two tensors in one; an iterable of batches is something else."""
-    return isinstance(given, tuple) and [isinstance(v, Tensor) for v in given] == [True, True]
+def _is_split(given: Any) -> bool:
+    """Whether it holds samples; an iterable of batches is something else."""
+    if isinstance(given, tuple):
+        return [isinstance(v, Tensor) for v in given] == [True, True]
+    return isinstance(given, (Split, Dataset)) and not isinstance(given, IterableDataset)
 
 
 def _check_apart(first: Any, second: Any, one: str, other: str) -> None:
     """What is chosen by, or tested on, must be nothing else; as far as it can be seen."""
-    if not (isinstance(first, Split) and isinstance(second, Split)):
+    if not (_has_dataset(first) and _has_dataset(second)):
         return
-    (data, places), (others, there) = _source(first.dataset), _source(second.dataset)
+    (data, places), (others, there) = _source(first), _source(second)
     shared = set(places) & set(there) if data is others else set()
     if shared or (data is not others and _same_tensors(data, others)):
         raise TaskError(f"the splits {one} and {other} share samples; each needs its own")
 
 
-def _source(dataset: Any) -> tuple[Any, Iterable[int]]:
+def _has_dataset(given: Any) -> bool:
+    """A split, or a loader of a dataset with an index."""
+    return isinstance(given, Split) or (
+        isinstance(given, DataLoader) and not isinstance(given.dataset, IterableDataset)
+    )
+
+
+def _source(given: Split | DataLoader[Any]) -> tuple[Any, Iterable[int]]:
     """The dataset behind subsets, and which of its samples."""
+    dataset: Any = given.dataset
     places: Iterable[int] = range(len(dataset))
+    if isinstance(given, DataLoader) and isinstance(given.sampler, SubsetRandomSampler):
+        places = [int(place) for place in given.sampler.indices]
     while isinstance(dataset, Subset):
-        places, dataset = [dataset.indices[place] for place in places], dataset.dataset
+        places, dataset = [int(dataset.indices[place]) for place in places], dataset.dataset
     return dataset, places
 
 

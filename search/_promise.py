@@ -46,7 +46,7 @@ class DropModel:
     logarithm. What a point's own samples add to it counts as much as their noise allows (empirical
     Bayes: Efron & Morris 1975). A point must not look better by that than by its own samples; and
     as all points were measured on the same samples, the noise of these stays whole. A promise is
-    looked at on other samples, and as many of them are as noisy.
+    checked on other samples; as many of these add the same noise again.
 
     Args:
         measured: Of the finished trials, on one split.

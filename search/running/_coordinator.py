@@ -329,8 +329,11 @@ class Coordinator:
 
     def _prune(self, states: ArtifactStates, failed: str | None) -> None:
         """Remove what a failed trial learned, and what no point of the front descends from."""
-        needless = needless_states(self._look()) - self._pruned
-        for key in needless | ({failed} if failed else set()):
+        every = self._look()
+        needless = needless_states(every) - self._pruned
+        # Trials that differ in T alone share a state, and one of them may have succeeded.
+        held = {TrialRecord.of(trial).state for trial in every}
+        for key in needless | ({failed} - held if failed else set()):
             states.remove(key)
         self._pruned |= needless
 

@@ -131,9 +131,9 @@ def _state(evaluator: Evaluator, asked: Asked) -> str | None:
         return None
     try:
         config = asked.space.choice(asked.params, asked.lineage).conversion
-    except SpikefrontError:  # why it failed
+        return evaluator.state_key(config) if config.calibration.learns else None
+    except Exception:  # the trial failed for the same reason, before it learned
         return None
-    return evaluator.state_key(config) if config.calibration.learns else None
 
 
 def _exits(

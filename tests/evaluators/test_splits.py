@@ -9,6 +9,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -17,6 +18,7 @@ from torch.utils.data import (
 
 from conversion import Choice, ConversionConfig, ConversionError, ExitPolicy, Learned
 from evaluators import Evaluator, Split, Task, TaskError, correct
+from evaluators._checks import check_classes
 
 N = 60
 X = torch.randn(3 * N, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -126,6 +128,19 @@ REFUSED = [
         {"search": Subset(TENSORS := TensorDataset(X, Y), [1, 2]), "test": Subset(TENSORS, [2, 3])},
         "the splits search and test share samples",
     ),
+    (
+        {"search": Subset(TENSORS, torch.arange(5)), "test": Subset(TENSORS, torch.arange(4, 9))},
+        "the splits search and test share samples",
+    ),
+    (
+        {"test": TENSORS, "train": DataLoader(TENSORS, batch_size=8, shuffle=True)},
+        "the splits test and train share samples",
+    ),
+    (
+        {"search": DataLoader(TENSORS, sampler=RandomSampler(TENSORS, num_samples=3))},
+        "has a sampler of its own, RandomSampler",
+    ),
+    ({"search": DataLoader(TENSORS, batch_size=None)}, "leaves its batches to the dataset"),
     ({"search": (PARTS[1][0], PARTS[1][1][:50])}, "there are 60 inputs, but 50 targets"),
     ({"search": (X[:0], Y[:0])}, "split is empty"),
 ]
@@ -151,9 +166,9 @@ UNFIT = [
     ({"calibration": with_nan(5)}, "sample 5 of the calibration split contains NaN or infinity"),
     (
         {"search": (PARTS[1][0], PARTS[1][1] + (torch.arange(N) == 8) * 9)},
-        r"sample 8 of the search split has the class \d+, but the network has 4 outputs, 0 to 3",
+        r"8 of the search split has the class \d+, but the network tells 4 classes apart, 0 to 3",
     ),
-    ({"search": (PARTS[1][0], PARTS[1][1] - 1)}, "has the class -1, but the network has 4 out"),
+    ({"search": (PARTS[1][0], PARTS[1][1] - 1)}, "has the class -1, but the network tells 4"),
     (
         {"search": (PARTS[1][0], nn.functional.one_hot(PARTS[1][1], 4))},
         r"have the shape of the outputs, \(60, 4\): give the index",
@@ -166,6 +181,12 @@ UNFIT = [
 def test_data_that_cannot_be_judged_by_are_told_of(given: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         Evaluator(task(**given)).ann("search")
+
+
+def test_one_hot_targets_of_two_classes_are_refused() -> None:
+    targets = nn.functional.one_hot(torch.tensor([0, 1, 1]))
+    with pytest.raises(TaskError, match="give the index of each sample's class"):
+        check_classes(targets, torch.zeros(3, 2), Split.of(torch.zeros(3, 1), targets))
 
 
 def test_a_metric_of_the_user_s_own_decides_what_targets_are() -> None:
