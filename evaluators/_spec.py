@@ -184,6 +184,9 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _user_task(spec: TaskSpec) -> Task:
+    for name in ("data", "model", "weights"):
+        if getattr(spec, name) is not None:
+            raise TaskError(f"--{name} has no meaning for {spec.task}, which brings its own")
     made = _call(_import_function(spec.task), spec.task)
     if isinstance(made, Task):
         return made

@@ -58,6 +58,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        """Batches, so that ``conversion.profile`` takes a split, too."""
+        return self.batches(256)
+
     def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
         """Batches of at most ``size`` samples, always in the same order.
 

@@ -271,8 +271,8 @@ def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) 
     return (
         f"no trial is promised to lose at most {100 * drop:g} points with"
         f" {front.confidence:.0%} confidence{within}{least}{more}; the most"
-        f" accurate one is {100 * (_accuracy(best) - front.ann['search'].accuracy.value):+.2f}"
-        f" points from the ANN at {best.search.energy_ratio:.1%} of its energy"
+        f" accurate one loses {100 * (front.ann['search'].accuracy.value - _accuracy(best)):.2f}"
+        f" points against the ANN at {best.search.energy_ratio:.1%} of its energy"
     )
 
 

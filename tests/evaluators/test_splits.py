@@ -16,7 +16,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from conversion import Choice, ConversionConfig, ConversionError, ExitPolicy, Learned
+from conversion import Choice, ConversionConfig, ConversionError, ExitPolicy, Learned, profile
 from evaluators import Evaluator, Split, Task, TaskError, correct
 from evaluators._checks import check_classes
 
@@ -91,6 +91,12 @@ def test_a_loader_s_way_to_make_batches_is_kept() -> None:
     loader = DataLoader(TensorDataset(*PARTS[1]), batch_size=7, collate_fn=doubled)
     x, _ = next(task(search=loader).search.batches(5))
     assert torch.equal(x, 2 * PARTS[1][0][:5])
+
+
+def test_a_split_can_be_profiled() -> None:
+    made = task(calibration=DataLoader(TensorDataset(*PARTS[0])))
+    found = profile(made.model, made.calibration)
+    assert found.data_fingerprint == profile(made.model, PARTS[0][0]).data_fingerprint
 
 
 def test_without_a_metric_it_is_top_1() -> None:

@@ -196,6 +196,7 @@ def test_errors_say_what_to_give(image_folder: Path, weights: Path, tmp_path: Pa
         ({"task": f"{user}:wrong"}, "must return an evaluators.Task"),
         ({"task": f"{user}:broken"}, "raised KeyError"),
         ({"task": f"{user}:absent"}, "has no function 'absent'"),
+        ({"task": f"{user}:make_task", "weights": "a.pt"}, "--weights has no meaning for .*:make"),
         ({"task": f"{user}:not_a_function"}, "has no function 'not_a_function'"),
         ({"task": "/no/such.py:f"}, "there is no file /no/such.py"),
         ({"task": "no_such_module:f"}, "cannot import no_such_module: ModuleNotFoundError"),
