@@ -223,7 +223,9 @@ def search(
     _warn_of_a_useless_ann(evaluator)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
-    plan = rooms.Plan(trials=trials, sampler=sampler, timeout=timeout, artifacts=states)
+    resumed = len(rooms.passes(study))
+    planned = max(trials, resumed)
+    plan = rooms.Plan(trials=planned, sampler=sampler, timeout=timeout, artifacts=states)
     rooms.set_plan(study, plan)
     rooms.note_ann(study, evaluator.ann("search"))
     # A resumed search must not draw what the first one drew.
@@ -236,7 +238,6 @@ def search(
         energy=evaluator.energy,
         budget=budget,
     )
-    resumed = len(rooms.passes(study))
     if resumed >= trials:
         click.echo(f"the study has run {resumed} trials already: nothing to run", err=True)
     baselines = _paper_baselines(evaluator, space) if paper and resumed < trials else []

@@ -100,7 +100,7 @@ def test_learning_goes_on_from_what_is_there(evaluator: Evaluator) -> None:
     space = LayerSpace(
         layers=evaluator.layers,
         calibrations=("light", "learned", "learned-weights"),
-        iterations=(2, 4),
+        iterations=(20, 40),
         timesteps=(1, 2),
         pins={f"phi/{evaluator.layers[0]}": 2},
     )
