@@ -85,10 +85,10 @@ def killed_again_and_again(
     team = [start_one() for _ in range(workers)]
     kills, start, random_one, done = 0, time.monotonic(), random.Random(0), False
     while (passed := time.monotonic() - start) < seconds:
+        time.sleep(every)  # the latest one has reached the storage by then
         if passed > seconds / 2 and not done:
             halfway()
             done = True
-        time.sleep(every)
         chosen = random_one.randrange(workers)
         if team[chosen].is_alive():
             os.kill(team[chosen].pid or 0, signal.SIGKILL)
