@@ -325,7 +325,7 @@ def test_errors(found: Profile, images: Tensor) -> None:
     with pytest.raises(ConversionError, match="contain NaN or infinity, in batch 1"):
         convert(found, config, data=[torch.full_like(images, torch.nan)])
     with pytest.raises(ConversionError, match="the loss of iteration 1 is not finite"):
-        convert(found, config, data=[torch.full_like(images, 3e38)])
+        convert(found, config_of(found, "learned", iterations=2, energy_weight=1e40), data=images)
     with pytest.raises(ConfigError, match="iterations must be a whole number >= 1, got 0"):
         config_of(found, "tuned", iterations=0)
     with pytest.raises(ConfigError, match="energy_weight must be finite and >= 0, got -1"):
