@@ -69,7 +69,7 @@ def record(
 
 def row(recording: Recording, way: str, phi: int, rho: float, steps: int) -> dict[str, Any]:
     """What the recording says after some steps."""
-    stops = tuple(float(step != steps) for step in range(1, len(recording.logits) + 1))
+    stops = tuple(float(step != steps) for step in range(1, recording.steps + 1))
     last = recording.measure(ExitRule(score="entropy", thresholds=stops))
     return {
         "calibration": way,

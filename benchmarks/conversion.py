@@ -24,7 +24,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from conversion import ConversionConfig, ConversionError, ann_logits, convert, profile
+from conversion import ConversionConfig, ConversionError, ann_answers, convert, profile
 from evaluators import ResNetCifar
 
 STEPS = (4, 16, 64)
@@ -173,14 +173,14 @@ def measure(name: str, images: int) -> dict[str, Any]:
     x, unseen = _drawn(name, count, size), _drawn(name, min(UNSEEN, count), size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    found = profile(model, x, output="cls_logits" if isinstance(model, Detector) else None)
+    found = profile(model, x, outputs="cls_logits" if isinstance(model, Detector) else None)
     captured = time.perf_counter() - start
     first = convert(found, _config(found.layers, STEPS[0]))
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
         expected = _one(model(unseen))
-        analog = ann_logits(found.network, unseen)
+        analog = found.outputs.answer(ann_answers(found.network, unseen))
         if name in WORDS:
             disturbed = expected
         else:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluators import ResNetCifar, correct, digits
+from evaluators import ResNetCifar, TopK, digits
 from evaluators._digits import WEIGHTS, training_images, warped
 
 _EPOCHS, _BATCH, _RATE = 120, 64, 0.1
@@ -63,7 +63,7 @@ def main() -> None:
         for name in ("search", "test"):
             images, labels = digits(seed=seed).split(name).dataset.tensors
             with torch.inference_mode():
-                right = correct(model(images), labels).mean()
+                right = TopK().statistics(model(images), labels).mean()
             print(f"seed {seed}, {name}: {float(right):.2%}")
     given.to.write_bytes(safetensors.torch.save(half))
 

@@ -75,7 +75,7 @@ def floor(evaluator: Evaluator, timesteps: int, *, weights: bool) -> float:
     leaf = repeated.with_tensors([t.clone().requires_grad_(not weights) for t in repeated.tensors])
 
     def once() -> None:
-        run_ann(dense, leaf)[network.logits].square().sum().backward()
+        run_ann(dense, leaf)[0].square().sum().backward()
 
     return _seconds(once)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from conversion import ExitRule
-from evaluators import Evaluator, PairedDrop, digits, estimate_mean, symmetric_kl
+from evaluators import Evaluator, PairedDrop, digits, estimate_mean
 from search import (
     JOURNAL_NAME,
     DropModel,
@@ -65,18 +65,14 @@ def pooled(folder: Path) -> Pooled:
             continue
         model = evaluator.convert(choice_of(setup.space, trial))
         parts = [evaluator.record(model, split) for split in ("search", "test")]
-        logits = torch.cat([p.logits for p in parts], 1)
-        targets = torch.cat([p.targets for p in parts])
-        reference = torch.cat([p.ann_logits for p in parts])
         energy = torch.cat([p.energy_pj() for p in parts], 1) / evaluator.ann_energy_pj
-        metric = evaluator.task.metric
-        ann = metric(reference, targets)
+        scores = torch.cat([p.statistics for p in parts], 1)
+        divergence = torch.cat([p.divergences for p in parts], 1)
+        ann = torch.cat([p.ann_statistics for p in parts])
         for alpha in _EXITS:
-            exits = ExitRule(score="entropy", thresholds=(alpha,) * len(logits)).exits(logits)
-            place = torch.arange(len(exits))
-            answer = logits[exits, place]
-            divergence = symmetric_kl(answer, reference)
-            rows.append((metric(answer, targets), divergence, energy[exits, place]))
+            rule = ExitRule(score="entropy", thresholds=(alpha,) * parts[0].steps)
+            at = torch.cat([p.exits(rule) for p in parts]), torch.arange(len(ann))
+            rows.append((scores[at], divergence[at], energy[at]))
     scores, divergences, energies = (torch.stack(column) for column in zip(*rows, strict=True))
     return Pooled(scores, divergences, energies, ann)
 

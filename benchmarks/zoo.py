@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion import ConversionConfig, ConversionError, Inputs, ann_logits, convert, profile
+from conversion import ConversionConfig, ConversionError, Inputs, ann_answers, convert, profile
 from tests.conftest import settle
 from tests.conversion.zoo import ZOO, Specimen
 
@@ -35,21 +35,24 @@ def row(name: str, specimen: Specimen) -> str:
     net = specimen.make()
     if specimen.refused is not None:
         try:
-            profile(net, specimen.draw(8), output=specimen.output)
+            profile(net, specimen.draw(8), outputs=specimen.output)
         except ConversionError as error:
             return f"| {name} | refused: {' '.join(str(error).split())} | | | | |"
         raise AssertionError(f"{name} was not refused")
     seen, unseen = (Inputs.of(specimen.draw(n)) for n in (SEEN, UNSEEN))
     net = settle(net, seen)
     start = time.perf_counter()
-    found = profile(net, seen, output=specimen.output)
+    found = profile(net, seen, outputs=specimen.output)
     seconds = time.perf_counter() - start
-    expected = ann(net, unseen, found.network.logits)
+    expected = ann(net, unseen, found.network.output_names[str(found.outputs.output)])
 
     def relative(logits: Tensor) -> float:
         return float((logits.double() - expected).norm() / expected.norm())
 
-    cells = [f"{seconds:.2f}", f"{relative(ann_logits(found.network, unseen)):.0e}"]
+    cells = [
+        f"{seconds:.2f}",
+        f"{relative(found.outputs.answer(ann_answers(found.network, unseen))):.0e}",
+    ]
     for steps in STEPS:
         config = ConversionConfig.uniform(found.layers, timesteps=steps, phi=4)
         cells.append(f"{relative(convert(found, config).simulate(unseen).logits[-1]):.2%}")

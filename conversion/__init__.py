@@ -13,11 +13,7 @@ from conversion._errors import (
 from conversion._exits import (
     ExitPolicy,
     ExitRule,
-    Score,
-    confidence,
-    decisions,
     first_above,
-    log_probabilities,
     mean_entropy,
 )
 from conversion._files import FileError, sha256, tensors_sha256, write_file
@@ -43,13 +39,26 @@ from conversion.calibration import (
 from conversion.energy import ENERGY_MODELS, Costs, EnergyModel, energy_model
 from conversion.graph import Inputs, Network
 from conversion.neurons import NEURONS, AdaFire, DualThreshold
+from conversion.outputs import (
+    OUTPUTS,
+    Answers,
+    Classes,
+    Outputs,
+    Score,
+    Values,
+    confidence,
+    decisions,
+    log_probabilities,
+    outputs_of,
+    symmetric_kl,
+)
 from conversion.simulation import (
     PARTS,
     Inference,
     LayerDiagnosis,
     Simulation,
     SpikingModel,
-    ann_logits,
+    ann_answers,
     diagnose,
 )
 from conversion.simulation._sweep import Branch, sweep
@@ -58,13 +67,16 @@ __all__ = [
     "CALIBRATIONS",
     "ENERGY_MODELS",
     "NEURONS",
+    "OUTPUTS",
     "PARTS",
     "AdaFire",
     "Advanced",
+    "Answers",
     "Batches",
     "Branch",
     "Calibration",
     "Choice",
+    "Classes",
     "ConfigError",
     "ConversionConfig",
     "ConversionError",
@@ -88,6 +100,7 @@ __all__ = [
     "Network",
     "NoCalibration",
     "OnIteration",
+    "Outputs",
     "Profile",
     "Score",
     "Segment",
@@ -96,7 +109,8 @@ __all__ = [
     "SpikingModel",
     "Step",
     "Tuned",
-    "ann_logits",
+    "Values",
+    "ann_answers",
     "available_device",
     "confidence",
     "convert",
@@ -110,12 +124,14 @@ __all__ = [
     "make_calibration",
     "mean_entropy",
     "model_of_state",
+    "outputs_of",
     "profile",
     "register_calibration",
     "save",
     "sha256",
     "state_bytes",
     "sweep",
+    "symmetric_kl",
     "tensors_sha256",
     "write_file",
 ]

@@ -88,6 +88,7 @@ def convert(
         profile.network,
         profile.costs,
         config,
+        outputs=profile.outputs,
         thetas=draft.thetas,
         biases={name: neuron.bias.detach() for name, neuron in draft.neurons.items()},
         v_inits={name: neuron.v_init.detach() for name, neuron in draft.neurons.items()},

@@ -23,10 +23,11 @@ from conversion._tensors import model_of, read_tensors, tensors_of
 from conversion.energy import costs
 from conversion.graph import Inputs, Network, build_network
 from conversion.graph._capture import Model
+from conversion.outputs import Outputs, outputs_from_dict
 from conversion.simulation import SpikingModel
 
 SCHEMA = "spikefront/deploy"
-VERSION = 2
+VERSION = 3
 
 _LOG = logging.getLogger("spikefront")
 
@@ -38,7 +39,7 @@ class DeployConfig:
     Attributes:
         model_fingerprint: SHA-256 of the ANN's operations and of every tensor that they use.
         inputs: Structure, shapes and types of the ANN's inputs, one sample each.
-        output: Which of the ANN's outputs holds the logits, in the order of their structure.
+        outputs: How the ANN's outputs are read: a kind and its fields.
         conversion: φ, ρ per layer, T, calibration.
         exit: Score and threshold per step of the early exit, or None.
         tensors: Name of the safetensors file beside the JSON: ``theta/<layer>`` and
@@ -53,7 +54,7 @@ class DeployConfig:
 
     model_fingerprint: str
     inputs: Mapping[str, Any]
-    output: int
+    outputs: Outputs
     conversion: ConversionConfig
     exit: ExitRule | None
     tensors: str
@@ -69,8 +70,8 @@ class DeployConfig:
                 raise ConfigError(f"{name} must be a SHA-256 in hexadecimal digits")
         if Path(_text("tensors", self.tensors)).name != self.tensors:
             raise ConfigError(f"the tensors' file must lie beside the JSON, got {self.tensors!r}")
-        if type(self.output) is not int or self.output < 0:
-            raise ConfigError(f"output must be a whole number >= 0, got {self.output!r}")
+        if not isinstance(self.outputs, Outputs):
+            raise ConfigError(f"outputs must be of a kind of Outputs, got {self.outputs!r}")
         for name in ("inputs", "energy_model", "measurement", "provenance"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name} must be an object, got {getattr(self, name)!r}")
@@ -89,6 +90,7 @@ class DeployConfig:
         body = {
             "schema": SCHEMA,
             **vars(self),
+            "outputs": self.outputs.to_dict(),
             "conversion": self.conversion.to_dict(),
             "exit": asdict(self.exit) if self.exit else None,
         }
@@ -109,15 +111,15 @@ class DeployConfig:
             raise DeployError(f"{path} is not JSON: {error}") from error
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise DeployError(f"{path} is not a {SCHEMA} file")
-        if body.get("version") not in (1, VERSION) or isinstance(body["version"], bool):
+        if body.get("version") not in (1, 2, VERSION) or isinstance(body["version"], bool):
             raise DeployError(
                 f"{path} has version {body.get('version')!r} of {SCHEMA}; this spikefront reads"
-                f" versions 1 and {VERSION}"
+                f" versions 1 to {VERSION}"
             )
         if body.pop("checksum", None) != _checksum(body):
             raise DeployError(f"{path} was altered after it was written: its checksum differs")
         try:
-            return cls._from_body(_of_version_1(body) if body["version"] == 1 else body)
+            return cls._from_body(_brought_up(body))
         except (KeyError, TypeError, ValueError, ConfigError, OverflowError) as error:
             raise DeployError(f"{path} is malformed: {error}") from error
 
@@ -125,6 +127,7 @@ class DeployConfig:
     def _from_body(cls, body: Mapping[str, Any]) -> DeployConfig:
         fields = {key: value for key, value in body.items() if key != "schema"}
         fields["conversion"] = ConversionConfig.from_dict(fields["conversion"])
+        fields["outputs"] = outputs_from_dict(fields["outputs"])
         if fields["exit"] is not None:
             rule = fields["exit"]
             fields["exit"] = ExitRule(score=rule["score"], thresholds=tuple(rule["thresholds"]))
@@ -158,7 +161,7 @@ def save(
     config = DeployConfig(
         model_fingerprint=model.network.fingerprint,
         inputs=inputs,
-        output=model.network.logits,
+        outputs=model.outputs,
         conversion=model.config,
         exit=model.exit,
         tensors=f"{path.stem}.{digest[:12]}.safetensors",
@@ -193,13 +196,19 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
     tensors = _read_tensors(Path(path).parent, config)
     network = _the_model(path, config, model).to(device)
     config.conversion.check_layers(network.sites)
-    return model_of(network, costs(network), config.conversion, tensors, exit=config.exit)
+    try:
+        read = config.outputs.chosen(network.output_names)
+    except ConversionError as error:
+        raise DeployError(f"{path} does not fit this model: {error}") from error
+    return model_of(
+        network, costs(network), config.conversion, tensors, outputs=read, exit=config.exit
+    )
 
 
 def _the_model(path: str | Path, config: DeployConfig, model: Model) -> Network:
     try:
         samples = Inputs.from_spec(config.inputs, samples=2)
-        network = build_network(model, samples, output=config.output, check=False)
+        network = build_network(model, samples, check=False)
     except ConversionError as error:
         raise DeployError(f"{path} does not fit this model: {error}") from error
     if config.version == 1:
@@ -226,8 +235,21 @@ def _read_tensors(folder: Path, config: DeployConfig) -> dict[str, Tensor]:
     return read_tensors(data, str(path))
 
 
+def _brought_up(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of any version as this one has them."""
+    fields = dict(body)
+    if fields["version"] == 1:
+        fields = _of_version_1(fields)
+    if fields["version"] < 3:
+        place = fields.pop("output")
+        if type(place) is not int or place < 0:
+            raise ConfigError(f"output must be a whole number >= 0, got {place!r}")
+        fields["outputs"] = {"kind": "classes", "output": place}
+    return fields
+
+
 def _of_version_1(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of version 1 as this version has them."""
+    """The fields of version 1 as version 2 had them."""
     fields = dict(body)
     shape, dtype = fields.pop("input_shape"), fields.pop("input_dtype", "float32")
     conversion = dict(fields["conversion"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,9 +26,13 @@ from conversion.energy import Costs, costs
 from conversion.graph import Inputs, Network, build_network, gather
 from conversion.graph._capture import Model
 from conversion.neurons import NEURONS
-from conversion.simulation._passes import AnalogPass
+from conversion.outputs import Outputs, outputs_of
+from conversion.simulation._passes import AnalogPass, ann_answers
 
 _LOG = logging.getLogger("spikefront")
+
+_BATCH = 128
+"""Samples per pass of the ANN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,7 @@ class Profile:
         network: The captured model.
         costs: Fan-outs and MACs.
         inputs: The calibration inputs.
-        logits: The ANN's outputs on them, ``(N, classes)``.
+        outputs: How the network's outputs are read.
         data_fingerprint: SHA-256 of the calibration inputs.
     """
 
@@ -84,7 +89,7 @@ class Profile:
     network: Network
     costs: Costs
     inputs: Inputs
-    logits: Tensor
+    outputs: Outputs
     data_fingerprint: str
     _thresholds: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
 
@@ -96,6 +101,13 @@ class Profile:
     def device(self) -> torch.device:
         """Where the network and the calibration inputs are."""
         return self.inputs.device
+
+    @cached_property
+    def expected(self) -> dict[str, Tensor]:
+        """What the ANN answers to the calibration inputs, by name, samples in front."""
+        with torch.inference_mode():
+            parts = [ann_answers(self.network, x) for x in self.inputs.split(_BATCH)]
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def threshold(
         self,
@@ -160,8 +172,8 @@ def profile(
     data: Tensor | Inputs | Iterable[Any],
     *,
     device: torch.device | str = "cpu",
-    batch_size: int = 128,
-    output: str | int | None = None,
+    batch_size: int = _BATCH,
+    outputs: Outputs | str | int | None = None,
 ) -> Profile:
     """Capture a model and profile it on calibration data; labels are not needed.
 
@@ -173,7 +185,9 @@ def profile(
             :class:`Inputs`, a tuple of several.
         device: Where to run.
         batch_size: Samples per forward pass.
-        output: Which of several outputs holds the logits: its key, its name or its position.
+        outputs: How the outputs are read; the name or position of one stands for
+            :class:`Classes` of that one. None takes the only output, or the one called ``out`` or
+            ``logits``, as classes.
 
     Raises:
         ConversionError: The model cannot be converted, or gives NaN or infinity.
@@ -181,7 +195,8 @@ def profile(
     """
     inputs = gather(data)
     device = available_device(device)
-    network = build_network(model, inputs, output=output).to(device)
+    network = build_network(model, inputs).to(device)
+    read = outputs_of(outputs).chosen(network.output_names)
     if not network.sites:
         _LOG.warning(
             "the network has no ReLU-like activation (ReLU, ReLU6, Hardtanh): nothing in it will"
@@ -191,9 +206,10 @@ def profile(
     histograms = {name: Histogram(site.width) for name, site in network.sites.items()}
     with torch.inference_mode():
         analog = AnalogPass(network, lambda name, a: histograms[name].add(a))
-        logits = torch.cat([analog.run(batch) for batch in inputs.split(batch_size)])
-    if not bool(torch.isfinite(logits).all()):
-        raise ConversionError("the ANN's outputs on the calibration data contain NaN or infinity")
+        for batch in inputs.split(batch_size):
+            answers = analog.run(batch)
+            _check_finite(read.answer(answers))
+            read = read.fitted(answers)
     cost = costs(network)
     layers = {name: _layer_profile(network, cost, name, h) for name, h in histograms.items()}
     _warn_of_few_values(histograms)
@@ -202,9 +218,14 @@ def profile(
         network=network,
         costs=cost,
         inputs=inputs,
-        logits=logits,
+        outputs=read,
         data_fingerprint=tensors_sha256(inputs.tensors),
     )
+
+
+def _check_finite(answer: Tensor) -> None:
+    if not bool(torch.isfinite(answer).all()):
+        raise ConversionError("the ANN's outputs on the calibration data contain NaN or infinity")
 
 
 def available_device(device: torch.device | str) -> torch.device:

@@ -17,6 +17,7 @@ from conversion._files import tensors_sha256
 from conversion._profile import Profile
 from conversion.energy import Costs
 from conversion.graph import Network, SpikingSite
+from conversion.outputs import Outputs
 from conversion.simulation import SpikingModel
 
 _DIGEST = "sha256"
@@ -55,6 +56,7 @@ def model_of(
     config: ConversionConfig,
     tensors: Mapping[str, Tensor],
     *,
+    outputs: Outputs,
     exit: ExitRule | None = None,
 ) -> SpikingModel:
     """The model that tensors belong to, on the network's device.
@@ -72,6 +74,7 @@ def model_of(
         network,
         costs,
         config,
+        outputs=outputs,
         thetas=of_kind("theta"),
         biases=of_kind("bias"),
         v_inits=of_kind("v_init"),
@@ -97,7 +100,7 @@ def model_of_state(profile: Profile, config: ConversionConfig, data: bytes) -> S
     noted = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(_DIGEST)
     if noted != _digest(tensors):
         raise DeployError("a learned state was altered: its SHA-256 differs")
-    return model_of(profile.network, profile.costs, config, tensors)
+    return model_of(profile.network, profile.costs, config, tensors, outputs=profile.outputs)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

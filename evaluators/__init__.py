@@ -4,15 +4,14 @@ from evaluators._digits import digits
 from evaluators._estimate import (
     Estimate,
     PairedDrop,
-    correct,
     estimate_mean,
     estimate_score,
     normal_quantile,
-    symmetric_kl,
 )
 from evaluators._evaluator import AnnReference, Evaluator, StateStore
-from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement, Recording
+from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement
 from evaluators._models import ResNetCifar
+from evaluators._recording import Recording
 from evaluators._spec import (
     BUILT_IN_TASKS,
     TaskSpec,
@@ -23,25 +22,31 @@ from evaluators._spec import (
 )
 from evaluators._split import Split, TaskError, split_of
 from evaluators._task import SPLITS, Task
+from evaluators.metrics import R2, MeanIoU, MeanScore, Metric, Scores, TopK
 
 __all__ = [
     "ANN_INT8_MAC_PJ",
     "BUILT_IN_TASKS",
+    "R2",
     "SPLITS",
     "AnnReference",
     "Estimate",
     "Evaluator",
     "ExitPoint",
+    "MeanIoU",
+    "MeanScore",
     "Measurement",
+    "Metric",
     "PairedDrop",
     "Recording",
     "ResNetCifar",
+    "Scores",
     "Split",
     "StateStore",
     "Task",
     "TaskError",
     "TaskSpec",
-    "correct",
+    "TopK",
     "digits",
     "estimate_mean",
     "estimate_score",
@@ -51,5 +56,4 @@ __all__ = [
     "load_task",
     "normal_quantile",
     "split_of",
-    "symmetric_kl",
 ]

@@ -25,38 +25,3 @@ def checked_targets(split: Split) -> Tensor:
         found.append(targets)
         start += len(targets)
     return torch.cat(found)
-
-
-def check_classes(targets: Tensor, logits: Tensor, split: Split) -> None:
-    """Refuse targets that are no classes of the network's outputs.
-
-    Args:
-        targets: ``(N, ...)``.
-        logits: Of the ANN, ``(N, classes, ...)``.
-        split: Whose they are.
-
-    Raises:
-        TaskError: They have another shape, are not whole numbers, or name a class that the outputs
-            do not have.
-    """
-    classes = max(logits.shape[1], 2) if logits.dim() > 1 else 2  # one output: two classes
-    if targets.shape == logits.shape and targets.dim() == 2 and logits.shape[1] > 1:
-        raise TaskError(
-            f"the targets of the {split.name} split have the shape of the outputs,"
-            f" {tuple(targets.shape)}: give the index of each sample's class, targets.argmax(1)"
-        )
-    fractions = targets.is_floating_point() and bool((targets != targets.round()).any())
-    if fractions or targets.is_complex():
-        raise TaskError(
-            f"the targets of the {split.name} split are not classes, but fractions; a task that"
-            " does not classify needs a metric of its own"
-        )
-    outside = (targets.flatten(1) if targets.dim() > 1 else targets[:, None]) >= classes
-    outside |= (targets.flatten(1) if targets.dim() > 1 else targets[:, None]) < 0
-    if bool(outside.any()):
-        index = int(outside.any(1).to(torch.uint8).argmax())
-        label = int(targets[index].flatten()[outside[index].to(torch.uint8).argmax()])
-        raise TaskError(
-            f"{split.place(index)} has the class {label}, but the network tells {classes} classes"
-            f" apart, 0 to {classes - 1}"
-        )

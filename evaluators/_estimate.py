@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from conversion import ConfigError, decisions, log_probabilities
+from conversion import ConfigError
 
 _Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
@@ -49,15 +48,7 @@ def estimate_score(scores: Tensor) -> Estimate:
 
     Wilson 1927, eq. as in Brown, Cai & DasGupta 2001, Sec. 3.1.1; other scores get the normal
     interval.
-
-    Raises:
-        ConfigError: The scores are not one number within 0..1 per sample.
     """
-    if scores.dim() != 1 or not bool(((scores >= 0) & (scores <= 1)).all()):
-        raise ConfigError(
-            "the metric must give one score within 0..1 per sample, got shape"
-            f" {tuple(scores.shape)}, values {float(scores.min()):g} to {float(scores.max()):g}"
-        )
     if not bool(((scores == 0) | (scores == 1)).all()):
         mean = estimate_mean(scores)
         return Estimate(value=mean.value, low=max(0.0, mean.low), high=min(1.0, mean.high))
@@ -80,11 +71,14 @@ class PairedDrop:
         n: Number of samples.
         mean: Mean of the ANN's score less the spiking network's.
         square: Mean of the squares of these differences; of 0 and 1 the share that differs.
+        error: Standard error of a metric that is no mean over the samples; None where the above
+            say it.
     """
 
     n: int
     mean: float
     square: float
+    error: float | None = None
 
     @classmethod
     def of(cls, ann: Tensor, scores: Tensor) -> PairedDrop:
@@ -94,25 +88,29 @@ class PairedDrop:
 
     @property
     def spread(self) -> float:
-        """Standard error of the mean."""
+        """Standard error of the drop."""
+        if self.error is not None:
+            return self.error
         n = self.n + 2
-        centre = self.n * self.mean / n
-        return math.sqrt(max((self.n * self.square + 1) / n - centre**2, 0.0) / n)
+        return math.sqrt(max((self.n * self.square + 1) / n - self.centre**2, 0.0) / n)
+
+    @property
+    def centre(self) -> float:
+        """Of the interval."""
+        return self.mean if self.error is not None else self.n * self.mean / (self.n + 2)
 
     def bound(self, confidence: float) -> float:
         """Most that is lost, with a confidence: the end of a one-sided interval."""
-        centre = self.n * self.mean / (self.n + 2)
-        return min(centre + normal_quantile(confidence) * self.spread, 1.0)
+        return min(self.centre + normal_quantile(confidence) * self.spread, 1.0)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Both ends of a two-sided interval."""
-        centre = self.n * self.mean / (self.n + 2)
         half = normal_quantile((1 + confidence) / 2) * self.spread
-        return max(centre - half, -1.0), min(centre + half, 1.0)
+        return max(self.centre - half, -1.0), min(self.centre + half, 1.0)
 
     def to_dict(self) -> dict[str, float]:
         """As JSON-able values."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PairedDrop:
@@ -129,19 +127,3 @@ def normal_quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ConfigError(f"a confidence must be between 0 and 1, got {confidence!r}")
     return NormalDist().inv_cdf(confidence)
-
-
-def symmetric_kl(logits: Tensor, reference: Tensor) -> Tensor:
-    """``(KL(p‖q) + KL(q‖p)) / 2`` in nats per sample, ``(N,)``, of two ``(N, classes)`` logits.
-
-    Of several positions, ``(N, classes, ...)``, the mean; a single output is the logit of two
-    classes.
-    """
-    log_p, log_q = (log_probabilities(x.double(), 1) for x in (logits, reference))
-    return (((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1) / 2).mean(-1)
-
-
-def correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Top-1 score per sample, ``(N,)`` of 0 and 1; of several positions, the share of them."""
-    right = decisions(logits, 1) == targets.reshape(len(targets), -1)
-    return right.to(torch.float64).mean(-1)

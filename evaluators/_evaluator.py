@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 
 from conversion import (
+    Answers,
     Choice,
     ConversionConfig,
-    ConversionError,
     DeployError,
     EnergyModel,
     ExitPolicy,
     ExitRule,
+    Inputs,
+    Network,
     OnIteration,
     Profile,
     Simulation,
     SpikingModel,
-    ann_logits,
+    ann_answers,
     available_device,
     convert,
     energy_model,
@@ -36,9 +38,10 @@ from conversion import (
     state_bytes,
     tensors_sha256,
 )
-from evaluators._checks import check_classes, checked_targets
-from evaluators._estimate import Estimate, correct, estimate_score
-from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement, Recording
+from evaluators._checks import checked_targets
+from evaluators._estimate import Estimate
+from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement
+from evaluators._recording import Recorded, Recording, joined, recorded
 from evaluators._task import Task
 
 _LOG = logging.getLogger("spikefront")
@@ -132,7 +135,7 @@ class Evaluator:
         self._fits_batch_size = batch_size is None and self.device.type == "cpu"
         self.batch_size = batch_size or (_SMALLEST if self.device.type == "cpu" else _LARGEST)
         self.seed = seed
-        self._ann_logits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._anns: dict[str, _Ann] = {}
         self._models: OrderedDict[str, SpikingModel] = OrderedDict()
         self._passes: OrderedDict[tuple[str, str], Recording] = OrderedDict()
 
@@ -141,7 +144,13 @@ class Evaluator:
         """The profile of the task's model on its calibration split."""
         checked_targets(self.task.calibration)
         batches = self.task.calibration.batches(self.batch_size)
-        found = profile(self.task.model, batches, device=self.device, batch_size=self.batch_size)
+        found = profile(
+            self.task.model,
+            batches,
+            device=self.device,
+            batch_size=self.batch_size,
+            outputs=self.task.outputs,
+        )
         if self._fits_batch_size:
             largest = max((x.neuron_mean.numel() for x in found.layers.values()), default=1)
             self.batch_size = min(max(_CACHED // largest, _SMALLEST), _LARGEST)
@@ -159,14 +168,14 @@ class Evaluator:
 
     def ann(self, split: str) -> AnnReference:
         """Accuracy and energy of the ANN on a split."""
-        logits, targets = self._ann(split)
+        found = self._ann(split)
         return AnnReference(
             split=split,
-            n=len(targets),
-            accuracy=estimate_score(self.task.metric(logits, targets)),
+            n=len(found.targets),
+            accuracy=self.task.metric.estimate(found.statistics),
             energy_pj=self.ann_energy_pj,
             energy_int8_pj=self.profile.costs.ann_macs * ANN_INT8_MAC_PJ,
-            chance=_chance(targets),
+            chance=self.task.metric.chance(found.targets),
         )
 
     @cached_property
@@ -192,20 +201,18 @@ class Evaluator:
         Raises:
             ConversionError: The outputs contain NaN or infinity.
         """
-        ann_logits, targets = self._ann(split)
-        steps = self._over(split, lambda x: self._simulate(model, x))
-        logits = torch.cat([s.logits for s in steps], dim=1)
-        if not bool(torch.isfinite(logits).all()):
-            raise ConversionError("the spiking network's outputs contain NaN or infinity")
-        return Recording(
+        ann = self._ann(split)
+
+        def keep(x: Inputs, y: Tensor, start: int) -> Recorded:
+            expected = ann.answers(self.profile.network, x, start)
+            found = self._simulate(model, x)
+            return recorded(found, expected, y, outputs=model.outputs, metric=self.task.metric)
+
+        return joined(
+            self._over(split, keep),
             split=split,
             seed=self.seed,
-            logits=logits,
-            spikes=torch.cat([s.spikes for s in steps], dim=2),
-            synops=torch.cat([s.synops for s in steps], dim=2),
-            sources=steps[0].sources,
-            targets=targets,
-            ann_logits=ann_logits,
+            ann_statistics=ann.statistics,
             costs=self.profile.costs,
             energy=self.energy,
             metric=self.task.metric,
@@ -292,30 +299,53 @@ class Evaluator:
     def _simulate(self, model: SpikingModel, x: Any) -> Simulation:
         return model.simulate(x, burst=self.energy.burst)
 
-    def _rule(self, model: SpikingModel, policy: ExitPolicy) -> ExitRule:
+    def _rule(self, model: SpikingModel, policy: ExitPolicy) -> ExitRule | None:
+        if not model.outputs.scores:
+            return None
         if policy.beta == 0:  # a constant threshold does not look at the calibration entropies
             return policy.rule(torch.zeros(model.config.timesteps))
-        inputs = self.profile.inputs.split(self.batch_size)
-        logits = torch.cat([self._simulate(model, x).logits for x in inputs], dim=1)
-        return policy.rule(mean_entropy(logits, self.profile.logits))
+        network, outputs = self.profile.network, model.outputs
+        entropy, agreement = [], []
+        for x in self.profile.inputs.split(self.batch_size):
+            found, expected = self._simulate(model, x), ann_answers(network, x)
+            steps = [found.at(step) for step in range(model.config.timesteps)]
+            entropy.append(torch.stack([1.0 - outputs.confidence(s, "entropy") for s in steps]))
+            agreement.append(torch.stack([outputs.agreement(s, expected) for s in steps]))
+        return policy.rule(mean_entropy(torch.cat(entropy, 1), torch.cat(agreement, 1)))
 
-    def _ann(self, split: str) -> tuple[Tensor, Tensor]:
-        if split not in self._ann_logits:
-            network = self.profile.network
+    def _ann(self, split: str) -> _Ann:
+        if split not in self._anns:
+            samples, metric = self.task.split(split), self.task.metric
+            network, outputs = self.profile.network, self.profile.outputs
+            targets = checked_targets(samples).to(self.device)
+
+            def judge(x: Inputs, y: Tensor, start: int) -> tuple[Tensor, Answers]:
+                answers = ann_answers(network, x)
+                answer = outputs.answer(answers)
+                metric.check(y, answer, lambda i: samples.place(start + i))
+                small = sum(a[0].numel() for a in answers.values()) * len(samples) <= _KEPT
+                return metric.statistics(answer, y), answers if small else {}
+
             with torch.inference_mode():
-                logits = torch.cat(self._over(split, lambda x: ann_logits(network, x)))
-            targets = checked_targets(self.task.split(split))
-            if self.task.metric is correct:
-                check_classes(targets, logits, self.task.split(split))
-            self._ann_logits[split] = (logits, targets.to(self.device))
-        return self._ann_logits[split]
+                statistics, answers = zip(*self._over(split, judge), strict=True)
+            kept = {name: torch.cat([part[name] for part in answers]) for name in answers[0]}
+            self._anns[split] = _Ann(torch.cat(statistics), targets, kept)
+        return self._anns[split]
 
-    def _over(self, split: str, run: Callable[[Tensor], _Result]) -> list[_Result]:
-        """``run`` over the batches of a split, in halves when memory does not suffice."""
+    def _over(self, split: str, run: Callable[[Inputs, Tensor, int], _Result]) -> list[_Result]:
+        """Run over the batches of a split, in halves when memory does not suffice.
+
+        Args:
+            split: Which.
+            run: Takes inputs, targets, both on the device, and the number of the first sample.
+        """
         while True:
             try:
-                batches = self.task.split(split).batches(self.batch_size)
-                return [run(x.to(self.device)) for x, _ in batches]
+                found, start = [], 0
+                for x, y in self.task.split(split).batches(self.batch_size):
+                    found.append(run(Inputs.of(x).to(self.device), y.to(self.device), start))
+                    start += len(y)
+                return found
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
@@ -323,8 +353,21 @@ class Evaluator:
                 _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
 
 
-def _chance(targets: Tensor) -> float:
-    """Accuracy of always answering with the commonest class; 0 where targets are no classes."""
-    if targets.dim() != 1 or targets.is_floating_point():
-        return 0.0
-    return float(targets.unique(return_counts=True)[1].max()) / len(targets)
+_KEPT = 2**24
+"""Most values of the ANN's answers to a split that are kept, 64 MB; else they are made again."""
+
+
+@dataclass(frozen=True)
+class _Ann:
+    """What the ANN makes of a split."""
+
+    statistics: Tensor
+    targets: Tensor
+    kept: Answers
+
+    def answers(self, network: Network, x: Inputs, start: int) -> Answers:
+        """Of the batch that begins with the sample ``start``."""
+        if not self.kept:
+            with torch.inference_mode():
+                return ann_answers(network, x)
+        return {name: answer[start : start + len(x)] for name, answer in self.kept.items()}

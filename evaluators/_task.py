@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, get_args
@@ -18,9 +18,9 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from conversion import ConfigError
-from evaluators._estimate import correct
+from conversion import ConfigError, Outputs, outputs_of
 from evaluators._split import Split, TaskError, split_of
+from evaluators.metrics import Metric, metric_of
 
 SplitName = Literal["calibration", "search", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -45,8 +45,12 @@ class Task:
         train: What learning may see, with the augmentation that it has: a split, or an iterable of
             batches of inputs or ``(inputs, targets)`` such as a training loader. None takes the
             calibration split. Never images of ``search`` or ``test``.
-        metric: ``(logits (N, classes), targets (N,)) -> scores (N,)`` in 0..1, higher is better;
-            None takes top-1.
+        metric: A :class:`Metric`, or a function ``(outputs (N, ...), targets (N, ...)) -> scores
+            (N,)``, each in 0..1, higher is better. None takes the usual one: top-1 accuracy of
+            classes, R² of values.
+        outputs: How the network's outputs are read: :class:`conversion.Classes` of a sample or of
+            each pixel, :class:`conversion.Values`, or a kind of your own; a name or position
+            stands for the classes of that output.
 
     Raises:
         TaskError: A split is nothing that a split can be made of, or two of them share samples.
@@ -57,17 +61,17 @@ class Task:
     calibration: Split
     search: Split
     test: Split
-    metric: Callable[[Tensor, Tensor], Tensor] = correct
+    metric: Metric = None  # type: ignore[assignment]
     train: Split | Iterable[Any] | None = None
+    outputs: Outputs = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in SPLITS:
             object.__setattr__(self, name, split_of(getattr(self, name), name))
         if _is_split(self.train):
             object.__setattr__(self, "train", split_of(self.train, "train"))
-        metric: Any = self.metric
-        if metric is None:
-            object.__setattr__(self, "metric", correct)
+        object.__setattr__(self, "outputs", outputs_of(self.outputs))
+        object.__setattr__(self, "metric", metric_of(self.metric, self.outputs))
         for one, other in combinations((*SPLITS, "train"), 2):
             if "search" in (one, other) or "test" in (one, other):
                 _check_apart(getattr(self, one), getattr(self, other), one, other)

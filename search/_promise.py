@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluators import Measurement, PairedDrop, normal_quantile
+from evaluators import Measurement, normal_quantile
 
 _REACH = 0.35
 """Of the kernel, in logarithms of divergence."""
@@ -66,9 +66,9 @@ class DropModel:
         predicted, about = self._predict(measurement)
         own = 1 / drop.spread**2
         weight = own / (own + 1 / about)
-        shrunk = weight * _centre(drop) + (1 - weight) * predicted
+        shrunk = weight * drop.centre + (1 - weight) * predicted
         spread = math.sqrt(1 / (own + 1 / about) + 2 * drop.spread**2)
-        return Promise(mean=max(shrunk, _centre(drop)), spread=spread)
+        return Promise(mean=max(shrunk, drop.centre), spread=spread)
 
     def _predict(self, measurement: Measurement) -> tuple[float, float]:
         """Drop at a divergence, and the variance of true drops about it."""
@@ -87,10 +87,6 @@ class DropModel:
 
 def _place(measurement: Measurement) -> float:
     return math.log(max(measurement.kl.value, _LEAST_KL))
-
-
-def _centre(drop: PairedDrop) -> float:
-    return drop.n * drop.mean / (drop.n + 2)
 
 
 def samples_for(promise: Promise, n: int, limit: float, confidence: float) -> int | None:

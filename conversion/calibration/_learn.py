@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from conversion._errors import ConfigError, ConversionError
 from conversion._profile import Profile
 from conversion.calibration._data import Batch
-from conversion.calibration._spikes import LearningPass, relative_error
+from conversion.calibration._spikes import LearningPass
 from conversion.calibration._steps import Draft, Step
 from conversion.graph import laid_out
 from conversion.neurons import AdaFire
-from conversion.simulation._passes import AnalogPass, ann_logits
+from conversion.outputs import relative_error
+from conversion.simulation._passes import AnalogPass, ann_answers
 
 _FIRING_RATE = 0.01
 _LEARNED_WEIGHT_RATE, _TUNED_WEIGHT_RATE = 0.007, 0.003
@@ -28,10 +28,10 @@ class Learn(Step):
     """Thresholds, biases and potentials of least divergence from the ANN; weights where asked.
 
     Adam on a factor on each channel's threshold, on its bias in units of the threshold and on each
-    neuron's potential before the first step, with a cosine rate. The loss is the
-    Kullback-Leibler divergence from the ANN of the mean output so far (for outputs that are no
-    ``(N, classes)`` the relative squared error), averaged over the steps, since early exit needs
-    an answer at each of them; plus ``energy_weight`` times the synaptic operations over the ANN's
+    neuron's potential before the first step, with a cosine rate. The loss is that of the
+    network's :class:`~conversion.Outputs` (of classes the Kullback-Leibler divergence from the
+    ANN) of the mean output so far, averaged over the steps, since early exit needs an answer at
+    each of them; plus ``energy_weight`` times the synaptic operations over the ANN's
     MACs; plus ``label_weight`` times the cross-entropy with the labels. With dual-threshold neurons
     this is of the family of *Error Compensation Learning* (Liu et al., ICML 2025,
     arXiv 2506.01968), whose full text was not available to us.
@@ -59,17 +59,19 @@ class Learn(Step):
         weights = _trainable(network.synapse_weights()) if self.weights else {}
         profile = replace(draft.profile, network=network.with_weights(weights))
         run = LearningPass(profile, draft.neurons)
+        outputs = profile.outputs
 
         def loss(batch: Batch) -> Tensor:
             x, labels = batch
             with torch.no_grad():
-                expected = ann_logits(draft.profile.network, x)
+                expected = ann_answers(draft.profile.network, x)
             firing.place(draft.neurons)
-            outputs = run.outputs(x, draft.timesteps)
-            total = torch.stack([_divergence(y, expected) for y in outputs]).mean()
+            steps = run.answers(x, draft.timesteps)
+            total = torch.stack([outputs.loss(answers, expected) for answers in steps]).mean()
             total = total + self.energy_weight * run.synops / (profile.costs.ann_macs * len(x))
             if self.label_weight:
-                total = total + self.label_weight * _cross_entropy(outputs, labels)
+                by_labels = [outputs.label_loss(answers, _known(labels)) for answers in steps]
+                total = total + self.label_weight * torch.stack(by_labels).mean()
             return total
 
         groups = [firing.group(), *_groups(weights, self.rate * _LEARNED_WEIGHT_RATE)]
@@ -112,8 +114,10 @@ class TuneWeights(Step):
             with torch.no_grad():
                 expected = AnalogPass(network, activations.__setitem__).run(x)
             run.activations, run.errors = activations, {}
-            found = run.outputs(x, draft.timesteps)[-1]
-            return sum(run.errors.values(), relative_error(found, expected))
+            found = run.answers(x, draft.timesteps)[-1]
+            pairs = [(found[name], expected[name]) for name in expected]
+            errors = [relative_error(*pair) for pair in pairs if pair[0].is_floating_point()]
+            return sum([*run.errors.values(), *errors], torch.zeros((), device=x.device))
 
         _descend(_groups(weights, _TUNED_WEIGHT_RATE), loss, draft, self.iterations)
         draft.weights = {name: weight.detach() for name, weight in weights.items()}
@@ -170,20 +174,10 @@ def _groups(weights: dict[str, Tensor], rate: float) -> list[dict[str, Any]]:
     ]
 
 
-def _divergence(found: Tensor, expected: Tensor) -> Tensor:
-    if expected.dim() == 2 and expected.shape[1] > 1:
-        p = expected.softmax(1)
-        return F.kl_div(found.log_softmax(1), p, reduction="sum") / len(expected)
-    return relative_error(found, expected)
-
-
-def _cross_entropy(outputs: Tensor, labels: Tensor | None) -> Tensor:
-    """Mean over the steps of the cross-entropy of ``(T, N, classes)`` with labels ``(N,)``."""
-    if labels is None or outputs.dim() != 3 or labels.shape != outputs.shape[1:2]:
-        raise ConfigError(
-            "label_weight needs batches (inputs, labels), labels (N,) of outputs (N, classes)"
-        )
-    return F.cross_entropy(outputs.flatten(0, 1), labels.long().repeat(len(outputs)))
+def _known(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise ConfigError("label_weight needs batches (inputs, labels), got inputs alone")
+    return labels
 
 
 def _descend(

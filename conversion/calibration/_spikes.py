@@ -12,6 +12,7 @@ from conversion._profile import Profile
 from conversion.graph import Inputs, SpikingSite, laid_out
 from conversion.neurons import AdaFire
 from conversion.neurons._adafire import by_channel
+from conversion.outputs import relative_error
 from conversion.simulation._passes import SpikingPass, running_mean
 
 
@@ -80,11 +81,12 @@ class LearningPass(SpikingPass):
         self.activations: Mapping[str, Tensor] = {}
         self.errors: dict[str, Tensor] = {}
 
-    def outputs(self, x: Inputs, steps: int) -> Tensor:
-        """Mean output of the steps so far, ``(T, N, classes)``."""
+    def answers(self, x: Inputs, steps: int) -> list[dict[str, Tensor]]:
+        """Mean outputs up to each step."""
         self.synops = torch.zeros((), device=x.device)
-        outputs = self.advance(self.start(x), steps)
-        return running_mean(outputs[self._network.logits], steps)
+        found = self._network.answers(self.advance(self.start(x), steps))
+        means = {name: running_mean(value, steps) for name, value in found.items()}
+        return [{name: mean[step] for name, mean in means.items()} for step in range(steps)]
 
     def _count(self, node: str, counts: Tensor, _: int) -> None:
         """Of max-pools; spiking layers count as they fire."""
@@ -121,9 +123,3 @@ def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
     if values.dim() == 4:  # a view where the channels are last
         values, weights = values.permute(0, 2, 3, 1), weights.permute(1, 2, 0)
     return (values.reshape(len(values), -1) @ weights.reshape(-1)).sum()
-
-
-def relative_error(found: Tensor, expected: Tensor) -> Tensor:
-    """Squared error over the squares of what is expected."""
-    tiny = torch.finfo(expected.dtype).tiny
-    return (found - expected).square().sum() / expected.square().sum().clamp_min(tiny)

@@ -20,15 +20,12 @@ from conversion.graph._operations import call, name_of
 _PROBES = 3
 
 
-def build_network(
-    model: Model, samples: Any, *, output: str | int | None = None, check: bool = True
-) -> Network:
+def build_network(model: Model, samples: Any, *, check: bool = True) -> Network:
     """Capture, fold and classify a model.
 
     Args:
         model: A network in any mode, on any device, or an exported program; never changed.
         samples: At least one input, ``(N, ...)``.
-        output: Which of several outputs holds the logits: its key, its name or its position.
         check: Whether to compare with the model, and samples with each other, on real values.
 
     Raises:
@@ -59,7 +56,6 @@ def build_network(
         constants,
         inputs=probe,
         outputs=captured.outputs,
-        logits=_logits_of(captured.outputs, graph, output),
         fingerprint=digest,
     )
     if check:
@@ -161,44 +157,6 @@ def _as_channels_last(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     for name, value in constants.items():
         if value.dim() == 4:
             constants[name] = value.to(memory_format=torch.channels_last)
-
-
-def _logits_of(spec: pytree.TreeSpec, graph: fx.Graph, output: str | int | None) -> int:
-    """Position of the logits among the outputs.
-
-    Raises:
-        ConversionError: There are several outputs, and nothing says which.
-    """
-    given: Any = graph.output_node().args[0]
-    leaves = tuple(given)
-    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
-    paths = [
-        pytree.keystr(path)
-        for path, _ in pytree.tree_leaves_with_path(
-            pytree.tree_unflatten(list(range(len(leaves))), spec)
-        )
-    ]
-    names = [path.strip("[].'\"") for path in paths]
-    if not tensors:
-        raise ConversionError("the model returns no tensor")
-    if isinstance(output, int) and output in tensors:
-        return output
-    if output is not None:
-        wanted = names.index(str(output)) if str(output) in names else -1
-        if wanted not in tensors:
-            raise ConversionError(
-                f"the model has no output {output!r}; it returns {', '.join(names)}"
-            )
-        return wanted
-    if len(tensors) == 1:
-        return tensors[0]
-    for usual in ("out", "logits"):
-        if usual in names:
-            return names.index(usual)
-    raise ConversionError(
-        f"the model returns several tensors: {', '.join(names)}; say which holds the logits, as in"
-        f" profile(..., output={names[tensors[0]]!r})"
-    )
 
 
 def _check(network: Network, model: Model, probe: Inputs, expected: Any) -> None:

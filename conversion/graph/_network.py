@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -92,7 +92,6 @@ class Network:
         fingerprint: SHA-256 of the model's operations and of every tensor that they use.
         inputs: Two samples or three, for their structure, shapes and types.
         outputs: Structure of the outputs.
-        logits: Which of the outputs, in the order of their structure, holds the logits.
     """
 
     def __init__(
@@ -102,7 +101,6 @@ class Network:
         *,
         inputs: Inputs,
         outputs: pytree.TreeSpec,
-        logits: int,
         fingerprint: str,
     ) -> None:
         self.graph = graph
@@ -110,7 +108,6 @@ class Network:
         self.fingerprint = fingerprint
         self.inputs = inputs
         self.outputs = outputs
-        self.logits = logits
         self.roles: dict[str, Role] = {}
         self.timing: dict[str, Timing] = {}
         self.axes: dict[str, Axis] = {}
@@ -200,6 +197,17 @@ class Network:
         """What the outputs are, in the order of their structure: nodes, or values."""
         leaves: Any = self.graph.output_node().args[0]
         return tuple(leaves)
+
+    @property
+    def output_names(self) -> dict[str, int]:
+        """The outputs that are tensors of samples, and their places: ``out``, ``0``, ``a.b``."""
+        places = pytree.tree_unflatten(list(range(len(self.output_leaves))), self.outputs)
+        paths = pytree.tree_leaves_with_path(places)
+        return {_dotted(path): i for path, i in paths if self.output_axis(i) is not None}
+
+    def answers(self, outputs: Sequence[Any]) -> dict[str, Tensor]:
+        """Outputs, in the order of their structure and with the samples in front, by name."""
+        return {name: outputs[place] for name, place in self.output_names.items()}
 
     def output_axis(self, index: int) -> Axis | None:
         """Where the samples are in an output, or None if it does not depend on them."""
@@ -390,6 +398,12 @@ class Network:
             for node in self.graph.nodes
             if self.roles[node.name] is Role.SPIKING
         ]
+
+
+def _dotted(path: Iterable[Any]) -> str:
+    """The way to an output: keys, positions and attributes joined by points."""
+    kinds = {pytree.MappingKey: "key", pytree.SequenceKey: "idx", pytree.GetAttrKey: "name"}
+    return ".".join(str(getattr(key, kinds[type(key)])) for key in path) or "output"
 
 
 def _shown(shape: Sequence[Any]) -> str:

@@ -3,7 +3,7 @@
 from conversion.simulation._counter import SpikeCounter
 from conversion.simulation._diagnose import PARTS, LayerDiagnosis, diagnose
 from conversion.simulation._model import Inference, Simulation, SpikingModel, make_neuron
-from conversion.simulation._passes import AnalogPass, SpikingPass, ann_logits, running_mean
+from conversion.simulation._passes import AnalogPass, SpikingPass, ann_answers, running_mean
 
 __all__ = [
     "PARTS",
@@ -14,7 +14,7 @@ __all__ = [
     "SpikeCounter",
     "SpikingModel",
     "SpikingPass",
-    "ann_logits",
+    "ann_answers",
     "diagnose",
     "make_neuron",
     "running_mean",

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from conversion._errors import ConfigError
-from conversion._exits import ExitRule, confidence
+from conversion._exits import ExitRule
 from conversion.energy import Burst, Costs
 from conversion.graph import Inputs, Network, laid_out
 from conversion.neurons import NEURONS, AdaFire
+from conversion.outputs import Answers, Outputs
 from conversion.simulation._counter import SpikeCounter
 from conversion.simulation._passes import SpikingPass, running_mean
 
@@ -26,8 +27,9 @@ class Simulation:
     """Every step of a batch, so that any exit policy and any price can be applied afterwards.
 
     Attributes:
-        logits: Mean output of the steps so far, ``(T, N, classes)``.
-        outputs: All outputs in the ANN's structure, each ``(T, ...)``; ``logits`` is one of them.
+        logits: Mean of the steps so far of the output that answers, ``(T, N, ...)``.
+        answers: Those of all outputs, by name, samples in front.
+        outputs: All outputs in the ANN's structure, each ``(T, ...)``.
         spikes: Spikes of each source at each step, ``(sources, T, N)``.
         synops: Accumulates they cause, likewise.
         sources: Names of the sources, in order of execution: spiking layers, and max-pools
@@ -35,10 +37,15 @@ class Simulation:
     """
 
     logits: Tensor
+    answers: Mapping[str, Tensor]
     outputs: Any
     spikes: Tensor
     synops: Tensor
     sources: tuple[str, ...]
+
+    def at(self, step: int) -> dict[str, Tensor]:
+        """The answers when it stops after so many steps, from 0."""
+        return {name: answer[step] for name, answer in self.answers.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,7 @@ class Inference:
     """What a deployed model answers.
 
     Attributes:
-        logits: At each sample's exit, ``(N, classes)``.
+        logits: The output that answers at each sample's exit, ``(N, ...)``.
         outputs: All outputs in the ANN's structure, likewise.
         timesteps: Steps that each sample ran, ``(N,)``.
     """
@@ -63,6 +70,7 @@ class SpikingModel(nn.Module):
 
     Attributes:
         network: The captured ANN.
+        outputs: How its outputs are read.
         config: The choices it was made with.
         neurons: The layers of neurons by name.
         synapses: What the spikes run through: the ANN's network, or a copy with tuned weights.
@@ -74,6 +82,7 @@ class SpikingModel(nn.Module):
         costs: Costs,
         config: ConversionConfig,
         *,
+        outputs: Outputs,
         thetas: Mapping[str, Tensor],
         biases: Mapping[str, Tensor],
         v_inits: Mapping[str, Tensor],
@@ -83,6 +92,7 @@ class SpikingModel(nn.Module):
         super().__init__()
         config.check_layers(network.sites)
         self.network = network
+        self.outputs = outputs
         self.weights = dict(weights or {})
         self.synapses = network.with_weights(self.weights) if self.weights else network
         self.costs = costs
@@ -103,7 +113,8 @@ class SpikingModel(nn.Module):
         """When a sample may stop early, or None to run all steps.
 
         Raises:
-            ConfigError: When set to a rule with fewer thresholds than T.
+            ConfigError: When set to a rule with fewer thresholds than T, or by a confidence that
+                the outputs do not have.
         """
         return self._exit
 
@@ -113,6 +124,10 @@ class SpikingModel(nn.Module):
             raise ConfigError(
                 f"an exit rule needs {self.config.timesteps} thresholds, got {len(rule.thresholds)}"
             )
+        if rule is not None and rule.score not in self.outputs.scores:
+            raise ConfigError(
+                f"{self.outputs.kind} outputs have no confidence {rule.score!r} to exit by"
+            )
         self._exit = rule
 
     def running(self, timesteps: int) -> SpikingModel:
@@ -121,6 +136,7 @@ class SpikingModel(nn.Module):
             self.network,
             self.costs,
             replace(self.config, timesteps=timesteps),
+            outputs=self.outputs,
             thetas=self.thetas,
             biases=self.biases,
             v_inits=self.v_inits,
@@ -146,9 +162,13 @@ class SpikingModel(nn.Module):
         state = run.start(x)
         found = run.advance(state, steps)
         means = [self._mean(index, value, steps) for index, value in enumerate(found)]
+        answers = {
+            name: self._by_step(mean, steps) for name, mean in self.network.answers(means).items()
+        }
         spikes, synops = counter.stacked(list(self.costs.fan_out), (steps, state.samples))
         return Simulation(
-            logits=means[self.network.logits],
+            logits=self.outputs.answer(answers),
+            answers=answers,
             outputs=self.network.structured(
                 [self._as_given(index, mean, steps) for index, mean in enumerate(means)]
             ),
@@ -168,8 +188,13 @@ class SpikingModel(nn.Module):
         axis = self.network.output_axis(index)
         if axis is None:
             return mean
-        per_step = mean if _adds_up(mean) else mean.unflatten(0, (steps, -1))
+        per_step = self._by_step(mean, steps)
+        if axis.is_first:
+            return per_step
         return torch.stack([axis.back(value) for value in per_step])
+
+    def _by_step(self, mean: Tensor, steps: int) -> Tensor:
+        return mean if _adds_up(mean) else mean.unflatten(0, (steps, -1))
 
     @torch.inference_mode()
     def infer(self, x: Any) -> Inference:
@@ -190,7 +215,7 @@ class SpikingModel(nn.Module):
             totals = [self._added(i, value, totals) for i, value in enumerate(found)]
             means = [v / step if self._counts(i, v) else v for i, v in enumerate(totals)]
             answers = [self._placed(i, m, answers, remaining, samples) for i, m in enumerate(means)]
-            leaves = self._may_leave(means[self.network.logits], step)
+            leaves = self._may_leave(self.network.answers(means), step)
             if bool(leaves.any()):
                 timesteps[remaining[leaves]] = step
                 stay = (~leaves).nonzero().squeeze(1)
@@ -204,7 +229,7 @@ class SpikingModel(nn.Module):
             for index, answer in enumerate(answers)
         ]
         return Inference(
-            logits=answers[self.network.logits],
+            logits=self.outputs.answer(self.network.answers(answers)),
             outputs=self.network.structured(outputs),
             timesteps=timesteps,
         )
@@ -247,10 +272,11 @@ class SpikingModel(nn.Module):
             " conversion.profile, conversion.load or evaluators.Evaluator instead"
         )
 
-    def _may_leave(self, logits: Tensor, step: int) -> Tensor:
+    def _may_leave(self, answers: Answers, step: int) -> Tensor:
         if self.exit is None:
-            return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        return confidence(logits, self.exit.score, samples=1) > self.exit.thresholds[step - 1]
+            answer = self.outputs.answer(answers)
+            return torch.zeros(len(answer), dtype=torch.bool, device=answer.device)
+        return self.outputs.confidence(answers, self.exit.score) > self.exit.thresholds[step - 1]
 
 
 def _adds_up(value: Any) -> bool:

@@ -35,8 +35,8 @@ class AnalogPass:
         self._sites = {site.node: site for site in network.sites.values()}
         self._observe = observe
 
-    def run(self, x: Any) -> Tensor:
-        """The logits, ``(N, classes)``, for inputs as the network takes them."""
+    def run(self, x: Any) -> dict[str, Tensor]:
+        """The answers for inputs as the network takes them."""
         inputs = self._network.take(x)
 
         def see(node: fx.Node, value: Any) -> None:
@@ -44,19 +44,18 @@ class AnalogPass:
                 front = self._network.axes[node.name].front(value)
                 self._observe(site.name, site.to_channels(front))
 
-        return logits_of(self._network, run_ann(self._network, inputs, see))
+        return _answers(self._network, run_ann(self._network, inputs, see))
 
 
-def ann_logits(network: Network, x: Any) -> Tensor:
-    """The ANN's logits, ``(N, classes)``, for inputs as it takes them."""
-    return logits_of(network, run_ann(network, network.take(x)))
+def ann_answers(network: Network, x: Any) -> dict[str, Tensor]:
+    """What the ANN answers to inputs as it takes them, by name, samples in front."""
+    return _answers(network, run_ann(network, network.take(x)))
 
 
-def logits_of(network: Network, outputs: list[Any]) -> Tensor:
-    """The logits among the ANN's outputs, with the samples in front."""
-    logits: Tensor = outputs[network.logits]
-    axis = network.output_axis(network.logits)
-    return logits if axis is None else axis.front(logits)
+def _answers(network: Network, outputs: list[Any]) -> dict[str, Tensor]:
+    found = network.answers(outputs)
+    axes = {name: network.output_axis(place) for name, place in network.output_names.items()}
+    return {name: axis.front(found[name]) for name, axis in axes.items() if axis is not None}
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,14 +25,14 @@ class Branch:
     Attributes:
         layer: The layer that was changed; None: none was.
         config: What it was changed to.
-        logits: Mean output of the steps so far, ``(T, N, classes)``.
+        answers: Mean outputs of the steps so far, each ``(T, N, ...)``.
         synops: Synaptic operations of each step, mean per sample, ``(sources, T)``.
         sources: Whose spikes cause them, as in ``Simulation``.
     """
 
     layer: str | None
     config: LayerConfig | None
-    logits: Tensor
+    answers: Mapping[str, Tensor]
     synops: Tensor
     sources: tuple[str, ...]
 
@@ -108,21 +108,17 @@ class _CalibratingPass(SpikingPass):
         self._config = config
         self._at_layer = at_layer
 
-    def whole(self) -> Tensor:
+    def whole(self) -> list[Any]:
         """Run from the first node; outputs ``(T·N, ...)``."""
         steps = self._config.steps_of_calibration
-        return self._logits(self.advance(self.start(self._profile.inputs), steps))
+        return self.advance(self.start(self._profile.inputs), steps)
 
-    def _logits(self, outputs: list[Any]) -> Tensor:
-        logits: Tensor = outputs[self._network.logits]
-        return logits
-
-    def after(self, trunk: _CalibratingPass) -> Tensor:
+    def after(self, trunk: _CalibratingPass) -> list[Any]:
         """Run from where another pass has just arrived, with the spikes that it counted so far."""
         self._counter.take_over(trunk._counter)
-        return self._logits(self.resume(dict(trunk._env), trunk._state, trunk._steps, trunk._at))
+        return self.resume(dict(trunk._env), trunk._state, trunk._steps, trunk._at)
 
-    def told(self, layer: str | None, outputs: Tensor) -> Branch:
+    def told(self, layer: str | None, outputs: list[Any]) -> Branch:
         """The branch of this pass."""
         steps, samples = self._config.steps_of_calibration, len(self._profile.inputs)
         nodes = list(self._profile.costs.fan_out)
@@ -130,7 +126,10 @@ class _CalibratingPass(SpikingPass):
         return Branch(
             layer=layer,
             config=None if layer is None else self._config.layers[layer],
-            logits=running_mean(outputs, steps),
+            answers={
+                name: running_mean(value, steps)
+                for name, value in self._network.answers(outputs).items()
+            },
             synops=synops.mean(2),
             sources=tuple(nodes),
         )

@@ -23,7 +23,6 @@ from conversion import (
     sweep,
     write_file,
 )
-from evaluators import symmetric_kl
 
 _LOG = logging.getLogger("spikefront")
 
@@ -158,9 +157,9 @@ def _measured(
         nonlocal layer_energy
         phi, rho = (branch.config.phi, branch.config.rho) if branch.config else (max(phis), 1.0)
         key = (branch.layer, phi, rho)
-        divergence[key] = np.array(
-            [float(symmetric_kl(step, profile.logits).mean()) for step in branch.logits]
-        )
+        steps = [{n: answer[t] for n, answer in branch.answers.items()} for t in range(timesteps)]
+        found = [profile.outputs.divergence(step, profile.expected).mean() for step in steps]
+        divergence[key] = np.array([float(mean) for mean in found])
         synops = branch.synops.cpu().numpy()
         energies[key] = energy.run_pj(costs, synops.sum(0)) / energy.ann_pj(costs)
         if branch.layer is None:

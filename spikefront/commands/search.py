@@ -316,13 +316,14 @@ def _report_search(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec, ou
 
 
 def _warn_of_a_useless_ann(evaluator: Evaluator) -> None:
-    right, classes = evaluator.ann("search").accuracy.value, evaluator.profile.logits.shape[-1]
-    if right <= 1 / classes:
+    ann = evaluator.ann("search")
+    if ann.accuracy.value <= ann.chance:
         LOG.warning(
-            "the ANN scores %.1f %% on the search split, no better than chance for %d outputs:"
-            " are weights, labels and preprocessing the right ones?",
-            100 * right,
-            classes,
+            "the ANN's %s is %.1f %% on the search split, no better than the same answer every time"
+            " (%.1f %%): are weights, labels and preprocessing the right ones?",
+            evaluator.task.metric.name,
+            100 * ann.accuracy.value,
+            100 * ann.chance,
         )
 
 

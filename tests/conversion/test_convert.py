@@ -236,7 +236,7 @@ def test_step_by_step_with_compaction_gives_what_the_recording_says(
     logits = model.simulate(small_inputs).logits
     limit = float(confidence(logits, score)[1].median())  # type: ignore[arg-type]
     rule = ExitRule(score=score, thresholds=(limit,) * 6)  # type: ignore[arg-type]
-    exits = rule.exits(logits)
+    exits = rule.exits(confidence(logits, rule.score, samples=2))
     assert len(exits.unique()) > 1, "the test needs samples that leave at different steps"
     model.exit = rule
     answer = model.infer(small_inputs)
@@ -456,4 +456,7 @@ def test_outputs_that_depend_on_the_number_of_samples() -> None:
     for outputs in (answer.outputs, model.simulate(x).outputs):
         assert outputs["n"] == 16
         assert outputs["z"].shape == (16, 2)
-    assert torch.equal(model.exit.exits(model.simulate(x).logits) + 1, answer.timesteps)
+    assert torch.equal(
+        model.exit.exits(confidence(model.simulate(x).logits, model.exit.score, samples=2)) + 1,
+        answer.timesteps,
+    )

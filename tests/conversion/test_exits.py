@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from conversion import (
+    Classes,
     ConfigError,
     ExitPolicy,
     ExitRule,
     confidence,
     mean_entropy,
 )
-from conversion._exits import normalised_entropy
 
 
 def test_scores_by_hand() -> None:
     logits = torch.tensor([0.5, 0.25, 0.25]).log()
     entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25)) / math.log(3)
-    assert float(normalised_entropy(logits)) == pytest.approx(entropy)
+    assert float(1 - confidence(logits, "entropy")) == pytest.approx(entropy)
     assert float(confidence(logits, "entropy")) == pytest.approx(1 - entropy)
     assert float(confidence(logits, "top1")) == pytest.approx(0.5)
     assert float(confidence(logits, "margin")) == pytest.approx(0.25)
@@ -37,11 +37,12 @@ def test_a_sample_leaves_at_the_first_step_above_its_threshold() -> None:
     p = torch.tensor([[0.6, 0.9], [0.95, 0.2], [0.5, 0.5]])
     logits = torch.stack([p, 1 - p], -1).log()
     rule = ExitRule(score="margin", thresholds=(0.7, 0.7, 0.7))
-    assert rule.exits(logits).tolist() == [1, 0]
+    margins = confidence(logits, "margin")
+    assert rule.exits(margins).tolist() == [1, 0]
     never = ExitRule(score="margin", thresholds=(1.0, 1.0, 1.0))
-    assert never.exits(logits).tolist() == [2, 2]
+    assert never.exits(margins).tolist() == [2, 2]
     rising = ExitRule(score="margin", thresholds=(0.9, 0.5, 0.0))
-    assert rising.exits(logits).tolist() == [1, 1]
+    assert rising.exits(margins).tolist() == [1, 1]
 
 
 def test_the_paper_s_schedule_by_hand() -> None:
@@ -53,16 +54,11 @@ def test_the_paper_s_schedule_by_hand() -> None:
 
 
 def test_mean_entropy_looks_only_at_agreeing_samples() -> None:
-    sure, unsure = [9.0, 0.0], [0.1, 0.0]
-    logits = torch.tensor([[sure, unsure], [sure, sure]])
-    ann = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # the second sample never agrees
-    expected = normalised_entropy(torch.tensor(sure))
-    assert mean_entropy(logits, ann).tolist() == pytest.approx([float(expected)] * 2)
-    assert mean_entropy(logits, -ann)[0] == pytest.approx(
-        float(normalised_entropy(torch.tensor(unsure)))
-    )
-    nothing = torch.tensor([[[0.0, 1.0]]])
-    assert mean_entropy(nothing, torch.tensor([[1.0, 0.0]])).tolist() == [1.0]
+    entropy = torch.tensor([[0.1, 0.9], [0.2, 0.3]])
+    agreement = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert mean_entropy(entropy, agreement).tolist() == pytest.approx([0.1, 0.25])
+    parts = torch.tensor([[0.5, 0.25], [0.0, 0.0]])  # of several positions; nothing agrees at last
+    assert mean_entropy(entropy, parts).tolist() == pytest.approx([(0.05 + 0.225) / 1, 1.0])
 
 
 def test_policies_are_checked() -> None:
@@ -85,10 +81,13 @@ def test_a_single_output_is_the_logit_of_two_classes() -> None:
     sure = confidence(torch.tensor([[9.0], [0.0], [-9.0]]), "top1")
     assert sure.tolist() == pytest.approx([0.99988, 0.5, 0.99988], abs=1e-4)
     rule = ExitRule(score="top1", thresholds=(0.9, 0.9, 0.9))
-    leaving = rule.exits(torch.tensor([[[0.1], [5.0]], [[5.0], [5.0]], [[9.0], [9.0]]]))
+    leaving = rule.exits(
+        confidence(torch.tensor([[[0.1], [5.0]], [[5.0], [5.0]], [[9.0], [9.0]]]), "top1")
+    )
     assert leaving.tolist() == [1, 0]
-    agrees = mean_entropy(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[3.0], [-1.0]]))
-    assert float(agrees[0]) == pytest.approx(float(normalised_entropy(torch.tensor([0.0, 1.0]))))
+    read = Classes(output="output")
+    mine, ann = ({"output": torch.tensor(z)} for z in ([[1.0], [2.0]], [[3.0], [-1.0]]))
+    assert read.agreement(mine, ann).tolist() == [1.0, 0.0]
 
 
 def test_classes_stand_behind_the_samples_and_positions_are_averaged() -> None:

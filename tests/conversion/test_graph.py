@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 
 from conversion import (
+    Classes,
     ConfigError,
     ConversionConfig,
     ConversionError,
@@ -23,7 +24,7 @@ from conversion import (
 )
 from conversion.graph import Network, Role, Timing, build_network
 from conversion.graph._operations import name_of
-from conversion.simulation import ann_logits
+from conversion.simulation import ann_answers
 from tests.conftest import Form, settle
 
 
@@ -64,7 +65,9 @@ def test_batch_norm_is_folded(layer: nn.Module, norm: nn.Module, shape: tuple[in
     network = build_network(model, x)
     assert "batch_norm" not in operations(network)
     with torch.no_grad():
-        torch.testing.assert_close(ann_logits(network, x), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            ann_answers(network, x)["output"], model(x), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_batch_norm_before_relu_stays() -> None:
@@ -84,7 +87,9 @@ def test_a_convolution_with_two_users_keeps_its_norm() -> None:
     settle(model, x)
     network = build_network(model, x)
     with torch.no_grad():
-        torch.testing.assert_close(ann_logits(network, x), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            ann_answers(network, x)["output"], model(x), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -240,9 +245,9 @@ def test_the_caller_says_which_output_holds_the_logits() -> None:
     x = torch.randn(4, 3)
     with pytest.raises(ConversionError, match=r"several tensors: 0, 1; say which holds the logits"):
         profile(net, x)
-    assert profile(net, x, output=1).logits.shape == (4, 2)
+    assert profile(net, x, outputs=1).outputs == Classes(output="1")
     with pytest.raises(ConversionError, match="the model has no output 'c'; it returns 0, 1"):
-        profile(net, x, output="c")
+        profile(net, x, outputs="c")
 
 
 def test_an_exported_program_is_a_model_too(small_net: nn.Module, small_inputs: Tensor) -> None:
@@ -250,7 +255,7 @@ def test_an_exported_program_is_a_model_too(small_net: nn.Module, small_inputs: 
     program = torch.export.export(small_net, (small_inputs,), dynamic_shapes=dim)
     direct, found = profile(small_net, small_inputs), profile(program, small_inputs)
     assert found.network.fingerprint == direct.network.fingerprint
-    torch.testing.assert_close(found.logits, direct.logits)
+    torch.testing.assert_close(found.expected["output"], direct.expected["output"])
     fixed = torch.export.export(small_net, (small_inputs,))
     with pytest.raises(ConversionError, match="has a fixed batch size"):
         profile(fixed, small_inputs)
@@ -285,7 +290,7 @@ def test_models_are_never_copied(small_inputs: Tensor) -> None:
     net.file.close()
     with torch.no_grad():
         expected = net.eval()(small_inputs)
-        torch.testing.assert_close(ann_logits(network, small_inputs), expected)
+        torch.testing.assert_close(ann_answers(network, small_inputs)["output"], expected)
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
@@ -298,7 +303,9 @@ def test_parametrised_weights_are_those_of_evaluation(norm, small_inputs: Tensor
     network = build_network(net.train(), small_inputs)
     assert net.training
     with torch.no_grad():
-        torch.testing.assert_close(ann_logits(network, small_inputs), net.eval()(small_inputs))
+        torch.testing.assert_close(
+            ann_answers(network, small_inputs)["output"], net.eval()(small_inputs)
+        )
 
 
 def changed(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
@@ -361,9 +368,9 @@ def changed(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
 )  # fmt: skip
 def test_the_fingerprint_tells_models_apart_that_have_the_same_parameters(name: str) -> None:
     first, second, x = changed(name)
-    one, two = (build_network(net, x, output=0).fingerprint for net in (first, second))
+    one, two = (build_network(net, x).fingerprint for net in (first, second))
     assert one != two
-    assert build_network(first, x[:3], output=0).fingerprint == one, "another batch, the same model"
+    assert build_network(first, x[:3]).fingerprint == one, "another batch, the same model"
 
 
 def test_what_is_no_model_is_said(tmp_path: Path) -> None:

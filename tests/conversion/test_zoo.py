@@ -48,9 +48,9 @@ def test_converges_on_unseen_inputs(name: str, tmp_path: Path) -> None:
         net = specimen.make()
     seen, unseen = (Inputs.of(specimen.draw(n)) for n in (96, 24))
     net = settle(net, seen) if isinstance(net, torch.nn.Module) else net
-    found = profile(net, seen, output=specimen.output)
+    found = profile(net, seen, outputs=specimen.output)
     assert found.layers
-    expected = ann(net, unseen, found.network.logits)
+    expected = ann(net, unseen, found.network.output_names[str(found.outputs.output)])
     errors = []
     for steps in STEPS:
         model = convert(found, ConversionConfig.uniform(found.layers, timesteps=steps, phi=4))
@@ -87,7 +87,7 @@ def test_is_refused_by_name(name: str) -> None:
     torch.manual_seed(0)
     net = specimen.make()
     with pytest.raises(ConversionError, match=specimen.refused):
-        profile(net, specimen.draw(8), output=specimen.output)
+        profile(net, specimen.draw(8), outputs=specimen.output)
 
 
 def test_the_zoo_is_large() -> None:

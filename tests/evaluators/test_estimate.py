@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from evaluators import correct, estimate_mean, estimate_score, symmetric_kl
+from conversion import symmetric_kl
+from evaluators import TopK, estimate_mean, estimate_score
 
 
 def test_wilson_interval_of_the_literature() -> None:
@@ -54,7 +55,7 @@ def test_divergence_of_a_single_logit_is_that_of_two_probabilities() -> None:
     expected = ((p - q) * ((p / q).log() - ((1 - p) / (1 - q)).log()) / 2).squeeze(1)
     torch.testing.assert_close(symmetric_kl(z, w), expected)
     torch.testing.assert_close(symmetric_kl(z.squeeze(1), w.squeeze(1)), expected)
-    assert correct(z, torch.tensor([1, 0, 0])).tolist() == [1, 1, 0]
+    assert TopK().statistics(z, torch.tensor([1, 0, 0])).tolist() == [1, 1, 0]
 
 
 def test_positions_are_averaged() -> None:
@@ -64,4 +65,4 @@ def test_positions_are_averaged() -> None:
     torch.testing.assert_close(symmetric_kl(z, w), torch.stack(pixels).mean(0))
     targets = z.argmax(1)
     targets[0, :2] = -1
-    assert correct(z, targets).tolist() == pytest.approx([0.6, 1, 1])
+    assert TopK().statistics(z, targets).tolist() == pytest.approx([0.6, 1, 1])

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conversion import Choice, ConfigError, ConversionConfig, ConversionError, ExitPolicy, Learned
+from conversion import (
+    Choice,
+    ConfigError,
+    ConversionConfig,
+    ConversionError,
+    ExitPolicy,
+    Learned,
+    confidence,
+)
 from evaluators import Evaluator, Measurement, Task, _evaluator
 
 
@@ -26,7 +34,7 @@ def test_every_quantity_by_hand(small_task: Task) -> None:
     found = evaluator.measure(picked)
 
     simulation = model.simulate(x)
-    exits = model.exit.exits(simulation.logits).tolist()
+    exits = model.exit.exits(confidence(simulation.logits, model.exit.score, samples=2)).tolist()
     cost = evaluator.profile.costs
     right, energies, spikes = 0, [], []
     for n, last in enumerate(exits):

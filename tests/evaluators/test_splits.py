@@ -17,8 +17,8 @@ from torch.utils.data import (
 )
 
 from conversion import Choice, ConversionConfig, ConversionError, ExitPolicy, Learned, profile
-from evaluators import Evaluator, Split, Task, TaskError, correct
-from evaluators._checks import check_classes
+from evaluators import Evaluator, Split, Task, TaskError, TopK
+from evaluators.metrics._scores import check_classes
 
 N = 60
 X = torch.randn(3 * N, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -101,7 +101,7 @@ def test_a_split_can_be_profiled() -> None:
 
 def test_without_a_metric_it_is_top_1() -> None:
     made = task(metric=None)
-    assert made.metric is correct
+    assert isinstance(made.metric, TopK)
     expected = float((net()(PARTS[1][0]).argmax(1) == PARTS[1][1]).double().mean())
     assert Evaluator(made).ann("search").accuracy.value == pytest.approx(expected)
 
@@ -177,7 +177,7 @@ UNFIT = [
     ({"search": (PARTS[1][0], PARTS[1][1] - 1)}, "has the class -1, but the network tells 4"),
     (
         {"search": (PARTS[1][0], nn.functional.one_hot(PARTS[1][1], 4))},
-        r"have the shape of the outputs, \(60, 4\): give the index",
+        r"targets of the shape of the outputs, \(4,\): give the index",
     ),
     ({"search": (PARTS[1][0], PARTS[1][1] + 0.5)}, "are not classes, but fractions"),
 ]
@@ -192,7 +192,7 @@ def test_data_that_cannot_be_judged_by_are_told_of(given: dict[str, Any], messag
 def test_one_hot_targets_of_two_classes_are_refused() -> None:
     targets = nn.functional.one_hot(torch.tensor([0, 1, 1]))
     with pytest.raises(TaskError, match="give the index of each sample's class"):
-        check_classes(targets, torch.zeros(3, 2), Split.of(torch.zeros(3, 1), targets))
+        check_classes(targets, torch.zeros(3, 2), Split.of(torch.zeros(3, 1), targets).place)
 
 
 def test_a_metric_of_the_user_s_own_decides_what_targets_are() -> None:

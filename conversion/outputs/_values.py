@@ -1,0 +1,47 @@
+"""Outputs that are values: nothing is decided, so nothing is sure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from conversion.outputs._base import Answers, Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values(Outputs):
+    """Numbers ``(N, ...)`` of a regression. They have no confidence: every sample runs T steps.
+
+    Attributes:
+        scale: What errors are measured in; None takes the standard deviation of what the ANN gives
+            for the calibration data.
+    """
+
+    kind: ClassVar[str] = "values"
+
+    scale: float | None = None
+
+    def fitted(self, answers: Answers) -> Values:
+        """With the scale of the ANN's answers to the calibration data."""
+        if self.scale is not None:
+            return self
+        return replace(self, scale=float(self.answer(answers).double().std(correction=0)) or 1.0)
+
+    def divergence(self, answers: Answers, expected: Answers) -> Tensor:
+        """Mean squared error of a sample against the ANN, over ``scale²``."""
+        found, reference = (self.answer(x).double() for x in (answers, expected))
+        errors = (found - reference).square().reshape(len(found), -1).mean(1)
+        return errors / (self.scale or 1.0) ** 2
+
+    def loss(self, answers: Answers, expected: Answers) -> Tensor:
+        """The relative squared error."""
+        return relative_error(self.answer(answers), self.answer(expected))
+
+
+def relative_error(found: Tensor, expected: Tensor) -> Tensor:
+    """Squared error over the squares of what is expected."""
+    tiny = torch.finfo(expected.dtype).tiny
+    return (found - expected).square().sum() / expected.square().sum().clamp_min(tiny)

