@@ -1,4 +1,4 @@
-"""Trains the network of the embedded task, which lies in evaluators/digits.safetensors.
+"""Trains the network of the embedded task, which lies in evaluators/tasks/digits.safetensors.
 
     python -m benchmarks.digits_network
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluators import ResNetCifar, TopK, digits
-from evaluators._digits import WEIGHTS, training_images, warped
+from evaluators.tasks._digits import WEIGHTS, training_images, warped
 
 _EPOCHS, _BATCH, _RATE = 120, 64, 0.1
 

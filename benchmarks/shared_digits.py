@@ -15,7 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from evaluators import Split, Task
-from evaluators._models import ResNetCifar
+from evaluators.tasks._models import ResNetCifar
 
 _HERE = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,9 @@ def make_task() -> Task:
     labels = torch.tensor(bundle.target)[order]
     rest = 797 + torch.randperm(1000, generator=torch.Generator().manual_seed(0))
     model = ResNetCifar(in_channels=1)
-    model.load_state_dict(safetensors.torch.load_file(_HERE / "evaluators" / "digits.safetensors"))
+    model.load_state_dict(
+        safetensors.torch.load_file(_HERE / "evaluators" / "tasks" / "digits.safetensors")
+    )
     parts = (rest[:100], rest[100:550], rest[550:])
     calibration, search, test = (Split.of(images[p], labels[p]) for p in parts)
     return Task(
@@ -45,6 +47,6 @@ def _train(images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
     """The images to learn from, where tasks have them."""
     if "train" not in {f.name for f in fields(Task)}:
         return {}
-    from evaluators._digits import WarpedBatches  # an earlier commit has none
+    from evaluators.tasks._digits import WarpedBatches  # an earlier commit has none
 
     return {"train": WarpedBatches(images, labels)}

@@ -37,7 +37,7 @@ from conversion.calibration import (
     register_calibration,
 )
 from conversion.energy import ENERGY_MODELS, Costs, EnergyModel, energy_model
-from conversion.graph import Inputs, Network
+from conversion.graph import FEEDS, Feed, Inputs, Network
 from conversion.neurons import NEURONS, AdaFire, DualThreshold
 from conversion.outputs import (
     OUTPUTS,
@@ -66,6 +66,7 @@ from conversion.simulation._sweep import Branch, sweep
 __all__ = [
     "CALIBRATIONS",
     "ENERGY_MODELS",
+    "FEEDS",
     "NEURONS",
     "OUTPUTS",
     "PARTS",
@@ -88,6 +89,7 @@ __all__ = [
     "EnergyModel",
     "ExitPolicy",
     "ExitRule",
+    "Feed",
     "FileError",
     "Inference",
     "Inputs",

@@ -21,7 +21,7 @@ from conversion._exits import ExitRule
 from conversion._files import read_file, sha256, write_file
 from conversion._tensors import model_of, read_tensors, tensors_of
 from conversion.energy import costs
-from conversion.graph import Inputs, Network, build_network
+from conversion.graph import FEEDS, Feed, Inputs, Network, build_network
 from conversion.graph._capture import Model
 from conversion.outputs import Outputs, outputs_from_dict
 from conversion.simulation import SpikingModel
@@ -40,6 +40,7 @@ class DeployConfig:
         model_fingerprint: SHA-256 of the ANN's operations and of every tensor that they use.
         inputs: Structure, shapes and types of the ANN's inputs, one sample each.
         outputs: How the ANN's outputs are read: a kind and its fields.
+        feed: How inputs come over time: ``static``, ``frames`` or ``events``.
         conversion: φ, ρ per layer, T, calibration.
         exit: Score and threshold per step of the early exit, or None.
         tensors: Name of the safetensors file beside the JSON: ``theta/<layer>`` and
@@ -55,6 +56,7 @@ class DeployConfig:
     model_fingerprint: str
     inputs: Mapping[str, Any]
     outputs: Outputs
+    feed: Feed
     conversion: ConversionConfig
     exit: ExitRule | None
     tensors: str
@@ -72,6 +74,8 @@ class DeployConfig:
             raise ConfigError(f"the tensors' file must lie beside the JSON, got {self.tensors!r}")
         if not isinstance(self.outputs, Outputs):
             raise ConfigError(f"outputs must be of a kind of Outputs, got {self.outputs!r}")
+        if self.feed not in FEEDS:
+            raise ConfigError(f"feed must be one of {', '.join(FEEDS)}, got {self.feed!r}")
         for name in ("inputs", "energy_model", "measurement", "provenance"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name} must be an object, got {getattr(self, name)!r}")
@@ -162,6 +166,7 @@ def save(
         model_fingerprint=model.network.fingerprint,
         inputs=inputs,
         outputs=model.outputs,
+        feed=model.network.feed,
         conversion=model.config,
         exit=model.exit,
         tensors=f"{path.stem}.{digest[:12]}.safetensors",
@@ -208,7 +213,7 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
 def _the_model(path: str | Path, config: DeployConfig, model: Model) -> Network:
     try:
         samples = Inputs.from_spec(config.inputs, samples=2)
-        network = build_network(model, samples, check=False)
+        network = build_network(model, samples, feed=config.feed, check=False)
     except ConversionError as error:
         raise DeployError(f"{path} does not fit this model: {error}") from error
     if config.version == 1:
@@ -244,7 +249,7 @@ def _brought_up(body: Mapping[str, Any]) -> dict[str, Any]:
         place = fields.pop("output")
         if type(place) is not int or place < 0:
             raise ConfigError(f"output must be a whole number >= 0, got {place!r}")
-        fields["outputs"] = {"kind": "classes", "output": place}
+        fields |= {"outputs": {"kind": "classes", "output": place}, "feed": "static"}
     return fields
 
 

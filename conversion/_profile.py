@@ -23,7 +23,7 @@ from conversion._thresholds import (
     quantile,
 )
 from conversion.energy import Costs, costs
-from conversion.graph import Inputs, Network, build_network, gather
+from conversion.graph import FEEDS, Feed, Inputs, Network, build_network, gather
 from conversion.graph._capture import Model
 from conversion.neurons import NEURONS
 from conversion.outputs import Outputs, outputs_of
@@ -102,6 +102,11 @@ class Profile:
         """Where the network and the calibration inputs are."""
         return self.inputs.device
 
+    @property
+    def length(self) -> int | None:
+        """Steps of inputs that come over time; None where they are the same at every step."""
+        return None if self.network.feed == "static" else int(self.inputs.tensors[0].shape[1])
+
     @cached_property
     def expected(self) -> dict[str, Tensor]:
         """What the ANN answers to the calibration inputs, by name, samples in front."""
@@ -174,6 +179,7 @@ def profile(
     device: torch.device | str = "cpu",
     batch_size: int = _BATCH,
     outputs: Outputs | str | int | None = None,
+    feed: Feed = "static",
 ) -> Profile:
     """Capture a model and profile it on calibration data; labels are not needed.
 
@@ -188,6 +194,9 @@ def profile(
         outputs: How the outputs are read; the name or position of one stands for
             :class:`Classes` of that one. None takes the only output, or the one called ``out`` or
             ``logits``, as classes.
+        feed: How inputs come over time: ``"static"``, the same at every step; or ``(N, T, ...)``
+            with a frame per step, ``"frames"`` of values or ``"events"``, counts of spikes. The
+            ANN sees the mean over the frames, and the spiking network the first T of them.
 
     Raises:
         ConversionError: The model cannot be converted, or gives NaN or infinity.
@@ -195,7 +204,9 @@ def profile(
     """
     inputs = gather(data)
     device = available_device(device)
-    network = build_network(model, inputs).to(device)
+    if feed not in FEEDS:
+        raise ConfigError(f"feed must be one of {', '.join(FEEDS)}, got {feed!r}")
+    network = build_network(model, _still(inputs, feed), feed=feed).to(device)
     read = outputs_of(outputs).chosen(network.output_names)
     if not network.sites:
         _LOG.warning(
@@ -221,6 +232,20 @@ def profile(
         outputs=read,
         data_fingerprint=tensors_sha256(inputs.tensors),
     )
+
+
+def _still(inputs: Inputs, feed: Feed) -> Inputs:
+    """Some samples as the ANN takes them."""
+    if feed == "static":
+        return inputs
+    few = inputs[:_PROBED]
+    if any(x.dim() < 3 for x in few.tensors):
+        raise ConfigError(f"inputs over time have the shape (N, T, ...), got {inputs.describe()}")
+    wide = [x if x.is_floating_point() else x.float() for x in few.tensors]
+    return few.with_tensors([x.mean(1) for x in wide])
+
+
+_PROBED = 4
 
 
 def _check_finite(answer: Tensor) -> None:

@@ -1,6 +1,5 @@
 """What a choice is worth: tasks, and honest measurement of accuracy, energy and time."""
 
-from evaluators._digits import digits
 from evaluators._estimate import (
     Estimate,
     PairedDrop,
@@ -10,34 +9,44 @@ from evaluators._estimate import (
 )
 from evaluators._evaluator import AnnReference, Evaluator, StateStore
 from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement
-from evaluators._models import ResNetCifar
 from evaluators._recording import Recording
-from evaluators._spec import (
+from evaluators._split import Split, TaskError, split_of
+from evaluators._task import SPLITS, Task
+from evaluators.metrics import R2, MeanIoU, MeanScore, Metric, Scores, TopK
+from evaluators.tasks import (
     BUILT_IN_TASKS,
+    UNTRAINED,
+    EventNet,
+    PointNet,
+    ResNetCifar,
     TaskSpec,
+    UNet,
+    VoxelNet,
+    build_model,
+    digits,
     import_source,
     load_model,
     load_state,
     load_task,
 )
-from evaluators._split import Split, TaskError, split_of
-from evaluators._task import SPLITS, Task
-from evaluators.metrics import R2, MeanIoU, MeanScore, Metric, Scores, TopK
 
 __all__ = [
     "ANN_INT8_MAC_PJ",
     "BUILT_IN_TASKS",
     "R2",
     "SPLITS",
+    "UNTRAINED",
     "AnnReference",
     "Estimate",
     "Evaluator",
+    "EventNet",
     "ExitPoint",
     "MeanIoU",
     "MeanScore",
     "Measurement",
     "Metric",
     "PairedDrop",
+    "PointNet",
     "Recording",
     "ResNetCifar",
     "Scores",
@@ -47,6 +56,9 @@ __all__ = [
     "TaskError",
     "TaskSpec",
     "TopK",
+    "UNet",
+    "VoxelNet",
+    "build_model",
     "digits",
     "estimate_mean",
     "estimate_score",

@@ -150,6 +150,7 @@ class Evaluator:
             device=self.device,
             batch_size=self.batch_size,
             outputs=self.task.outputs,
+            feed=self.task.feed,
         )
         if self._fits_batch_size:
             largest = max((x.neuron_mean.numel() for x in found.layers.values()), default=1)

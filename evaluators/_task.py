@@ -18,7 +18,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from conversion import ConfigError, Outputs, outputs_of
+from conversion import ConfigError, Feed, Outputs, outputs_of
 from evaluators._split import Split, TaskError, split_of
 from evaluators.metrics import Metric, metric_of
 
@@ -51,6 +51,8 @@ class Task:
         outputs: How the network's outputs are read: :class:`conversion.Classes` of a sample or of
             each pixel, :class:`conversion.Values`, or a kind of your own; a name or position
             stands for the classes of that output.
+        feed: How inputs come over time: ``"static"``; or ``(N, T, ...)``, ``"frames"`` of values or
+            ``"events"``, counts of spikes.
 
     Raises:
         TaskError: A split is nothing that a split can be made of, or two of them share samples.
@@ -64,6 +66,7 @@ class Task:
     metric: Metric = None  # type: ignore[assignment]
     train: Split | Iterable[Any] | None = None
     outputs: Outputs = None  # type: ignore[assignment]
+    feed: Feed = "static"
 
     def __post_init__(self) -> None:
         for name in SPLITS:

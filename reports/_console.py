@@ -11,6 +11,7 @@ from rich.table import Table
 from conversion import PARTS, LayerDiagnosis, Profile, SpikingModel
 from evaluators import AnnReference, Estimate, Measurement
 from reports._front import FrontPoint, ParetoFront, knee
+from reports._tables import metric_column
 from search import ParetoDP, Sensitivity, StudyStatus
 from spaces import names
 
@@ -33,7 +34,7 @@ def front_table(front: ParetoFront) -> Table:
         title=f"{front.study}: {len(front.points)} points on the front of {front.passes} trials"
         f" and {len(front.trials) - front.passes} additional exits of the same passes",
         caption="".join(limits)
-        + "lost: points of accuracy against the ANN on the same samples, 95 % interval;"
+        + f"lost: points of {front.metric} against the ANN on the same samples, 95 % interval;"
         f" ≤: at most, with {front.confidence:.0%} confidence\n"
         f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split);"
         " +n: learned on from n segments\n" + "".join(["* the knee of the front", *notes]),
@@ -112,7 +113,7 @@ def _workers_table(status: StudyStatus) -> Table:
 
 def _short_front(front: Sequence[FrontPoint]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("trial", "accuracy", "lost, points", "energy / ANN", "steps", "KL"):
+    for column in ("trial", front[0].search.metric, "lost, points", "energy / ANN", "steps", "KL"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("neuron, calibration", no_wrap=True)
     for point in front:
@@ -139,7 +140,7 @@ def measurement_table(m: Measurement, ann: AnnReference) -> Table:
         low, high = format(estimate.low, form), format(estimate.high, form)
         table.add_row(name, format(estimate.value, form), f"{low} – {high}", reference)
 
-    row("accuracy", m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
+    row(m.metric, m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
     if m.drop is not None:
         low, high = (f"{end:+.2%}" for end in m.drop.interval())
         table.add_row("lost against the ANN", f"{m.drop.mean:+.2%}", f"{low} – {high}", "")
@@ -149,7 +150,7 @@ def measurement_table(m: Measurement, ann: AnnReference) -> Table:
     table.add_row("energy / int8 ANN", f"{m.energy_ratio_int8:.0%}", "", f"{int8:.0%}")
     row("spikes", m.spikes, ",.0f")
     row("timesteps", m.timesteps, ".3f")
-    row("KL from the ANN, nats", m.kl, ".5f")
+    row("divergence from the ANN", m.kl, ".5f")
     return table
 
 
@@ -249,9 +250,9 @@ def paper_rows(front: Sequence[ParetoDP], measured: Sequence[Measurement]) -> li
             "predicted_kl": choice.divergence,
             "energy_ratio": m.energy_ratio,
             "kl": m.kl.value,
-            "accuracy": m.accuracy.value,
-            "accuracy_low": m.accuracy.low,
-            "accuracy_high": m.accuracy.high,
+            metric_column(m): m.accuracy.value,
+            f"{metric_column(m)}_low": m.accuracy.low,
+            f"{metric_column(m)}_high": m.accuracy.high,
         }
         for choice, m in zip(front, measured, strict=True)
     ]
@@ -267,7 +268,8 @@ def paper_table(
         " may be less than nothing, where a change did no harm",
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
     )  # fmt: skip
-    columns = ("mean φ", "mean ρ", "accuracy", "lost", "energy", "predicted", "KL", "predicted KL")
+    metric = measured[0].metric if measured else "accuracy"
+    columns = ("mean φ", "mean ρ", metric, "lost", "energy", "predicted", "KL", "predicted KL")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for choice, m in zip(front, measured, strict=True):
@@ -296,7 +298,7 @@ def _cells(m: Measurement) -> list[str]:
 
 
 def _lost(m: Measurement) -> str:
-    """Points of accuracy lost against the ANN, and their 95 % interval."""
+    """Points lost against the ANN, and their 95 % interval."""
     if m.drop is None:
         return "?"
     low, high = m.drop.interval()

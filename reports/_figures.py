@@ -61,7 +61,7 @@ def front_figure(front: ParetoFront) -> Figure:
         )
     model = front.energy_model.name
     axes.set_xlabel(f"energy per inference, share of the ANN's ({model})")
-    axes.set_ylabel("accuracy; bars: 95 % interval of what is lost")
+    axes.set_ylabel(f"{front.metric}; bars: 95 % interval of what is lost")
     axes.legend(loc="lower right", fontsize=8, framealpha=0.95)
     return figure
 
@@ -84,7 +84,7 @@ def hypervolume_figure(front: ParetoFront) -> Figure:
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trials and additional exits, as they came")
-    axes.set_ylabel("hypervolume\n(accuracy × energy saved)")
+    axes.set_ylabel(f"hypervolume\n({front.metric} × energy saved)")
     return figure
 
 
@@ -211,7 +211,7 @@ def sensitivity_figure(found: Sensitivity) -> Figure:
 
 
 FIGURES: dict[str, tuple[str, Callable[[ParetoFront], Figure]]] = {
-    "front": ("Accuracy against energy", front_figure),
+    "front": ("What is kept against energy", front_figure),
     "hypervolume": ("Hypervolume over trials", hypervolume_figure),
     "layers": ("φ and ρ of the front by layer", layers_figure),
     "energy": ("Energy by layer", energy_figure),

@@ -104,6 +104,11 @@ class ParetoFront:
     within: tuple[FrontPoint, ...] = ()
 
     @property
+    def metric(self) -> str:
+        """Name of the task's metric."""
+        return self.points[0].search.metric
+
+    @property
     def passes(self) -> int:
         """How many trials were run; the others are additional exits of the same passes."""
         return sum(trial.exit_of is None for trial in self.trials)

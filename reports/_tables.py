@@ -40,9 +40,11 @@ def trials_frame(front: ParetoFront) -> pd.DataFrame:
 def summary(front: ParetoFront) -> dict[str, Any]:
     """The object that ``spikefront report --json`` prints."""
     reference = front.ann["search"]
+    named = f"ann_{metric_column(front.points[0].search)}"
     return {
         "study": front.study,
-        "ann_accuracy": {split: ann.accuracy.value for split, ann in front.ann.items()},
+        "metric": front.metric,
+        named: {split: ann.accuracy.value for split, ann in front.ann.items()},
         "ann_energy_pj": reference.energy_pj,
         "ann_energy_int8_pj": reference.energy_int8_pj,
         "energy_model": front.energy_model.name,
@@ -58,9 +60,9 @@ def _row(front: ParetoFront, point: FrontPoint, m: Measurement) -> dict[str, Any
         "trial": point.trial,
         "split": m.split,
         "n": m.n,
-        "accuracy": m.accuracy.value,
-        "accuracy_low": m.accuracy.low,
-        "accuracy_high": m.accuracy.high,
+        metric_column(m): m.accuracy.value,
+        f"{metric_column(m)}_low": m.accuracy.low,
+        f"{metric_column(m)}_high": m.accuracy.high,
         "drop": m.drop.mean if m.drop else None,
         "drop_low": low,
         "drop_high": high,
@@ -76,6 +78,11 @@ def _row(front: ParetoFront, point: FrontPoint, m: Measurement) -> dict[str, Any
         "segments_before": len(point.lineage),
         "params": dict(point.params),
     }
+
+
+def metric_column(m: Measurement) -> str:
+    """The metric's name as that of a column."""
+    return m.metric.replace(" ", "_")
 
 
 def _finite(value: float) -> float | None:

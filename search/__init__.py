@@ -8,7 +8,6 @@ from search._promise import DropModel, Promise, samples_for
 from search._status import StudyStatus, Worker, study_status
 from search._study import (
     DIRECTIONS,
-    METRICS,
     Plan,
     StudySetup,
     ann_reference,
@@ -65,7 +64,6 @@ __all__ = [
     "ARTIFACTS_NAME",
     "DIRECTIONS",
     "JOURNAL_NAME",
-    "METRICS",
     "PHIS",
     "RHOS",
     "SAMPLER_NAMES",

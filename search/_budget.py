@@ -39,7 +39,7 @@ class Budget:
         """In words; empty without limits."""
         energy, drop = self.max_energy, self.max_accuracy_drop
         limits = [] if energy is None else [f"at most {100 * energy:.3g} % of the ANN's energy"]
-        limits += [] if drop is None else [f"{100 * drop:.3g} points of accuracy lost at most"]
+        limits += [] if drop is None else [f"{100 * drop:.3g} points lost at most"]
         return ", ".join(limits)
 
     def constraints(self, measurement: Measurement, ann_accuracy: float) -> dict[str, float]:

@@ -19,7 +19,6 @@ from search._errors import StudyError
 from spaces import LayerSpace
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-METRICS = ("accuracy", "energy_pj")
 
 _SETUP = "spikefront"
 _PLAN = "plan"
@@ -38,6 +37,7 @@ class StudySetup:
         search_fingerprint: SHA-256 of the search split.
         task: What to load, or None if the caller brought objects of their own.
         budget: Limits that a point of the front must keep.
+        metric: Name of the task's metric, the first objective.
         version: spikefront's.
     """
 
@@ -49,6 +49,7 @@ class StudySetup:
     search_fingerprint: str
     task: TaskSpec | None = None
     budget: Budget = NO_LIMITS
+    metric: str = "accuracy"
     version: str | None = None
 
     @classmethod
@@ -69,6 +70,7 @@ class StudySetup:
             search_fingerprint=evaluator.search_fingerprint,
             task=task,
             budget=budget,
+            metric=evaluator.task.metric.name,
             version=_version(),
         )
 
@@ -168,7 +170,7 @@ def open_study(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(list(METRICS))
+            study.set_metric_names([setup.metric, "energy_pj"])
         study.set_user_attr(_SETUP, setup.to_dict())
     return study
 
@@ -272,6 +274,7 @@ _MEANINGS = {
     "model_fingerprint": "model",
     "data_fingerprint": "calibration data",
     "search_fingerprint": "search split",
+    "metric": "metric",
     "version": "version of spikefront",
 }
 

@@ -58,6 +58,9 @@ class LayerSpace:
         label_weight: Weight of the labels in what is learned; 0 needs none.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
         score: Confidence of the exit policy.
+        length: Steps of inputs that come over time: T is at most that, and calibration takes all
+            of them; None: inputs are the same at every step.
+        exits: Whether a sample may stop early; outputs without a confidence do not allow it.
         pins: Parameters that are not searched, by name, with the value that they keep.
     """
 
@@ -75,6 +78,8 @@ class LayerSpace:
     label_weight: float = 0.0
     beta_max: float = 0.4
     score: Score = "entropy"
+    length: int | None = None
+    exits: bool = True
     pins: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,6 +91,10 @@ class LayerSpace:
             raise ConfigError(
                 f"rho_max must be >= 1 and rho_step > 0, got {self.rho_max=}, {self.rho_step=}"
             )
+        if self.length is not None:
+            shorter = (t for t in self.timesteps if t < self.length)
+            object.__setattr__(self, "timesteps", (*shorter, self.length))
+            object.__setattr__(self, "calibration_timesteps", (self.length,))
         for name in ("timesteps", "calibration_timesteps", "iterations"):
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) != len(values):
@@ -106,7 +115,8 @@ class LayerSpace:
         if not 0 <= self.beta_max <= 1:
             raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
         ExitPolicy(score=self.score)
-        object.__setattr__(self, "pins", dict(self.pins))
+        never: dict[str, Any] = {} if self.exits else {names.ALPHA: 1.0, names.BETA: 0.0}
+        object.__setattr__(self, "pins", {**self.pins, **never})
         self._check_pins()
 
     def _check_pins(self) -> None:

@@ -54,8 +54,7 @@ def confidence_option(command: Command) -> Command:
     option = click.option(
         "--confidence",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Of the promise that no more accuracy is lost. Default: 0.9, or what the search was"
-        " told.",
+        help="Of the promise that no more is lost. Default: 0.9, or what the search was told.",
     )
     return _apply([option], command)
 
@@ -65,10 +64,15 @@ def task_options(command: Command) -> Command:
     options: list[Command] = [
         click.option(
             "--task",
-            help="digits (default), cifar10, cifar100, imagefolder, or path/to/file.py:function.",
+            help="digits (default), cifar10, cifar100, imagefolder, segmentation, events, voxels,"
+            " pointcloud, or path/to/file.py:function.",
         ),
         click.option("--data", type=click.Path(), help="Folder of the data set."),
-        click.option("--model", help="resnet20, a torchvision model, or module:function."),
+        click.option(
+            "--model",
+            help="resnet20, unet, eventnet, voxelnet, pointnet, a torchvision model, or"
+            " module:function.",
+        ),
         click.option(
             "--weights",
             type=click.Path(),
@@ -77,7 +81,20 @@ def task_options(command: Command) -> Command:
         click.option("--calibration-samples", type=click.IntRange(1), help="Default 256."),
         click.option("--search-samples", type=click.IntRange(1), help="Default 1000."),
         click.option("--test-samples", type=click.IntRange(1), help="Default: all that are left."),
-        click.option("--image-size", type=click.IntRange(1), help="imagefolder's crop, pixels."),
+        click.option(
+            "--image-size",
+            type=click.IntRange(1),
+            help="imagefolder: side of the crop (default 224); segmentation: shorter side (default:"
+            " as the images are), pixels.",
+        ),
+        click.option("--ignore-label", type=int, help="segmentation: no class. Default 255."),
+        click.option("--frames", type=click.IntRange(1), help="events: per recording. Default 8."),
+        click.option(
+            "--frames-by",
+            type=click.Choice(["time", "count"]),
+            help="events: frames of equal time (default), or of equal numbers of events.",
+        ),
+        click.option("--points", type=click.IntRange(1), help="pointcloud: default 1024."),
         click.option("--seed", type=int, help="Seed of the splits and the sampler. Default 0."),
     ]
     return _apply(options, command)

@@ -33,7 +33,7 @@ class Costs:
     Attributes:
         fan_out: Accumulates that one spike of each neuron causes, by source node; each tensor
             has the shape of one sample of that node's output, ``(C, ...)``. Sources are the
-            spiking layers and the max-pools between spikes.
+            spiking layers, the max-pools between spikes, and inputs that are events.
         stem_macs: MACs on analog input, once per inference.
         analog_macs: MACs at every step, by node: those that are neither linear nor ReLU-like, and
             those linear ones that get a current instead of spikes.
@@ -116,6 +116,8 @@ class _EventPass:
                 self._signals[node] = self._signal(node)
 
     def _signal(self, node: fx.Node) -> _Signal:
+        if node.op == "placeholder" and self._network.feed != "static":
+            return self._source(node) if self._network.feed == "events" else _Signal(None, True)
         role = self._network.roles[node.name]
         macs = self._macs(node, role)
         self.ann_macs += macs

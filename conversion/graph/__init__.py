@@ -2,13 +2,23 @@
 
 from conversion.graph._batch import Axis
 from conversion.graph._build import build_network, run_ann
-from conversion.graph._inputs import Inputs, batches_of, gather, labelled_batches, laid_out
+from conversion.graph._inputs import (
+    FEEDS,
+    Feed,
+    Inputs,
+    batches_of,
+    gather,
+    labelled_batches,
+    laid_out,
+)
 from conversion.graph._network import Network, SpikingSite, Timing
 from conversion.graph._normalise import is_size
 from conversion.graph._operations import Role
 
 __all__ = [
+    "FEEDS",
     "Axis",
+    "Feed",
     "Inputs",
     "Network",
     "Role",

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from conversion._errors import ConversionError
 from conversion.graph._capture import Model, capture, run, twin
-from conversion.graph._inputs import Inputs, wide
+from conversion.graph._inputs import Feed, Inputs, wide
 from conversion.graph._network import Network, Timing, fingerprint
 from conversion.graph._normalise import describe, fold, is_size, normalise
 from conversion.graph._operations import call, name_of
@@ -20,12 +20,15 @@ from conversion.graph._operations import call, name_of
 _PROBES = 3
 
 
-def build_network(model: Model, samples: Any, *, check: bool = True) -> Network:
+def build_network(
+    model: Model, samples: Any, *, feed: Feed = "static", check: bool = True
+) -> Network:
     """Capture, fold and classify a model.
 
     Args:
         model: A network in any mode, on any device, or an exported program; never changed.
-        samples: At least one input, ``(N, ...)``.
+        samples: At least one input, ``(N, ...)``, as the ANN takes it.
+        feed: How inputs come over time.
         check: Whether to compare with the model, and samples with each other, on real values.
 
     Raises:
@@ -57,6 +60,7 @@ def build_network(model: Model, samples: Any, *, check: bool = True) -> Network:
         inputs=probe,
         outputs=captured.outputs,
         fingerprint=digest,
+        feed=feed,
     )
     if check:
         _check(network, source, probe, expected)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from conversion._errors import ConfigError, ConversionError
+
+Feed = Literal["static", "frames", "events"]
+"""How inputs come over time: the same at every step; or ``(N, T, ...)``, one frame a step, of
+values or of events, which are spikes already."""
+
+FEEDS: tuple[Feed, ...] = get_args(Feed)
 
 
 @dataclass(frozen=True)

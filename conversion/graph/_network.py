@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from conversion._errors import ConfigError, ConversionError
 from conversion._files import tensors_sha256
 from conversion.graph._batch import Axis, reshaped
-from conversion.graph._inputs import Inputs
+from conversion.graph._inputs import Feed, Inputs, laid_out, wide
 from conversion.graph._normalise import Pick, describe, is_size, sizes_of
 from conversion.graph._operations import (
     GATES,
@@ -90,7 +90,8 @@ class Network:
         sites: The spiking layers in order of execution, by layer name.
         discrete: Names of nodes that change from step to step and give indices or booleans.
         fingerprint: SHA-256 of the model's operations and of every tensor that they use.
-        inputs: Two samples or three, for their structure, shapes and types.
+        inputs: Two samples or three as the ANN takes them, for their structure, shapes and types.
+        feed: How inputs come over time.
         outputs: Structure of the outputs.
     """
 
@@ -102,12 +103,14 @@ class Network:
         inputs: Inputs,
         outputs: pytree.TreeSpec,
         fingerprint: str,
+        feed: Feed = "static",
     ) -> None:
         self.graph = graph
         self.constants = constants
         self.fingerprint = fingerprint
         self.inputs = inputs
         self.outputs = outputs
+        self.feed = feed
         self.roles: dict[str, Role] = {}
         self.timing: dict[str, Timing] = {}
         self.axes: dict[str, Axis] = {}
@@ -163,6 +166,8 @@ class Network:
         """
         inputs = Inputs.of(given)
         inputs.check()
+        if self.feed != "static":
+            return self._sequence(inputs)
         if inputs.signature() == self.inputs.signature():
             return inputs.simulated()
         expected, found = self.inputs.tensors, inputs.tensors
@@ -187,6 +192,31 @@ class Network:
                 " arguments, keywords and flags"
             )
         return made.simulated()
+
+    def _sequence(self, inputs: Inputs) -> Inputs:
+        expected, found = self.inputs.tensors, inputs.tensors
+        lengths = {x.shape[1] for x in found if x.dim() > 1}
+        same = (
+            len(expected) == len(found)
+            and len(lengths) == 1
+            and all(x.shape[1:] == y.shape[2:] for x, y in zip(expected, found, strict=True))
+        )
+        if not same:
+            shapes = self.inputs.describe().replace("(N", "(N, T")
+            raise ConversionError(
+                f"inputs over time must have the shape {shapes}, one frame per step, got"
+                f" {', '.join(str(tuple(x.shape)) for x in found)}"
+            )
+        floats = [y.to(wide(x.dtype)) for x, y in zip(expected, found, strict=True)]
+        if self.feed == "events" and any(bool((x < 0).any()) for x in floats):
+            raise ConversionError("events are counts, and no count is below zero")
+        return inputs.with_tensors([x.contiguous() for x in floats])
+
+    def still(self, inputs: Inputs) -> Inputs:
+        """What the ANN sees of inputs that :meth:`take` gave: over time, their mean."""
+        if self.feed == "static":
+            return inputs
+        return inputs.with_tensors([laid_out(x.mean(1)) for x in inputs.tensors])
 
     def structured(self, outputs: Sequence[Any]) -> Any:
         """Outputs in the structure that the model gives them."""
@@ -259,7 +289,7 @@ class Network:
         inputs = [self.timing[source.name] for source in node.all_input_nodes]
         timing = max(inputs, key=lambda t: t.value, default=Timing.CONSTANT)
         if node.op == "placeholder":
-            timing = Timing.STATIC
+            timing = Timing.STATIC if self.feed == "static" else Timing.TEMPORAL
         elif is_size(node):
             timing = Timing.SIZED
         self.timing[node.name] = timing
@@ -352,6 +382,8 @@ class Network:
         """Whether a node gives whole spikes of one size per channel, ``(N, C, ...)``."""
         if not self.axes[node.name].is_first:
             return False
+        if node.op == "placeholder":
+            return self.feed == "events" and len(sizes_of(node)) > 2
         if name_of(node) in ("cat", "concat", "concatenate"):
             dim = int(argument(node, 1, "dim", 0)) % len(sizes_of(node))
             return dim == 1 and all(
@@ -473,7 +505,8 @@ def _labels(graph: fx.Graph, roles: Mapping[str, Role]) -> dict[str, str]:
         taken[_unique(_qualified(node), taken)] = node.name
     labels = {name: label for label, name in taken.items()}
     others = (node for node in graph.nodes if node.op != "call_function")
-    return labels | {node.name: f"{node.op} {node.name}" for node in others}
+    kinds = {"placeholder": "input"}
+    return labels | {n.name: f"{kinds.get(n.op, n.op)} {n.name}" for n in others}
 
 
 def _qualified(node: fx.Node) -> str:

@@ -149,7 +149,7 @@ class SpikingModel(nn.Module):
 
         Args:
             x: Inputs on the model's device, as the ANN takes them: a tensor ``(N, ...)``, a tuple
-                of arguments, or a dict of keywords.
+                of arguments, or a dict of keywords; over time ``(N, T, ...)``.
             burst: Whether n spikes of a burst are n events at a synapse, or one.
 
         Raises:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from conversion.graph import Network, Role, Timing, is_size, run_ann
+from conversion._errors import ConversionError
+from conversion.graph import Network, Role, Timing, is_size, laid_out, run_ann
 from conversion.graph._operations import call, varying
 from conversion.neurons import AdaFire, NeuronState
 
@@ -44,12 +45,12 @@ class AnalogPass:
                 front = self._network.axes[node.name].front(value)
                 self._observe(site.name, site.to_channels(front))
 
-        return _answers(self._network, run_ann(self._network, inputs, see))
+        return _answers(self._network, run_ann(self._network, self._network.still(inputs), see))
 
 
 def ann_answers(network: Network, x: Any) -> dict[str, Tensor]:
     """What the ANN answers to inputs as it takes them, by name, samples in front."""
-    return _answers(network, run_ann(network, network.take(x)))
+    return _answers(network, run_ann(network, network.still(network.take(x))))
 
 
 def _answers(network: Network, outputs: list[Any]) -> dict[str, Tensor]:
@@ -75,6 +76,8 @@ class PassState:
         samples: Number of samples still in the batch.
         begun: Number of samples that began.
         static: Values that depend on the sample but not on the step, by node.
+        sequence: Inputs that come over time, ``(N, T, ...)``, by node.
+        step: Steps that were run.
         neurons: Neuron states by node.
         accumulated: Cumulative-difference states by node.
     """
@@ -82,12 +85,15 @@ class PassState:
     samples: int
     begun: int = 0
     static: dict[fx.Node, Tensor] = field(default_factory=dict)
+    sequence: dict[fx.Node, Tensor] = field(default_factory=dict)
+    step: int = 0
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     accumulated: dict[str, _Accumulated] = field(default_factory=dict)
 
     def keep(self, index: Tensor) -> None:
         """Forget every sample that is not in ``index`` (1-d, positions in the current batch)."""
         self.static = {n: n.meta["axis"].take(value, index) for n, value in self.static.items()}
+        self.sequence = {node: x[index] for node, x in self.sequence.items()}
         for neuron in self.neurons.values():
             neuron.keep(index)
         for item in self.accumulated.values():
@@ -124,6 +130,7 @@ class SpikingPass:
         self._neurons = neurons
         self._on_spikes = on_spikes
         self._tune = tune
+        self._entries = [node for node in network.graph.nodes if node.op == "placeholder"]
         self._static = [n for n in network.graph.nodes if network.timing[n.name] is Timing.STATIC]
         self._temporal = [
             node
@@ -140,7 +147,9 @@ class SpikingPass:
         """Compute what does not change over time, for inputs as the network takes them."""
         inputs = self._network.take(x)
         state = PassState(samples=len(inputs), begun=len(inputs))
-        given = iter(inputs.tensors)
+        given = dict(zip(self._entries, inputs.tensors, strict=True))
+        if self._network.feed != "static":
+            state.sequence = given
         values: dict[fx.Node, Any] = {}
         self._sized = {}
 
@@ -151,7 +160,7 @@ class SpikingPass:
             if node.op == "output":
                 continue
             values[node] = (
-                next(given) if node.op == "placeholder" else call(node, value, self._network.device)
+                given[node] if node.op == "placeholder" else call(node, value, self._network.device)
             )
         timing = self._network.timing
         for node, found in values.items():
@@ -162,11 +171,25 @@ class SpikingPass:
     def advance(self, state: PassState, steps: int) -> list[Any]:
         """Run ``steps`` more steps.
 
+        Raises:
+            ConversionError: Inputs over time have fewer steps.
+
         Returns:
             The network's outputs in order, ``(steps·N, ...)`` with the samples in front; what does
             not depend on the sample as it is.
         """
-        return self._run({}, state, steps, 0)
+        self._check_length(state, steps)
+        found = self._run({}, state, steps, 0)
+        state.step += steps
+        return found
+
+    def _check_length(self, state: PassState, steps: int) -> None:
+        for x in state.sequence.values():
+            if state.step + steps > x.shape[1]:
+                raise ConversionError(
+                    f"the inputs have {x.shape[1]} steps, and T is {state.step + steps}: T is at"
+                    " most the number of steps that were recorded"
+                )
 
     def resume(self, env: dict[fx.Node, Any], state: PassState, steps: int, at: int) -> list[Any]:
         """Run the first ``steps`` steps from the ``at``-th changing node on; as ``advance``.
@@ -211,6 +234,8 @@ class SpikingPass:
         return range(self._steps)
 
     def _value_of(self, node: fx.Node) -> Tensor:
+        if node.op == "placeholder":
+            return self._frames(node)
         role = self._network.roles[node.name]
         if role is Role.SPIKING:
             return self._spike(node)
@@ -266,6 +291,15 @@ class SpikingPass:
         spikes = site.from_channels(neuron.values_(counts))
         return self._network.axes[node.name].back(spikes)
 
+    def _frames(self, node: fx.Node) -> Tensor:
+        """The input of the next steps, ``(steps·N, ...)``."""
+        begin = self._state.step
+        frames = self._state.sequence[node][:, begin : begin + self._steps]
+        folded = laid_out(frames.transpose(0, 1).flatten(0, 1))
+        if self._on_spikes is not None and self._network.feed == "events":
+            self._on_spikes(node.name, folded, self._steps)
+        return folded
+
     def _cumulative_difference(self, node: fx.Node) -> Tensor:
         """``y_t = t f(x̄_t) - (t-1) f(x̄_{t-1})``, x̄ the running mean: exact rates for any f."""
         state = self._totals(node)
@@ -314,6 +348,8 @@ class SpikingPass:
 
     def _quantum(self, node: fx.Node) -> Tensor:
         """Size of one spike behind a node that gives whole spikes, per channel, ``(C,)``."""
+        if node.op == "placeholder":
+            return torch.ones(node.meta["val"].shape[1], device=self._network.device)
         if site := self._sites.get(node.name):
             return self._neurons[site.name].threshold
         if self._network.roles[node.name] is Role.GATE:

@@ -215,7 +215,12 @@ def search(
     make = functools.partial(make_evaluator, spec, device, prices, batch_size, states)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
-        space = LayerSpace(layers=evaluator.layers, **limits)
+        exits = bool(evaluator.profile.outputs.scores)
+        length = evaluator.profile.length
+        space = LayerSpace(layers=evaluator.layers, exits=exits, length=length, **limits)
+    if not exits:
+        kind = evaluator.profile.outputs.kind
+        LOG.warning("%s outputs have no confidence: every sample runs all T steps", kind)
     if limit.picojoules is not None:
         budget = replace(budget, max_energy=limit.over(evaluator.ann_energy_pj))
         _check_place(out, place, name, budget=budget, **settings)

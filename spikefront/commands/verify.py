@@ -66,7 +66,7 @@ def _compare(config: Path, expected: Any, found: Any, tolerance: float, recorded
         was, now = getattr(expected, name).value, getattr(found, name).value
         worst = max(worst, abs(now - was) / max(abs(was), 1e-12))
     if same_bits and worst == 0:
-        click.echo(f"\n{config}: the same logits, bit for bit (n = {found.n}).")
+        click.echo(f"\n{config}: the same outputs, bit for bit (n = {found.n}).")
         return
     if same_bits is None and worst == 0:
         click.echo(f"\n{config}: the same figures; the hash that it holds is of an older format.")
@@ -75,7 +75,7 @@ def _compare(config: Path, expected: Any, found: Any, tolerance: float, recorded
         click.echo(f"\n{config}: other bits, but within {worst:.2g} (relative).")
         return
     raise DeployError(
-        f"{config} does not verify: {'the same' if same_bits else 'other'} logits, accuracy"
+        f"{config} does not verify: {'the same' if same_bits else 'other'} outputs, {found.metric}"
         f" {expected.accuracy.value:.4f} -> {found.accuracy.value:.4f}, energy"
         f" {expected.energy_pj.value:.6g} -> {found.energy_pj.value:.6g} pJ, largest relative"
         f" difference {worst:.2g}; measured with {there}, here {here}. --tolerance allows for"

@@ -22,7 +22,7 @@ from evaluators import (
     load_state,
     load_task,
 )
-from evaluators._digits import WEIGHTS
+from evaluators.tasks._digits import WEIGHTS
 
 
 def test_digits_is_good_and_its_splits_are_disjoint(digits_task: Task) -> None:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset, Subset
 from torchvision import datasets, transforms
 
-from evaluators._split import Split, TaskError
-
-_LOG = logging.getLogger("spikefront")
+from evaluators._split import TaskError
+from evaluators.tasks._divide import Counts, Splits, divide
 
 Transform = Callable[[Any], Any]
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 _CIFAR10: Statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CIFAR100: Statistics = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-_IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-Splits = dict[str, Split]
-Counts = tuple[int, int, int | None]
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def cifar_splits(name: str, root: Path, counts: Counts, seed: int) -> Splits:
@@ -46,7 +39,7 @@ def cifar_splits(name: str, root: Path, counts: Counts, seed: int) -> Splits:
             f" torchvision's {loader.base_folder}/"
         ) from error
     varied = _with_transform(train, _varied(transform))
-    return _divide(train, held_out, None, varied, counts, seed)
+    return divide(train, held_out, None, varied, counts, seed)
 
 
 def image_folder_splits(root: Path, size: int, counts: Counts, seed: int) -> Splits:
@@ -56,7 +49,7 @@ def image_folder_splits(root: Path, size: int, counts: Counts, seed: int) -> Spl
             transforms.Resize(round(size * 256 / 224)),
             transforms.CenterCrop(size),
             transforms.ToTensor(),
-            transforms.Normalize(*_IMAGENET),
+            transforms.Normalize(*IMAGENET),
         ]
     )
     return _folder_splits(root, transform, _flipped(transform), counts, seed)
@@ -101,38 +94,4 @@ def _folder_splits(
                 f" {sorted(different)[0]!r}"
             )
     train = _with_transform(folders["train"], varied)
-    return _divide(folders["train"], folders["val"], folders.get("test"), train, counts, seed)
-
-
-def _divide(
-    train: Dataset[Any],
-    held_out: Dataset[Any],
-    test: Dataset[Any] | None,
-    varied: Dataset[Any],
-    counts: Counts,
-    seed: int,
-) -> Splits:
-    """Calibration and learning from ``train``; search and test, disjoint, from the others."""
-    calibration = _draw(train, seed)[: counts[0]]
-    order = _draw(held_out, seed)
-    search = order[: counts[1]] if test is not None else order[: min(counts[1], len(order) // 2)]
-    if test is None:
-        rest = Subset(held_out, order[len(search) :][: counts[2]])
-    else:
-        rest = Subset(test, _draw(test, seed)[: counts[2]])
-    sizes = {"calibration": len(calibration), "search": len(search), "test": len(rest)}
-    for (name, size), asked in zip(sizes.items(), counts, strict=True):
-        if asked is not None and size < asked:
-            _LOG.warning("the %s split has %d samples, not the %d asked for", name, size, asked)
-    return {
-        "calibration": Split(Subset(train, calibration), "calibration").in_memory(),
-        "search": Split(Subset(held_out, search), "search").in_memory(),
-        "test": Split(rest, "test"),
-        "train": Split(varied, "train"),
-    }
-
-
-def _draw(dataset: Dataset[Any], seed: int) -> list[int]:
-    size = len(dataset)  # type: ignore[arg-type]
-    order: list[int] = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
+    return divide(folders["train"], folders["val"], folders.get("test"), train, counts, seed)

@@ -16,14 +16,16 @@ import torchvision
 from safetensors import SafetensorError
 from torch import nn
 
-from evaluators._datasets import cifar_splits, image_folder_splits
-from evaluators._digits import digits
-from evaluators._models import ResNetCifar
 from evaluators._split import TaskError
 from evaluators._task import Task
-
-_CLASSES = {"cifar10": 10, "cifar100": 100}
-BUILT_IN_TASKS = ("digits", "cifar10", "cifar100", "imagefolder")
+from evaluators.metrics import MeanIoU
+from evaluators.tasks._digits import digits
+from evaluators.tasks._divide import Counts, Splits
+from evaluators.tasks._events import FRAMES_BY, FramesBy, event_splits
+from evaluators.tasks._images import cifar_splits, image_folder_splits
+from evaluators.tasks._models import MODELS
+from evaluators.tasks._segmentation import mask_splits
+from evaluators.tasks._shapes import shape_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +35,18 @@ class TaskSpec:
     Attributes:
         task: A built-in name, or ``path/to/file.py:function``.
         data: Folder of the data set.
-        model: ``resnet20``, a torchvision model name, or ``module:function``.
+        model: One of our compact networks by name, a torchvision model name, or
+            ``module:function``.
         weights: ``.safetensors`` or ``.pt`` file with the model's state dict.
         calibration_samples: Size of the calibration split.
         search_samples: Size of the search split.
         test_samples: Size of the test split; None takes all that is left.
-        image_size: Side of the image crop of ``imagefolder``, in pixels.
+        image_size: Side of the crop of ``imagefolder`` (None: 224), shorter side of the images of
+            ``segmentation`` (None: as they are), in pixels.
+        ignore_label: Label of pixels that do not count in ``segmentation``.
+        frames: Frames of a recording of ``events``.
+        frames_by: Whether each takes as long, ``"time"``, or has as many events, ``"count"``.
+        points: Points of a cloud of ``pointcloud``.
         seed: Seed of the draw of the splits.
     """
 
@@ -49,19 +57,28 @@ class TaskSpec:
     calibration_samples: int = 256
     search_samples: int = 1000
     test_samples: int | None = None
-    image_size: int = 224
+    image_size: int | None = None
+    ignore_label: int = 255
+    frames: int = 8
+    frames_by: FramesBy = "time"
+    points: int = 1024
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("calibration_samples", "search_samples", "test_samples", "image_size"):
+        sizes = ("calibration_samples", "search_samples", "test_samples", "image_size", "frames")
+        for name in (*sizes, "points"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TaskError(f"{name} must be >= 1, got {value}")
+        if self.frames_by not in FRAMES_BY:
+            raise TaskError(
+                f"frames_by must be one of {', '.join(FRAMES_BY)}, got {self.frames_by!r}"
+            )
 
     @property
     def names_user_code(self) -> bool:
         """Whether loading it imports code that is not spikefront's or torchvision's."""
-        return self.task not in BUILT_IN_TASKS or ":" in (self.model or "")
+        return self.task not in TASKS or ":" in (self.model or "")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -82,14 +99,12 @@ def load_task(spec: TaskSpec) -> Task:
     Raises:
         TaskError: Something named is missing, or does not fit.
     """
-    if spec.task == "digits":
-        return _digits(spec)
-    if spec.task in BUILT_IN_TASKS:
-        return _image_task(spec)
+    if spec.task in TASKS:
+        return TASKS[spec.task](spec)
     if ":" in spec.task:
         return _user_task(spec)
     raise TaskError(
-        f"task {spec.task!r} is unknown; give one of {', '.join(BUILT_IN_TASKS)},"
+        f"task {spec.task!r} is unknown; give one of {', '.join(TASKS)},"
         " or path/to/file.py:function"
     )
 
@@ -102,39 +117,92 @@ def _digits(spec: TaskSpec) -> Task:
     return digits(seed=spec.seed)
 
 
-def _image_task(spec: TaskSpec) -> Task:
+def _cifar(spec: TaskSpec) -> Task:
+    splits = cifar_splits(spec.task, _root(spec), _counts(spec), spec.seed)
+    return _task(spec, splits, {"cifar10": 10, "cifar100": 100}[spec.task], "resnet20")
+
+
+def _image_folder(spec: TaskSpec) -> Task:
+    root = _root(spec)
+    splits = image_folder_splits(root, spec.image_size or 224, _counts(spec), spec.seed)
+    return _task(spec, splits, sum(1 for entry in (root / "val").iterdir() if entry.is_dir()))
+
+
+def _segmentation(spec: TaskSpec) -> Task:
+    counts, ignored = _counts(spec), spec.ignore_label
+    splits, classes = mask_splits(_root(spec), spec.image_size, ignored, counts, spec.seed)
+    return _task(spec, splits, classes, "unet", metric=MeanIoU(ignore=ignored))
+
+
+def _events(spec: TaskSpec) -> Task:
+    given = (_root(spec), spec.frames, spec.frames_by, _counts(spec), spec.seed)
+    splits, classes = event_splits(*given)
+    return _task(spec, splits, classes, "eventnet", feed="events")
+
+
+def _shapes(spec: TaskSpec) -> Task:
+    kind: Any = spec.task
+    splits, classes = shape_splits(_root(spec), kind, spec.points, _counts(spec), spec.seed)
+    return _task(spec, splits, classes, {"voxels": "voxelnet", "pointcloud": "pointnet"}[kind])
+
+
+TASKS: dict[str, Callable[[TaskSpec], Task]] = {
+    "digits": _digits,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "imagefolder": _image_folder,
+    "segmentation": _segmentation,
+    "events": _events,
+    "voxels": _shapes,
+    "pointcloud": _shapes,
+}
+"""What the command line offers by name."""
+
+BUILT_IN_TASKS = tuple(TASKS)
+
+UNTRAINED = ""
+"""The weights of a model that is to be trained."""
+
+
+def _root(spec: TaskSpec) -> Path:
     if spec.data is None:
         raise TaskError(f"the task {spec.task} needs --data DIR")
     root = Path(spec.data)
     if not root.is_dir():
         raise TaskError(f"the data folder {root} does not exist")
-    counts = (spec.calibration_samples, spec.search_samples, spec.test_samples)
-    if spec.task == "imagefolder":
-        splits = image_folder_splits(root, spec.image_size, counts, spec.seed)
-    else:
-        splits = cifar_splits(spec.task, root, counts, spec.seed)
-    return Task(
-        name=spec.task,
-        model=load_model(spec, _CLASSES.get(spec.task) or _count_classes(root)),
-        calibration=splits["calibration"],
-        search=splits["search"],
-        test=splits["test"],
-        train=splits["train"],
-    )
+    return root
 
 
-def _count_classes(root: Path) -> int:
-    return sum(1 for entry in (root / "val").iterdir() if entry.is_dir())
+def _counts(spec: TaskSpec) -> Counts:
+    return spec.calibration_samples, spec.search_samples, spec.test_samples
 
 
-def load_model(spec: TaskSpec, classes: int) -> nn.Module:
-    """The model that a spec names, with its weights, in evaluation mode."""
-    name = spec.model or ("resnet20" if spec.task in _CLASSES else None)
+def _task(
+    spec: TaskSpec, splits: Splits, classes: int, usual: str | None = None, **options: Any
+) -> Task:
+    given: dict[str, Any] = {**splits, **options}
+    return Task(name=spec.task, model=load_model(spec, classes, usual), **given)
+
+
+def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Module:
+    """The model that a spec names, with its weights, in evaluation mode.
+
+    Args:
+        spec: What to load.
+        classes: Outputs of a model that is known by name.
+        usual: The model where the spec names none.
+
+    Raises:
+        TaskError: It is unknown, or its weights are missing or do not fit.
+    """
+    name = spec.model or usual
+    if name is not None and spec.weights == UNTRAINED:
+        return build_model(name, classes)
     if name is None:
         raise TaskError(f"the task {spec.task} needs --model NAME, a torchvision model")
     if spec.weights is None:
         raise TaskError(f"the model {name} needs --weights FILE, its trained state dict")
-    model = _build(name, classes)
+    model = build_model(name, classes)
     state = load_state(Path(spec.weights))
     try:
         model.load_state_dict(state)
@@ -144,9 +212,14 @@ def load_model(spec: TaskSpec, classes: int) -> nn.Module:
     return model.eval()
 
 
-def _build(name: str, classes: int) -> nn.Module:
-    if name == "resnet20":
-        return ResNetCifar(classes=classes)
+def build_model(name: str, classes: int) -> nn.Module:
+    """A model by its name, untrained.
+
+    Raises:
+        TaskError: It is unknown, or a function that returns no module.
+    """
+    if name in MODELS:
+        return MODELS[name](classes=classes)
     if ":" in name:
         built = _call(_import_function(name), name)
         if not isinstance(built, nn.Module):
@@ -154,9 +227,14 @@ def _build(name: str, classes: int) -> nn.Module:
         return built
     if name not in torchvision.models.list_models():
         raise TaskError(
-            f"model {name!r} is unknown; give resnet20, a torchvision model, or module:function"
+            f"model {name!r} is unknown; give {', '.join(MODELS)}, a torchvision model, or"
+            " module:function"
         )
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"init_weights": False}
+    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        options = {"weights_backbone": None}
     model: nn.Module = torchvision.models.get_model(name, num_classes=classes, **options)
     return model
 

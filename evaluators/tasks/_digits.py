@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluators._models import ResNetCifar
 from evaluators._split import Split
 from evaluators._task import Task
+from evaluators.tasks._models import ResNetCifar
 
 TRAIN, CALIBRATION, SEARCH = 797, 100, 450
 """Samples per split; the remaining 450 of the 1,797 are the test split."""

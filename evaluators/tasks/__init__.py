@@ -1,0 +1,31 @@
+"""The built-in tasks, their data and their networks."""
+
+from evaluators.tasks._digits import digits
+from evaluators.tasks._models import EventNet, PointNet, ResNetCifar, UNet, VoxelNet
+from evaluators.tasks._spec import (
+    BUILT_IN_TASKS,
+    UNTRAINED,
+    TaskSpec,
+    build_model,
+    import_source,
+    load_model,
+    load_state,
+    load_task,
+)
+
+__all__ = [
+    "BUILT_IN_TASKS",
+    "UNTRAINED",
+    "EventNet",
+    "PointNet",
+    "ResNetCifar",
+    "TaskSpec",
+    "UNet",
+    "VoxelNet",
+    "build_model",
+    "digits",
+    "import_source",
+    "load_model",
+    "load_state",
+    "load_task",
+]

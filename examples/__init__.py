@@ -1,0 +1,1 @@
+"""One command per task: train a compact ANN, search its spiking versions, report."""

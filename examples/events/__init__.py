@@ -1,0 +1,1 @@
+"""Event-driven classification: N-MNIST."""

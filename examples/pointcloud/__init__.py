@@ -1,0 +1,1 @@
+"""Classification of three-dimensional shapes as point clouds: ModelNet."""
