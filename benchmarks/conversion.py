@@ -180,7 +180,7 @@ def measure(name: str, images: int) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
         expected = _one(model(unseen))
-        analog = found.outputs.answer(ann_answers(found.network, unseen))
+        analog = found.outputs.main(ann_answers(found.network, unseen))
         if name in WORDS:
             disturbed = expected
         else:

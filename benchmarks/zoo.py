@@ -51,7 +51,7 @@ def row(name: str, specimen: Specimen) -> str:
 
     cells = [
         f"{seconds:.2f}",
-        f"{relative(found.outputs.answer(ann_answers(found.network, unseen))):.0e}",
+        f"{relative(found.outputs.main(ann_answers(found.network, unseen))):.0e}",
     ]
     for steps in STEPS:
         config = ConversionConfig.uniform(found.layers, timesteps=steps, phi=4)

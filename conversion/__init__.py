@@ -42,6 +42,7 @@ from conversion.neurons import NEURONS, AdaFire, DualThreshold
 from conversion.outputs import (
     OUTPUTS,
     Answers,
+    Boxes,
     Classes,
     Outputs,
     Score,
@@ -74,6 +75,7 @@ __all__ = [
     "Advanced",
     "Answers",
     "Batches",
+    "Boxes",
     "Branch",
     "Calibration",
     "Choice",

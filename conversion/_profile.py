@@ -219,7 +219,7 @@ def profile(
         analog = AnalogPass(network, lambda name, a: histograms[name].add(a))
         for batch in inputs.split(batch_size):
             answers = analog.run(batch)
-            _check_finite(read.answer(answers))
+            _check_finite(read.read(answers))
             read = read.fitted(answers)
     cost = costs(network)
     layers = {name: _layer_profile(network, cost, name, h) for name, h in histograms.items()}
@@ -248,8 +248,8 @@ def _still(inputs: Inputs, feed: Feed) -> Inputs:
 _PROBED = 4
 
 
-def _check_finite(answer: Tensor) -> None:
-    if not bool(torch.isfinite(answer).all()):
+def _check_finite(answers: list[Tensor]) -> None:
+    if not all(bool(torch.isfinite(answer).all()) for answer in answers):
         raise ConversionError("the ANN's outputs on the calibration data contain NaN or infinity")
 
 

@@ -1,5 +1,6 @@
 """What a choice is worth: tasks, and honest measurement of accuracy, energy and time."""
 
+from evaluators._comparison import Comparison, Pair
 from evaluators._estimate import (
     Estimate,
     PairedDrop,
@@ -12,16 +13,19 @@ from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement
 from evaluators._recording import Recording
 from evaluators._split import Split, TaskError, split_of
 from evaluators._task import SPLITS, Task
-from evaluators.metrics import R2, MeanIoU, MeanScore, Metric, Scores, TopK
+from evaluators.metrics import R2, MeanAveragePrecision, MeanIoU, MeanScore, Metric, Scores, TopK
 from evaluators.tasks import (
     BUILT_IN_TASKS,
     UNTRAINED,
+    Detector,
     EventNet,
     PointNet,
     ResNetCifar,
     TaskSpec,
+    TorchvisionDetector,
     UNet,
     VoxelNet,
+    YoloNet,
     build_model,
     digits,
     import_source,
@@ -37,14 +41,18 @@ __all__ = [
     "SPLITS",
     "UNTRAINED",
     "AnnReference",
+    "Comparison",
+    "Detector",
     "Estimate",
     "Evaluator",
     "EventNet",
     "ExitPoint",
+    "MeanAveragePrecision",
     "MeanIoU",
     "MeanScore",
     "Measurement",
     "Metric",
+    "Pair",
     "PairedDrop",
     "PointNet",
     "Recording",
@@ -56,8 +64,10 @@ __all__ = [
     "TaskError",
     "TaskSpec",
     "TopK",
+    "TorchvisionDetector",
     "UNet",
     "VoxelNet",
+    "YoloNet",
     "build_model",
     "digits",
     "estimate_mean",

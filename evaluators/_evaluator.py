@@ -39,6 +39,7 @@ from conversion import (
     tensors_sha256,
 )
 from evaluators._checks import checked_targets
+from evaluators._comparison import Comparing, Comparison
 from evaluators._estimate import Estimate
 from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement
 from evaluators._recording import Recorded, Recording, joined, recorded
@@ -218,6 +219,28 @@ class Evaluator:
             energy=self.energy,
             metric=self.task.metric,
         )
+
+    def compare(self, choice: Choice, split: str = "search", *, pairs: int = 6) -> Comparison:
+        """Both networks on the same samples, the spiking one with its early exit.
+
+        Args:
+            choice: What to convert.
+            split: Which samples.
+            pairs: How many of those on which the two differ most are kept whole.
+        """
+        model, network = self.convert(choice), self.profile.network
+        comparing = Comparing(model.outputs, self.task.metric, pairs)
+        ann = self._ann(split)
+
+        def add(x: Inputs, y: Tensor, start: int) -> None:
+            found = model.infer(x)
+            expected = ann.answers(network, x, start)
+            comparing.add(
+                network.still(network.take(x)), y, expected, found.answers, found.timesteps
+            )
+
+        self._over(split, add)
+        return comparing.found(split)
 
     def measure(self, choice: Choice, split: str = "search") -> Measurement:
         """Convert, run and measure a choice.

@@ -54,9 +54,9 @@ def recorded(
     Raises:
         ConversionError: The outputs contain NaN or infinity.
     """
-    if not bool(torch.isfinite(found.logits).all()):
-        raise ConversionError("the spiking network's outputs contain NaN or infinity")
     steps = [found.at(step) for step in range(len(found.logits))]
+    if not all(bool(torch.isfinite(x).all()) for step in steps for x in outputs.read(step)):
+        raise ConversionError("the spiking network's outputs contain NaN or infinity")
     return Recorded(
         statistics=torch.stack([metric.statistics(outputs.answer(s), targets) for s in steps]),
         confidences={
@@ -67,14 +67,14 @@ def recorded(
         spikes=found.spikes,
         synops=found.synops,
         sources=found.sources,
-        digests=tuple(_digests(outputs.answer(step)) for step in steps),
+        digests=tuple(_digests(outputs.read(step)) for step in steps),
     )
 
 
-def _digests(answer: Tensor) -> bytes:
+def _digests(answers: Sequence[Tensor]) -> bytes:
     """SHA-256 of each sample, one after the other: they do not depend on the batches."""
-    plain = answer.detach().cpu().contiguous(memory_format=torch.contiguous_format)
-    rows = plain.reshape(len(plain), -1).view(torch.uint8).numpy()
+    flat = torch.cat([answer.detach().cpu().reshape(len(answer), -1) for answer in answers], 1)
+    rows = flat.contiguous().view(torch.uint8).numpy()
     return b"".join(hashlib.sha256(row.tobytes()).digest() for row in rows)
 
 

@@ -23,7 +23,15 @@ from reports._front import (
     pareto_front,
     select,
 )
-from reports._report import ann_on_test, measure_front, tested, write_figure, write_report
+from reports._pictures import classes_figure, samples_figure
+from reports._report import (
+    ann_on_test,
+    compare_knee,
+    measure_front,
+    tested,
+    write_figure,
+    write_report,
+)
 from reports._tables import front_frame, front_rows, summary, trials_frame
 
 __all__ = [
@@ -31,6 +39,8 @@ __all__ = [
     "FrontPoint",
     "ParetoFront",
     "ann_on_test",
+    "classes_figure",
+    "compare_knee",
     "diagnosis_figure",
     "diagnosis_table",
     "front_frame",
@@ -48,6 +58,7 @@ __all__ = [
     "paper_table",
     "pareto_front",
     "profile_table",
+    "samples_figure",
     "select",
     "sensitivity_figure",
     "sensitivity_table",

@@ -16,9 +16,10 @@ import optuna
 from matplotlib.figure import Figure
 
 from conversion import ConfigError, Costs, write_file
-from evaluators import AnnReference, Evaluator, Measurement
+from evaluators import AnnReference, Comparison, Evaluator, Measurement, Task
 from reports._figures import FIGURES
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
+from reports._pictures import classes_figure, samples_figure
 from reports._tables import front_frame, trials_frame
 from search import study_setup
 
@@ -92,6 +93,8 @@ def write_report(
     *,
     costs: Costs | None = None,
     provenance: Mapping[str, Any] | None = None,
+    comparison: Comparison | None = None,
+    task: Task | None = None,
 ) -> list[Path]:
     """Write ``front.csv``, ``trials.csv``, ``figures/*.png|svg`` and ``report.html``.
 
@@ -100,6 +103,8 @@ def write_report(
         folder: Where.
         costs: Of the network: what stays analog is then listed with its MACs.
         provenance: What the page says last, by name.
+        comparison: Of the knee with the ANN: classes and pictures are then shown.
+        task: The task, for the pictures.
 
     Raises:
         FileError: The folder cannot be written; every file is either whole or absent.
@@ -109,14 +114,40 @@ def write_report(
         write_file(folder / "trials.csv", trials_frame(front).to_csv(index=False)),
     ]
     figures = []
-    for name, (title, draw) in FIGURES.items():
-        figure = draw(front)
+    drawn = {name: (title, draw(front)) for name, (title, draw) in FIGURES.items()}
+    for name, (title, figure) in {**drawn, **_compared(comparison, task)}.items():
         svg = _render(figure, "svg")
         files.append(write_file(folder / "figures" / f"{name}.svg", svg))
         files.append(write_file(folder / "figures" / f"{name}.png", _render(figure, "png")))
         figures.append({"title": title, "svg": base64.b64encode(svg).decode()})
     page = _page(front, figures, folder, costs, provenance or {})
     return [*files, write_file(folder / "report.html", page)]
+
+
+def compare_knee(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> Comparison:
+    """The knee of a front beside the ANN, on the last split that was measured."""
+    point = next(p for p in front.points if p.trial == knee(front.points).trial)
+    choice = study_setup(study).space.choice(point.params, point.lineage)
+    return evaluator.compare(choice, list(front.ann)[-1])
+
+
+def _compared(comparison: Comparison | None, task: Task | None) -> dict[str, tuple[str, Figure]]:
+    if comparison is None:
+        return {}
+    top = comparison.top5
+    five = f"; top-5 {top[0]:.1%} and {top[1]:.1%}" if top else ""
+    where = f"the knee, {comparison.split} split, n = {comparison.n}"
+    figures = {
+        "classes": (
+            f"ANN and spiking network by class ({where}{five})",
+            classes_figure(comparison),
+        ),
+        "samples": (
+            f"Samples on which they differ most ({where})",
+            samples_figure(comparison, task) if task else None,
+        ),
+    }
+    return {name: (title, figure) for name, (title, figure) in figures.items() if figure}
 
 
 def write_figure(figure: Figure, path: Path) -> Path:

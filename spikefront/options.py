@@ -64,13 +64,13 @@ def task_options(command: Command) -> Command:
     options: list[Command] = [
         click.option(
             "--task",
-            help="digits (default), cifar10, cifar100, imagefolder, segmentation, events, voxels,"
-            " pointcloud, or path/to/file.py:function.",
+            help="digits (default), cifar10, cifar100, imagefolder, segmentation, detection,"
+            " events, voxels, pointcloud, or path/to/file.py:function.",
         ),
         click.option("--data", type=click.Path(), help="Folder of the data set."),
         click.option(
             "--model",
-            help="resnet20, unet, eventnet, voxelnet, pointnet, a torchvision model, or"
+            help="resnet20, unet, yolonet, eventnet, voxelnet, pointnet, a torchvision model, or"
             " module:function.",
         ),
         click.option(
@@ -84,8 +84,8 @@ def task_options(command: Command) -> Command:
         click.option(
             "--image-size",
             type=click.IntRange(1),
-            help="imagefolder: side of the crop (default 224); segmentation: shorter side (default:"
-            " as the images are), pixels.",
+            help="In pixels. imagefolder: side of the crop (default 224); segmentation, detection:"
+            " shorter side (default: as the images are; 320).",
         ),
         click.option("--ignore-label", type=int, help="segmentation: no class. Default 255."),
         click.option("--frames", type=click.IntRange(1), help="events: per recording. Default 8."),

@@ -58,9 +58,17 @@ class Outputs(ABC):
         """These outputs once the ANN's answers to the calibration data are known."""
         return self
 
-    def answer(self, answers: Answers) -> Tensor:
+    def main(self, answers: Answers) -> Tensor:
         """The output that answers, ``(N, ...)``."""
         return answers[str(self.output)]
+
+    def read(self, answers: Answers) -> list[Tensor]:
+        """Every output that plays a part."""
+        return [self.main(answers)]
+
+    def answer(self, answers: Answers) -> Any:
+        """What a metric is shown."""
+        return self.main(answers)
 
     def confidence(self, answers: Answers, score: Score) -> Tensor:
         """How sure the network is of each sample, ``(N,)``, in 0..1.
@@ -77,7 +85,7 @@ class Outputs(ABC):
             answers: Of the spiking network.
             expected: Of the ANN.
         """
-        answer = self.answer(answers)
+        answer = self.main(answers)
         return answer.new_ones(len(answer))
 
     @abstractmethod

@@ -28,21 +28,21 @@ class Classes(Outputs):
 
     def confidence(self, answers: Answers, score: Score) -> Tensor:
         """See :func:`confidence`."""
-        return confidence(self.answer(answers), score, samples=1)
+        return confidence(self.main(answers), score, samples=1)
 
     def agreement(self, answers: Answers, expected: Answers) -> Tensor:
         """Share of the positions with the ANN's class."""
-        mine = self.answer(answers)
-        same = decisions(mine, 1) == decisions(self.answer(expected), 1)
+        mine = self.main(answers)
+        same = decisions(mine, 1) == decisions(self.main(expected), 1)
         return same.to(mine).mean(-1)
 
     def divergence(self, answers: Answers, expected: Answers) -> Tensor:
         """See :func:`symmetric_kl`."""
-        return symmetric_kl(self.answer(answers), self.answer(expected))
+        return symmetric_kl(self.main(answers), self.main(expected))
 
     def loss(self, answers: Answers, expected: Answers) -> Tensor:
         """``KL(ANN‖spiking)``; of a single output the relative squared error."""
-        found, reference = self.answer(answers), self.answer(expected)
+        found, reference = self.main(answers), self.main(expected)
         if reference.dim() < 2 or reference.shape[1] == 1:
             return relative_error(found, reference)
         p = reference.softmax(1)
@@ -51,7 +51,7 @@ class Classes(Outputs):
 
     def label_loss(self, answers: Answers, labels: Tensor) -> Tensor:
         """Cross-entropy; positions whose label is no class of the network's are left out."""
-        logits = self.answer(answers)
+        logits = self.main(answers)
         if logits.dim() < 2 or labels.shape != logits[:, 0].shape:
             raise ConfigError(
                 "label_weight needs batches (inputs, labels), labels (N,) of outputs (N, classes)"

@@ -28,17 +28,17 @@ class Values(Outputs):
         """With the scale of the ANN's answers to the calibration data."""
         if self.scale is not None:
             return self
-        return replace(self, scale=float(self.answer(answers).double().std(correction=0)) or 1.0)
+        return replace(self, scale=float(self.main(answers).double().std(correction=0)) or 1.0)
 
     def divergence(self, answers: Answers, expected: Answers) -> Tensor:
         """Mean squared error of a sample against the ANN, over ``scale²``."""
-        found, reference = (self.answer(x).double() for x in (answers, expected))
+        found, reference = (self.main(x).double() for x in (answers, expected))
         errors = (found - reference).square().reshape(len(found), -1).mean(1)
         return errors / (self.scale or 1.0) ** 2
 
     def loss(self, answers: Answers, expected: Answers) -> Tensor:
         """The relative squared error."""
-        return relative_error(self.answer(answers), self.answer(expected))
+        return relative_error(self.main(answers), self.main(expected))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> Tensor:

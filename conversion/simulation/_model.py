@@ -54,11 +54,13 @@ class Inference:
 
     Attributes:
         logits: The output that answers at each sample's exit, ``(N, ...)``.
+        answers: All outputs by name, samples in front.
         outputs: All outputs in the ANN's structure, likewise.
         timesteps: Steps that each sample ran, ``(N,)``.
     """
 
     logits: Tensor
+    answers: Mapping[str, Tensor]
     outputs: Any
     timesteps: Tensor
 
@@ -167,7 +169,7 @@ class SpikingModel(nn.Module):
         }
         spikes, synops = counter.stacked(list(self.costs.fan_out), (steps, state.samples))
         return Simulation(
-            logits=self.outputs.answer(answers),
+            logits=self.outputs.main(answers),
             answers=answers,
             outputs=self.network.structured(
                 [self._as_given(index, mean, steps) for index, mean in enumerate(means)]
@@ -228,8 +230,10 @@ class SpikingModel(nn.Module):
             axis.back(answer) if (axis := self.network.output_axis(index)) else answer
             for index, answer in enumerate(answers)
         ]
+        named = self.network.answers(answers)
         return Inference(
-            logits=self.outputs.answer(self.network.answers(answers)),
+            logits=self.outputs.main(named),
+            answers=named,
             outputs=self.network.structured(outputs),
             timesteps=timesteps,
         )
@@ -274,7 +278,7 @@ class SpikingModel(nn.Module):
 
     def _may_leave(self, answers: Answers, step: int) -> Tensor:
         if self.exit is None:
-            answer = self.outputs.answer(answers)
+            answer = self.outputs.main(answers)
             return torch.zeros(len(answer), dtype=torch.bool, device=answer.device)
         return self.outputs.confidence(answers, self.exit.score) > self.exit.thresholds[step - 1]
 

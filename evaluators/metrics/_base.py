@@ -76,6 +76,10 @@ class Metric(ABC):
         error = float((both[0] - both[1]).std()) if n > 1 else math.inf
         return PairedDrop(n=n, mean=lost, square=lost**2, error=max(error, _LEAST_ERROR))
 
+    def per_class(self, statistics: Tensor, targets: Tensor) -> Tensor:
+        """The metric of each class, ``(classes,)``, NaN without samples; empty if there is none."""
+        return statistics.new_zeros(0, dtype=torch.float64)
+
     def chance(self, targets: Tensor) -> float:
         """What an answer that ignores the input can reach."""
         return 0.0

@@ -87,6 +87,13 @@ class TopK(MeanScore):
         )
         return (best == wanted[:, None]).any(1).to(torch.float64).mean(-1)
 
+    def per_class(self, statistics: Tensor, targets: Tensor) -> Tensor:
+        """Share of the samples of each class."""
+        if targets.dim() != 1 or targets.is_floating_point():
+            return super().per_class(statistics, targets)
+        right = torch.bincount(targets.long(), weights=statistics.double())
+        return right / torch.bincount(targets.long())
+
     def chance(self, targets: Tensor) -> float:
         """That of always answering with the commonest classes."""
         if targets.dim() != 1 or targets.is_floating_point():

@@ -1,5 +1,6 @@
 """The built-in tasks, their data and their networks."""
 
+from evaluators.tasks._detectors import Detector, TorchvisionDetector, YoloNet
 from evaluators.tasks._digits import digits
 from evaluators.tasks._models import EventNet, PointNet, ResNetCifar, UNet, VoxelNet
 from evaluators.tasks._spec import (
@@ -16,12 +17,15 @@ from evaluators.tasks._spec import (
 __all__ = [
     "BUILT_IN_TASKS",
     "UNTRAINED",
+    "Detector",
     "EventNet",
     "PointNet",
     "ResNetCifar",
     "TaskSpec",
+    "TorchvisionDetector",
     "UNet",
     "VoxelNet",
+    "YoloNet",
     "build_model",
     "digits",
     "import_source",

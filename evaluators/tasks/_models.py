@@ -72,7 +72,8 @@ class ResNetCifar(nn.Module):
         return self.fc(self.flatten(self.avgpool(x)))  # type: ignore[no-any-return]
 
 
-def _conv(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    """Convolution, normalisation, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -90,9 +91,13 @@ class EventNet(nn.Module):
 
     def __init__(self, *, classes: int = 10, width: int = 16) -> None:
         super().__init__()
-        self.stage1 = _conv(2, width)
-        self.stage2 = nn.Sequential(_conv(width, 2 * width, stride=2), _conv(2 * width, 2 * width))
-        self.stage3 = nn.Sequential(_conv(2 * width, 4 * width, stride=2), nn.AdaptiveAvgPool2d(1))
+        self.stage1 = conv_block(2, width)
+        self.stage2 = nn.Sequential(
+            conv_block(width, 2 * width, stride=2), conv_block(2 * width, 2 * width)
+        )
+        self.stage3 = nn.Sequential(
+            conv_block(2 * width, 4 * width, stride=2), nn.AdaptiveAvgPool2d(1)
+        )
         self.fc = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,15 +115,17 @@ class UNet(nn.Module):
 
     def __init__(self, *, classes: int, width: int = 16) -> None:
         super().__init__()
-        self.down1 = nn.Sequential(_conv(3, width, stride=2), _conv(width, width))
-        self.down2 = nn.Sequential(_conv(width, 2 * width, stride=2), _conv(2 * width, 2 * width))
-        self.down3 = nn.Sequential(
-            _conv(2 * width, 4 * width, stride=2),
-            _conv(4 * width, 4 * width),
-            _conv(4 * width, 4 * width),
+        self.down1 = nn.Sequential(conv_block(3, width, stride=2), conv_block(width, width))
+        self.down2 = nn.Sequential(
+            conv_block(width, 2 * width, stride=2), conv_block(2 * width, 2 * width)
         )
-        self.up2 = _conv(4 * width, 2 * width)
-        self.up1 = _conv(2 * width, width)
+        self.down3 = nn.Sequential(
+            conv_block(2 * width, 4 * width, stride=2),
+            conv_block(4 * width, 4 * width),
+            conv_block(4 * width, 4 * width),
+        )
+        self.up2 = conv_block(4 * width, 2 * width)
+        self.up1 = conv_block(2 * width, width)
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,11 +211,11 @@ class PointNet(nn.Module):
         return self.head(torch.cat([local, whole], 1))  # type: ignore[no-any-return]
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+COMPACT: dict[str, Callable[..., nn.Module]] = {
     "resnet20": ResNetCifar,
     "unet": UNet,
     "eventnet": EventNet,
     "voxelnet": VoxelNet,
     "pointnet": PointNet,
 }
-"""By the names that the command line knows; each takes ``classes``."""
+"""By name; each takes ``classes``."""

@@ -18,12 +18,14 @@ from torch import nn
 
 from evaluators._split import TaskError
 from evaluators._task import Task
-from evaluators.metrics import MeanIoU
+from evaluators.metrics import MeanAveragePrecision, MeanIoU
+from evaluators.tasks._detection import box_classes, box_splits
+from evaluators.tasks._detectors import Detector, TorchvisionDetector, YoloNet
 from evaluators.tasks._digits import digits
 from evaluators.tasks._divide import Counts, Splits
 from evaluators.tasks._events import FRAMES_BY, FramesBy, event_splits
 from evaluators.tasks._images import cifar_splits, image_folder_splits
-from evaluators.tasks._models import MODELS
+from evaluators.tasks._models import COMPACT
 from evaluators.tasks._segmentation import mask_splits
 from evaluators.tasks._shapes import shape_splits
 
@@ -42,7 +44,7 @@ class TaskSpec:
         search_samples: Size of the search split.
         test_samples: Size of the test split; None takes all that is left.
         image_size: Side of the crop of ``imagefolder`` (None: 224), shorter side of the images of
-            ``segmentation`` (None: as they are), in pixels.
+            ``segmentation`` (None: as they are) and ``detection`` (None: 320), in pixels.
         ignore_label: Label of pixels that do not count in ``segmentation``.
         frames: Frames of a recording of ``events``.
         frames_by: Whether each takes as long, ``"time"``, or has as many events, ``"count"``.
@@ -134,6 +136,23 @@ def _segmentation(spec: TaskSpec) -> Task:
     return _task(spec, splits, classes, "unet", metric=MeanIoU(ignore=ignored))
 
 
+def _detection(spec: TaskSpec) -> Task:
+    root = _root(spec)
+    classes = len(box_classes(root))
+    model = load_model(spec, classes, "yolonet")
+    if not isinstance(model, Detector):
+        raise TaskError(
+            f"the model {spec.model} detects nothing: it needs the attributes outputs and"
+            " statistics and the methods prepare and decode, as evaluators.YoloNet has them"
+        )
+    size = getattr(model, "size", None) or spec.image_size or 320
+    splits, shape = box_splits(root, size, _counts(spec), spec.seed, model.statistics)
+    model.prepare(shape)
+    metric = MeanAveragePrecision(model.decode, classes)
+    given: dict[str, Any] = {**splits, "metric": metric, "outputs": model.outputs}
+    return Task(name=spec.task, model=model, **given)
+
+
 def _events(spec: TaskSpec) -> Task:
     given = (_root(spec), spec.frames, spec.frames_by, _counts(spec), spec.seed)
     splits, classes = event_splits(*given)
@@ -152,6 +171,7 @@ TASKS: dict[str, Callable[[TaskSpec], Task]] = {
     "cifar100": _cifar,
     "imagefolder": _image_folder,
     "segmentation": _segmentation,
+    "detection": _detection,
     "events": _events,
     "voxels": _shapes,
     "pointcloud": _shapes,
@@ -212,6 +232,10 @@ def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Mod
     return model.eval()
 
 
+MODELS: dict[str, Callable[..., nn.Module]] = {**COMPACT, "yolonet": YoloNet}
+"""By the names that the command line knows; each takes ``classes``."""
+
+
 def build_model(name: str, classes: int) -> nn.Module:
     """A model by its name, untrained.
 
@@ -230,6 +254,8 @@ def build_model(name: str, classes: int) -> nn.Module:
             f"model {name!r} is unknown; give {', '.join(MODELS)}, a torchvision model, or"
             " module:function"
         )
+    if name in torchvision.models.list_models(module=torchvision.models.detection):
+        return TorchvisionDetector(name, classes)
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options = {"init_weights": False}

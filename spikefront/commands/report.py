@@ -37,7 +37,7 @@ def report(
 
     Each point is measured on the test split once; the study keeps the result.
     """
-    from reports import front_table, measure_front, summary, write_report
+    from reports import compare_knee, front_table, measure_front, summary, write_report
 
     study, spec = open_existing(out, storage, study_name, task)
     evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts, out=out)
@@ -50,7 +50,14 @@ def report(
             on_point=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     costs = evaluator.profile.costs
-    files = write_report(front, out, costs=costs, provenance=provenance_of(study, evaluator, spec))
+    files = write_report(
+        front,
+        out,
+        costs=costs,
+        provenance=provenance_of(study, evaluator, spec),
+        comparison=compare_knee(study, evaluator, front),
+        task=evaluator.task,
+    )
     if as_json:
         click.echo(json.dumps(summary(front), allow_nan=False))
         return

@@ -30,7 +30,7 @@ def check(found, config: ConversionConfig, burst="count") -> None:
         if branch.layer is not None:
             changed = replace(config, layers={**config.layers, branch.layer: branch.config})
         simulated = convert(found, changed).simulate(found.inputs, burst=burst)
-        torch.testing.assert_close(found.outputs.answer(branch.answers), simulated.logits)
+        torch.testing.assert_close(found.outputs.main(branch.answers), simulated.logits)
         torch.testing.assert_close(branch.synops, simulated.synops.mean(2))
         assert branch.sources == simulated.sources
 

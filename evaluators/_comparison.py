@@ -1,0 +1,144 @@
+"""The ANN and a spiking network on the same samples: where they differ, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion import Answers, Inputs, Outputs, decisions
+from evaluators.metrics import Metric, TopK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One sample and what both networks answer.
+
+    Attributes:
+        place: Its number in the split.
+        inputs: As the ANN takes them, without the samples' dimension.
+        target: Of the split.
+        ann: The ANN's answer.
+        spiking: The spiking network's, at its exit.
+        divergence: Of the two.
+        steps: That the spiking network ran.
+    """
+
+    place: int
+    inputs: Sequence[Tensor]
+    target: Tensor
+    ann: Any
+    spiking: Any
+    divergence: float
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Both networks on one split.
+
+    Attributes:
+        split: Which.
+        n: Number of samples.
+        metric: Name of the task's metric.
+        per_class: The metric of each class, of the ANN and of the spiking network, ``(2,
+            classes)``; empty where there is none.
+        confusion: How often the ANN decides for one class (row) and the spiking network for another
+            (column), over samples and positions, ``(classes, classes)``; empty where nothing is
+            decided.
+        top5: Share of samples with their class among the five most probable, of both networks; None
+            below ten classes.
+        pairs: The samples on which the two differ most, by falling divergence.
+    """
+
+    split: str
+    n: int
+    metric: str
+    per_class: Tensor
+    confusion: Tensor
+    top5: tuple[float, float] | None
+    pairs: tuple[Pair, ...]
+
+
+class Comparing:
+    """Collects a comparison batch by batch.
+
+    Args:
+        outputs: How outputs are read.
+        metric: The task's.
+        pairs: How many samples to keep.
+    """
+
+    def __init__(self, outputs: Outputs, metric: Metric, pairs: int) -> None:
+        self._outputs, self._metric, self._most = outputs, metric, pairs
+        self._statistics: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._top: list[Tensor] = []
+        self._confusion = torch.zeros(0, 0, dtype=torch.long)
+        self._pairs: list[Pair] = []
+        self._n = 0
+
+    def add(
+        self, inputs: Inputs, targets: Tensor, ann: Answers, spiking: Answers, steps: Tensor
+    ) -> None:
+        """One batch: what both answer, and the steps that each sample ran, ``(N,)``."""
+        both = [self._outputs.answer(answers) for answers in (ann, spiking)]
+        self._statistics.append(torch.stack([self._metric.statistics(a, targets) for a in both]))
+        self._targets.append(targets)
+        if self._outputs.kind == "classes":
+            self._decided(both[0], both[1], targets)
+        divergences = self._outputs.divergence(spiking, ann)
+        for i in divergences.argsort(descending=True)[: self._most].tolist():
+            self._pairs.append(
+                Pair(
+                    place=self._n + i,
+                    inputs=[x[i].cpu() for x in inputs.tensors],
+                    target=targets[i].cpu(),
+                    ann=_one(both[0], i),
+                    spiking=_one(both[1], i),
+                    divergence=float(divergences[i]),
+                    steps=int(steps[i]),
+                )
+            )
+        self._pairs.sort(key=lambda pair: -pair.divergence)
+        del self._pairs[self._most :]
+        self._n += len(targets)
+
+    def _decided(self, ann: Tensor, spiking: Tensor, targets: Tensor) -> None:
+        if ann.dim() < 2:
+            return
+        classes = max(ann.shape[1], 2)
+        pairs = decisions(ann, 1) * classes + decisions(spiking, 1)
+        counts = torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes)
+        self._confusion = counts if not len(self._confusion) else self._confusion + counts
+        if ann.dim() == 2 and classes >= _MANY:
+            top = TopK(5)
+            self._top.append(torch.stack([top.statistics(x, targets) for x in (ann, spiking)]))
+
+    def found(self, split: str) -> Comparison:
+        """The comparison of all that was added."""
+        statistics, targets = torch.cat(self._statistics, 1), torch.cat(self._targets)
+        rows = [self._metric.per_class(one, targets) for one in statistics]
+        top = torch.cat(self._top, 1).mean(1).tolist() if self._top else None
+        return Comparison(
+            split=split,
+            n=self._n,
+            metric=self._metric.name,
+            per_class=torch.stack(rows).cpu(),
+            confusion=self._confusion.cpu(),
+            top5=None if top is None else (top[0], top[1]),
+            pairs=tuple(self._pairs),
+        )
+
+
+_MANY = 10
+"""Classes from which on the five most probable are worth a look."""
+
+
+def _one(answer: Any, place: int) -> Any:
+    if isinstance(answer, Tensor):
+        return answer[place].cpu()
+    return {name: value[place].cpu() for name, value in answer.items()}

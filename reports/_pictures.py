@@ -1,0 +1,198 @@
+"""What both networks make of the same samples, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from evaluators import Comparison, Metric, Pair, Task
+from evaluators.metrics import MeanAveragePrecision
+
+_COLORS = mpl.colormaps["tab20"]
+_UNKNOWN = (0.85, 0.85, 0.85)
+_SURE = 0.3
+"""Least score of a box that is drawn."""
+
+
+def samples_figure(comparison: Comparison, task: Task) -> Figure | None:
+    """The samples on which both networks differ most: target, ANN, spiking network.
+
+    Args:
+        comparison: Of the two.
+        task: The task.
+
+    Returns:
+        None where its samples are nothing that can be drawn.
+    """
+    if not comparison.pairs or (draw := _way_of(comparison.pairs[0], task.metric)) is None:
+        return None
+    columns = ("target", "ANN", "spiking network")
+    rows = len(comparison.pairs)
+    three = comparison.pairs[0].inputs[0].dim() != 3
+    one = comparison.pairs[0].target.dim() == 0
+    options = {"projection": "3d"} if three else {}
+    figure = Figure(figsize=(7.2, 2.0 * rows), layout="constrained")
+    if one:  # one answer for a sample: a picture says it all
+        figure.set_size_inches(7.2, 2.6 * -(-rows // 3))
+        grid = figure.subplots(-(-rows // 3), 3, squeeze=False, subplot_kw=options)
+        for axes, pair in zip(grid.flat, comparison.pairs, strict=False):
+            draw(axes, pair, None)
+            axes.set_title(_said(pair), fontsize=7)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        return figure
+    grid = figure.subplots(rows, 3, squeeze=False, subplot_kw=options)
+    for row, pair in zip(grid, comparison.pairs, strict=True):
+        for axes, name in zip(row, columns, strict=True):
+            draw(axes, pair, name)
+            axes.set_axis_off()
+            axes.set_title(_head(pair, name), fontsize=7)
+    return figure
+
+
+def _head(pair: Pair, column: str) -> str:
+    if column == "target":
+        return f"sample {pair.place}: target"
+    more = f", {pair.steps} steps, divergence {pair.divergence:.3g}" if column[0] == "s" else ""
+    return column + more
+
+
+def _said(pair: Pair) -> str:
+    def answer(logits: Tensor) -> str:
+        p = logits.softmax(0)
+        return f"{int(p.argmax())} ({float(p.max()):.0%})"
+
+    return (
+        f"sample {pair.place}: class {int(pair.target)}\nANN {answer(pair.ann)}, spiking"
+        f" {answer(pair.spiking)}, {pair.steps} steps"
+    )
+
+
+Draw = Callable[[Axes, Pair, str | None], None]
+
+
+def _way_of(pair: Pair, metric: Metric) -> Draw | None:
+    """How to draw samples like this one, or None."""
+    x = pair.inputs[0]
+    if isinstance(metric, MeanAveragePrecision):
+        return lambda axes, pair, column: _boxes(axes, pair, column, metric)
+    if not isinstance(pair.ann, Tensor):
+        return None
+    if x.dim() == 3 and pair.ann.dim() == 3:
+        return _mask
+    if pair.ann.dim() != 1 or len(pair.ann) < 2 or pair.target.dim():
+        return None
+    if x.dim() == 3 and x.shape[0] in (1, 2, 3):
+        return lambda axes, pair, column: _image(axes, pair.inputs[0])
+    if x.dim() == 4 and x.shape[0] == 1:
+        return lambda axes, pair, column: _voxels(axes, pair.inputs[0][0])
+    if x.dim() == 2 and x.shape[0] == 3:
+        return lambda axes, pair, column: _points(axes, pair.inputs[0])
+    return None
+
+
+def _image(axes: Axes, x: Tensor) -> None:
+    """An image, scaled to its own range; of two channels, events of both polarities."""
+    low, high = x.amin(), x.amax()
+    scaled = ((x - low) / (high - low).clamp_min(1e-12)).numpy()
+    if len(scaled) == 2:
+        white = np.ones((*scaled.shape[1:], 3))
+        on, off = (np.clip(2 * part, 0, 1)[..., None] for part in scaled)
+        axes.imshow(np.clip(white - on * (0, 0.7, 0.9) - off * (0.9, 0.6, 0), 0, 1))
+        return
+    axes.imshow(scaled.transpose(1, 2, 0).squeeze(), cmap="gray")
+
+
+def _mask(axes: Axes, pair: Pair, column: str | None) -> None:
+    _image(axes, pair.inputs[0])
+    found = {"target": pair.target, "ANN": pair.ann}.get(column or "", pair.spiking)
+    labels = found.argmax(0) if found.dim() == 3 else found
+    classes = len(pair.ann)
+    colors = np.array([_COLORS(i % 20)[:3] for i in range(classes)] + [_UNKNOWN])
+    known = (labels >= 0) & (labels < classes)
+    axes.imshow(colors[labels.where(known, torch.tensor(classes)).numpy()], alpha=0.65)
+
+
+def _boxes(axes: Axes, pair: Pair, column: str | None, metric: MeanAveragePrecision) -> None:
+    _image(axes, pair.inputs[0])
+    if column == "target":
+        rows = [(*row[:4].tolist(), int(row[4]), "") for row in pair.target if row[4] >= 0]
+    else:
+        answer: Mapping[str, Tensor] = pair.ann if column == "ANN" else pair.spiking
+        found = metric.decode({name: value[None] for name, value in answer.items()})[0]
+        rows = [
+            (*box.tolist(), int(label), f"{float(score):.2f}")
+            for box, score, label in zip(*(found[k] for k in _PARTS), strict=True)
+            if score >= _SURE
+        ]
+    for x1, y1, x2, y2, label, text in rows:
+        color = _COLORS(2 * label % 20)
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, lw=0.8))
+        axes.text(x1, y1, text, fontsize=4, color=color, va="bottom")
+
+
+_PARTS = ("boxes", "scores", "labels")
+
+
+def _voxels(axes: Any, grid: Tensor) -> None:
+    _scattered(axes, grid.nonzero().double().numpy())
+
+
+def _points(axes: Any, cloud: Tensor) -> None:
+    _scattered(axes, cloud.T.double().numpy())
+
+
+def _scattered(axes: Any, points: np.ndarray) -> None:
+    axes.scatter(*points.T, s=1.5, c=points[:, -1], cmap="viridis", rasterized=True)
+    axes.set_aspect("equal")
+
+
+def classes_figure(comparison: Comparison) -> Figure | None:
+    """The metric class by class, and how often the two decide for different classes.
+
+    Returns:
+        None where the task has no classes.
+    """
+    per_class, confusion = comparison.per_class.numpy(), comparison.confusion.double().numpy()
+    classes = per_class.shape[1]
+    if not classes:
+        return None
+    figure = Figure(figsize=(7.2, max(2.8, 1.2 + 0.16 * min(classes, 40))), layout="constrained")
+    both = figure.subplots(1, 2) if confusion.size else [figure.subplots()]
+    bars: Axes = both[0]
+    place = np.arange(classes)
+    for i, (values, name, color) in enumerate(zip(per_class, _NAMES, _BARS, strict=True)):
+        bars.barh(place + 0.4 * (i - 0.5), np.nan_to_num(values), 0.4, label=name, color=color)
+    bars.set_yticks(*_ticks(classes), fontsize=7)
+    bars.invert_yaxis()
+    bars.set_xlabel(comparison.metric)
+    bars.set_ylabel("class")
+    bars.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
+    bars.legend(fontsize=7, loc="lower right", framealpha=0.95)
+    if confusion.size:
+        shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+        axes = both[1]
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xlabel("class of the spiking network")
+        axes.set_ylabel("class of the ANN")
+        axes.set_xticks(*_ticks(len(shares)), fontsize=7)
+        axes.set_yticks(*_ticks(len(shares)), fontsize=7)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, format=mpl.ticker.PercentFormatter(1.0))
+        bar.set_label("of the ANN's decisions", fontsize=7)
+    return figure
+
+
+_NAMES, _BARS = ("ANN", "spiking network"), ("#9aa5b1", "#0b5fa5")
+
+
+def _ticks(classes: int) -> tuple[Sequence[int], Sequence[str]]:
+    every = range(0, classes, max(1, -(-classes // 20)))
+    return every, [str(i) for i in every]
