@@ -220,7 +220,7 @@ def profile(
         for batch in inputs.split(batch_size):
             answers = analog.run(batch)
             _check_finite(read.read(answers))
-            read = read.fitted(answers)
+        read = read.fitted(lambda: ann_answers(network, inputs[:_BATCH]))
     cost = costs(network)
     layers = {name: _layer_profile(network, cost, name, h) for name, h in histograms.items()}
     _warn_of_few_values(histograms)

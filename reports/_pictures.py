@@ -61,7 +61,7 @@ def samples_figure(comparison: Comparison, task: Task) -> Figure | None:
 def _head(pair: Pair, column: str) -> str:
     if column == "target":
         return f"sample {pair.place}: target"
-    more = f", {pair.steps} steps, divergence {pair.divergence:.3g}" if column[0] == "s" else ""
+    more = f", T = {pair.steps}, divergence {pair.divergence:.3g}" if column[0] == "s" else ""
     return column + more
 
 
@@ -72,7 +72,7 @@ def _said(pair: Pair) -> str:
 
     return (
         f"sample {pair.place}: class {int(pair.target)}\nANN {answer(pair.ann)}, spiking"
-        f" {answer(pair.spiking)}, {pair.steps} steps"
+        f" {answer(pair.spiking)}, T = {pair.steps}"
     )
 
 
@@ -176,7 +176,7 @@ def classes_figure(comparison: Comparison) -> Figure | None:
     bars.set_xlabel(comparison.metric)
     bars.set_ylabel("class")
     bars.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
-    bars.legend(fontsize=7, loc="lower right", framealpha=0.95)
+    bars.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
     if confusion.size:
         shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
         axes = both[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -54,8 +54,8 @@ class Outputs(ABC):
         """
         return replace(self, output=find_output(self.output, names))
 
-    def fitted(self, answers: Answers) -> Outputs:
-        """These outputs once the ANN's answers to the calibration data are known."""
+    def fitted(self, answers: Callable[[], Answers]) -> Outputs:
+        """These outputs, once they may ask for the ANN's answers to calibration data."""
         return self
 
     def main(self, answers: Answers) -> Tensor:

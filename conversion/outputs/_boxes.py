@@ -29,9 +29,9 @@ class Boxes(Outputs):
     energy.
 
     Confidence is the mean certainty about the 100 most probable candidates, weighted by their
-    probabilities; divergence the binary Kullback-Leibler divergences of all classes of all
-    candidates, in nats, and the distance of the boxes that the ANN believes in, both over the
-    number of objects that the ANN sees, at least one.
+    probabilities; divergence the sum of the candidates' Kullback-Leibler divergences, in nats (of
+    sigmoids: of each class), and of the distances of the boxes that the ANN believes in, both over
+    the number of objects that the ANN sees, at least one.
 
     Attributes:
         output: The logits.
@@ -98,26 +98,32 @@ class Boxes(Outputs):
 
     def divergence(self, answers: Answers, expected: Answers) -> Tensor:
         """Symmetric in the probabilities."""
-        both = self._binary(answers, expected) + self._binary(expected, answers)
-        return both / 2 + self._apart(answers, expected)
+        answers, expected = ({k: v.double() for k, v in x.items()} for x in (answers, expected))
+        both = self._unlike(answers, expected) + self._unlike(expected, answers)
+        return (both / 2 + self._apart(answers, expected)) / self._objects(expected)
 
     def loss(self, answers: Answers, expected: Answers) -> Tensor:
         """From the ANN to the spiking network."""
-        return (self._binary(answers, expected) + self._apart(answers, expected)).mean()
+        total = self._unlike(answers, expected) + self._apart(answers, expected)
+        return (total / self._objects(expected)).mean()
 
-    def _binary(self, answers: Answers, expected: Answers) -> Tensor:
-        """``KL(expected ‖ answers)`` per object, ``(N,)``."""
-        q, p = (self.probabilities(x).clamp(_LEAST, 1 - _LEAST) for x in (answers, expected))
-        kl = p * (p.log() - q.log()) + (1 - p) * ((1 - p).log() - (1 - q).log())
-        return kl.flatten(1).sum(1) / self._objects(expected)
+    def _unlike(self, answers: Answers, expected: Answers) -> Tensor:
+        """``KL(expected ‖ answers)`` of all candidates, ``(N,)``."""
+        z, w = self.main(answers), self.main(expected)
+        if self.activation == "softmax":
+            log_q, log_p = z.log_softmax(-1), w.log_softmax(-1)
+            return (log_p.exp() * (log_p - log_q)).flatten(1).sum(1)
+        p = w.sigmoid()
+        kl = p * (F.logsigmoid(w) - F.logsigmoid(z))
+        kl = kl + (1 - p) * (F.logsigmoid(-w) - F.logsigmoid(-z))
+        return kl.flatten(1).sum(1)
 
     def _apart(self, answers: Answers, expected: Answers) -> Tensor:
-        """Distance of boxes and qualities that the ANN believes in, per object, ``(N,)``."""
+        """Distance of boxes and qualities that the ANN believes in, ``(N,)``."""
         belief = self.probabilities(expected).amax(-1)
         pairs = zip(self.read(answers)[1:], self.read(expected)[1:], strict=True)
         distances = [F.smooth_l1_loss(a, b, reduction="none").sum(-1) for a, b in pairs]
-        total = torch.stack([(belief * distance).sum(1) for distance in distances]).sum(0)
-        return total / self._objects(expected)
+        return torch.stack([(belief * distance).sum(1) for distance in distances]).sum(0)
 
     def _objects(self, expected: Answers) -> Tensor:
         """Number of objects that the ANN sees, at least one, ``(N,)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -24,11 +25,11 @@ class Values(Outputs):
 
     scale: float | None = None
 
-    def fitted(self, answers: Answers) -> Values:
+    def fitted(self, answers: Callable[[], Answers]) -> Values:
         """With the scale of the ANN's answers to the calibration data."""
         if self.scale is not None:
             return self
-        return replace(self, scale=float(self.main(answers).double().std(correction=0)) or 1.0)
+        return replace(self, scale=float(self.main(answers()).double().std(correction=0)) or 1.0)
 
     def divergence(self, answers: Answers, expected: Answers) -> Tensor:
         """Mean squared error of a sample against the ANN, over ``scale²``."""

@@ -28,10 +28,10 @@ _RECALLS = 101
 class MeanAveragePrecision(Metric):
     """Mean over classes, and over overlaps, of the area under the curve of precision and recall.
 
-    As COCO defines it (Lin et al., ECCV 2014, and its evaluation server): detections in the order
-    of their scores, the 100 best of each sample, each matched with the free object of its class
-    that it overlaps most; precision made monotone and read at 101 recalls. Classes without objects
-    are left out.
+    As COCO defines it (Lin et al., ECCV 2014, and its evaluation server), of the 100 best
+    detections of each sample: in the order of their scores, each is matched with the free object of
+    its class that it overlaps most; precision is made monotone and read at 101 recalls. Classes
+    without objects are left out.
 
     Args:
         decode: Makes detections of outputs.

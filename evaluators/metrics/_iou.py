@@ -46,7 +46,7 @@ class MeanIoU(Metric):
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
         """Of the weighted sums of counts."""
-        found = torch.einsum("bn,nck->bck", weights, statistics.double())
+        found = torch.einsum("bn,nck->bck", weights.double(), statistics.double())
         right, union = found[..., 0], found[..., 1] + found[..., 2] - found[..., 0]
         there = union > 0
         per_class = torch.where(there, right / union.clamp_min(1e-300), 0.0)

@@ -32,6 +32,6 @@ class R2(Metric):
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
         """Of the weighted sums."""
-        error, total, squares, count = (weights @ statistics.double()).unbind(1)
+        error, total, squares, count = (weights.double() @ statistics.double()).unbind(1)
         spread = squares - total.square() / count
         return (1 - error / spread.clamp_min(1e-300)).clamp_min(0.0)

@@ -19,7 +19,7 @@ class MeanScore(Metric):
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
         """Weighted means."""
-        return (weights @ statistics.double()) / weights.sum(1)
+        return (weights.double() @ statistics.double()) / weights.sum(1)
 
     def value(self, statistics: Tensor) -> float:
         """Their mean."""
