@@ -23,7 +23,7 @@ from conversion._tensors import model_of, read_tensors, tensors_of
 from conversion.energy import costs
 from conversion.graph import FEEDS, Feed, Inputs, Network, build_network
 from conversion.graph._capture import Model
-from conversion.outputs import Outputs, outputs_from_dict
+from conversion.outputs import outputs_from_dict
 from conversion.simulation import SpikingModel
 
 SCHEMA = "spikefront/deploy"
@@ -55,7 +55,7 @@ class DeployConfig:
 
     model_fingerprint: str
     inputs: Mapping[str, Any]
-    outputs: Outputs
+    outputs: Mapping[str, Any]
     feed: Feed
     conversion: ConversionConfig
     exit: ExitRule | None
@@ -72,11 +72,9 @@ class DeployConfig:
                 raise ConfigError(f"{name} must be a SHA-256 in hexadecimal digits")
         if Path(_text("tensors", self.tensors)).name != self.tensors:
             raise ConfigError(f"the tensors' file must lie beside the JSON, got {self.tensors!r}")
-        if not isinstance(self.outputs, Outputs):
-            raise ConfigError(f"outputs must be of a kind of Outputs, got {self.outputs!r}")
         if self.feed not in FEEDS:
             raise ConfigError(f"feed must be one of {', '.join(FEEDS)}, got {self.feed!r}")
-        for name in ("inputs", "energy_model", "measurement", "provenance"):
+        for name in ("inputs", "outputs", "energy_model", "measurement", "provenance"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name} must be an object, got {getattr(self, name)!r}")
         if self.exit is not None and len(self.exit.thresholds) < self.conversion.timesteps:
@@ -94,7 +92,6 @@ class DeployConfig:
         body = {
             "schema": SCHEMA,
             **vars(self),
-            "outputs": self.outputs.to_dict(),
             "conversion": self.conversion.to_dict(),
             "exit": asdict(self.exit) if self.exit else None,
         }
@@ -131,7 +128,6 @@ class DeployConfig:
     def _from_body(cls, body: Mapping[str, Any]) -> DeployConfig:
         fields = {key: value for key, value in body.items() if key != "schema"}
         fields["conversion"] = ConversionConfig.from_dict(fields["conversion"])
-        fields["outputs"] = outputs_from_dict(fields["outputs"])
         if fields["exit"] is not None:
             rule = fields["exit"]
             fields["exit"] = ExitRule(score=rule["score"], thresholds=tuple(rule["thresholds"]))
@@ -165,7 +161,7 @@ def save(
     config = DeployConfig(
         model_fingerprint=model.network.fingerprint,
         inputs=inputs,
-        outputs=model.outputs,
+        outputs=model.outputs.to_dict(),
         feed=model.network.feed,
         conversion=model.config,
         exit=model.exit,
@@ -202,8 +198,8 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
     network = _the_model(path, config, model).to(device)
     config.conversion.check_layers(network.sites)
     try:
-        read = config.outputs.chosen(network.output_names)
-    except ConversionError as error:
+        read = outputs_from_dict(config.outputs).chosen(network.output_names)
+    except (ConversionError, ConfigError) as error:
         raise DeployError(f"{path} does not fit this model: {error}") from error
     return model_of(
         network, costs(network), config.conversion, tensors, outputs=read, exit=config.exit

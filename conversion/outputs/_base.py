@@ -46,6 +46,11 @@ class Outputs(ABC):
         if cls.kind:
             OUTPUTS[cls.kind] = cls
 
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, (type(None), str, int, float)):
+                raise ConfigError(f"{name} of outputs must be a name or a number, got {value!r}")
+
     def chosen(self, names: Mapping[str, int]) -> Outputs:
         """These outputs of a network that returns tensors of these names, at these positions.
 
@@ -124,8 +129,11 @@ def outputs_from_dict(values: Mapping[str, Any]) -> Outputs:
     """
     fields = dict(values)
     kind = fields.pop("kind", None)
-    if kind not in OUTPUTS:
-        raise ConfigError(f"outputs of the kind {kind!r} are unknown; known: {', '.join(OUTPUTS)}")
+    if not isinstance(kind, str) or kind not in OUTPUTS:
+        raise ConfigError(
+            f"outputs of the kind {kind!r} are unknown; known: {', '.join(OUTPUTS)}; import the"
+            " module that defines them first"
+        )
     try:
         return OUTPUTS[kind](**fields)
     except TypeError as error:

@@ -50,6 +50,7 @@ class Boxes(Outputs):
     activation: Activation = "sigmoid"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.activation not in get_args(Activation):
             raise ConfigError(f"activation must be sigmoid or softmax, got {self.activation!r}")
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from conversion._errors import ConfigError
 from conversion.outputs._base import Answers, Outputs
 
 
@@ -24,6 +25,12 @@ class Values(Outputs):
     kind: ClassVar[str] = "values"
 
     scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number = isinstance(self.scale, (int, float)) and 0 < self.scale < float("inf")
+        if self.scale is not None and not number:
+            raise ConfigError(f"scale must be finite and > 0, got {self.scale!r}")
 
     def fitted(self, answers: Callable[[], Answers]) -> Values:
         """With the scale of the ANN's answers to the calibration data."""

@@ -187,7 +187,6 @@ def search(
 
     import search as rooms
     from conversion import energy_model
-    from spaces import LayerSpace
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -215,12 +214,7 @@ def search(
     make = functools.partial(make_evaluator, spec, device, prices, batch_size, states)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
-        exits = bool(evaluator.profile.outputs.scores)
-        length = evaluator.profile.length
-        space = LayerSpace(layers=evaluator.layers, exits=exits, length=length, **limits)
-    if not exits:
-        kind = evaluator.profile.outputs.kind
-        LOG.warning("%s outputs have no confidence: every sample runs all T steps", kind)
+        space = _space(evaluator, limits)
     if limit.picojoules is not None:
         budget = replace(budget, max_energy=limit.over(evaluator.ann_energy_pj))
         _check_place(out, place, name, budget=budget, **settings)
@@ -275,6 +269,23 @@ def search(
     _report_search(study, evaluator, spec, out)
     click.echo(
         f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
+    )
+
+
+def _space(evaluator: Evaluator, limits: dict[str, Any]) -> LayerSpace:
+    """What the task's inputs and outputs allow of what was asked for."""
+    from spaces import LayerSpace
+
+    outputs = evaluator.profile.outputs
+    if not outputs.scores:
+        LOG.warning("%s outputs have no confidence: every sample runs all T steps", outputs.kind)
+    elif "entropy" not in outputs.scores:
+        limits = {**limits, "score": outputs.scores[0]}
+    return LayerSpace(
+        layers=evaluator.layers,
+        exits=bool(outputs.scores),
+        length=evaluator.profile.length,
+        **limits,
     )
 
 

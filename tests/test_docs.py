@@ -1,0 +1,31 @@
+"""Code that the documentation shows does what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.conftest import ROOT, CommandLine
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_a_sixth_task_in_under_60_lines(spikefront: CommandLine, tmp_path: Path) -> None:
+    (source,) = [b for b in blocks("tasks.md", "python") if b.startswith("# tags.py")]
+    assert len(source.splitlines()) < 60
+    (tmp_path / "tags.py").write_text(source)
+    (command,) = [b for b in blocks("tasks.md", "sh") if "tags.py" in b]
+    words = command.split()
+    assert words[0] == "spikefront"
+    more = ["--trials", "12", "--calibration", "light", "--timesteps", "1,2,4", "--no-paper"]
+    found = spikefront(*words[1:], *more)
+    assert "all right" in found.stdout or "all_right" in found.stdout
+    task = ["--task", "tags.py:make_task", "--out", "tags"]
+    report = spikefront("report", *task, "--json")
+    assert '"metric": "all right"' in report.stdout
+    spikefront("export", *task, "--max-energy", "10", "--to", "a.json")
+    verified = spikefront("verify", "a.json", "--task", "tags.py:make_task")
+    assert "the same outputs, bit for bit" in verified.stdout
