@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -53,6 +53,10 @@ _SMALLEST, _LARGEST = 32, 256
 
 _CACHED = 2**17
 """Neurons of a layer, over all samples of a pass, that a CPU's caches hold for some steps."""
+
+_LEARNED_AT_ONCE = 2**20
+"""Neurons of a layer, over all samples of a batch, from which on a step of learning takes fewer
+samples: it is then as fast as one of small images, and there are more of them."""
 
 _HASHED = 32
 """Samples per part of a fingerprint, which depends on them."""
@@ -154,9 +158,12 @@ class Evaluator:
             feed=self.task.feed,
         )
         if self._fits_batch_size:
-            largest = max((x.neuron_mean.numel() for x in found.layers.values()), default=1)
-            self.batch_size = min(max(_CACHED // largest, _SMALLEST), _LARGEST)
+            self.batch_size = min(max(_CACHED // _largest(found), _SMALLEST), _LARGEST)
         return found
+
+    def _batches_to_learn_from(self) -> Iterable[Any]:
+        size = min(max(_LEARNED_AT_ONCE // _largest(self.profile), 4), _SMALLEST)
+        return self.task.batches_to_learn_from(size)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -282,7 +289,7 @@ class Evaluator:
         model = convert(
             self.profile,
             config,
-            data=self.task.batches_to_learn_from(),
+            data=self._batches_to_learn_from(),
             start=None if earlier is None else self._converted(earlier),
             on_iteration=on_iteration,
         )
@@ -316,7 +323,7 @@ class Evaluator:
         """SHA-256 of the first batch that learning sees, drawn as for its first segment."""
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
-            first = next(iter(self.task.batches_to_learn_from()), ())
+            first = next(iter(self._batches_to_learn_from()), ())
         parts = first if isinstance(first, (list, tuple)) else [first]
         return tensors_sha256(part for part in parts if isinstance(part, Tensor))
 
@@ -375,6 +382,11 @@ class Evaluator:
                     raise
                 self.batch_size //= 2
                 _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
+
+
+def _largest(found: Profile) -> int:
+    """Neurons of the largest layer."""
+    return max((layer.neurons for layer in found.layers.values()), default=1)
 
 
 _KEPT = 2**24

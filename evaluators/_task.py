@@ -26,9 +26,6 @@ SplitName = Literal["calibration", "search", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-_LEARNING_BATCH = 32
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A trained network and the data to judge its spiking versions on.
@@ -79,10 +76,14 @@ class Task:
             if "search" in (one, other) or "test" in (one, other):
                 _check_apart(getattr(self, one), getattr(self, other), one, other)
 
-    def batches_to_learn_from(self) -> Iterable[Any]:
-        """Batches to learn from; they may be gone through again and again."""
+    def batches_to_learn_from(self, size: int = 32) -> Iterable[Any]:
+        """Batches to learn from; they may be gone through again and again.
+
+        Args:
+            size: Samples of a batch, where it is not given by a loader of the user's.
+        """
         data = self.calibration if self.train is None else self.train
-        return data.shuffled(_LEARNING_BATCH) if isinstance(data, Split) else data
+        return data.shuffled(size) if isinstance(data, Split) else data
 
     def split(self, name: str) -> Split:
         """The split of that name.

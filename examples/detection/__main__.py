@@ -6,6 +6,7 @@ python -m examples.detection --data BCCD_Dataset/BCCD
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from evaluators import Task, TaskSpec, YoloNet
 from examples.running import options, run, train
+
+SETTINGS: dict[str, Any] = {"image_size": 240, "calibration_samples": 32}
 
 SURE, UNSURE = 0.5, 0.4
 
@@ -51,7 +54,7 @@ def loss_of(model: YoloNet, found: dict[str, Tensor], targets: Tensor) -> Tensor
     return total / len(targets)
 
 
-def train_detector(task: Task) -> nn.Module:
+def train_ann(task: Task) -> nn.Module:
     """Scores begin low, as nearly all candidates are background (Lin et al., ICCV 2017)."""
     model = task.model
     assert isinstance(model, YoloNet)
@@ -66,12 +69,9 @@ def train_detector(task: Task) -> nn.Module:
 @options("detection")
 def main(data: Path, out: Path, trials: int) -> None:
     """Object detection in the images of DATA."""
-    run(
-        TaskSpec(task="detection", data=str(data), image_size=240, calibration_samples=32),
-        out,
-        f"--trials {trials} --timesteps 1,2,4",
-        train_detector,
-    )
+    spec = TaskSpec(task="detection", data=str(data), **SETTINGS)
+    run(spec, out, f"--trials {trials} --timesteps 1,2,4 --iterations 50,100", train_ann)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,22 +8,28 @@ The folder holds ``Train/<digit>/*.bin`` and ``Test/<digit>/*.bin``, or recordin
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
+from torch import nn
 
-from evaluators import TaskSpec
+from evaluators import Task, TaskSpec
 from examples.running import options, run, train
+
+SETTINGS: dict[str, Any] = {"frames_by": "count"}
+
+
+def train_ann(task: Task) -> nn.Module:
+    """The ANN sees the mean over the frames."""
+    return train(task, F.cross_entropy, epochs=30, prepare=lambda x: x.float().mean(1))
 
 
 @options("events")
 def main(data: Path, out: Path, trials: int) -> None:
     """Event-driven classification of the recordings in DATA."""
-    run(
-        TaskSpec(task="events", data=str(data)),
-        out,
-        f"--trials {trials}",
-        lambda task: train(task, F.cross_entropy, epochs=30, prepare=lambda x: x.float().mean(1)),
-    )
+    spec = TaskSpec(task="events", data=str(data), **SETTINGS)
+    run(spec, out, f"--trials {trials}", train_ann)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -6,22 +6,28 @@ python -m examples.voxels --data ModelNet10
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
+from torch import nn
 
-from evaluators import TaskSpec
+from evaluators import Task, TaskSpec
 from examples.running import options, run, train
+
+SETTINGS: dict[str, Any] = {}
+
+
+def train_ann(task: Task) -> nn.Module:
+    """Cross-entropy."""
+    return train(task, F.cross_entropy, epochs=20)
 
 
 @options("voxels")
 def main(data: Path, out: Path, trials: int) -> None:
     """Classification of the shapes in DATA as occupancy grids."""
-    run(
-        TaskSpec(task="voxels", data=str(data)),
-        out,
-        f"--trials {trials}",
-        lambda task: train(task, F.cross_entropy, epochs=20),
-    )
+    spec = TaskSpec(task="voxels", data=str(data), **SETTINGS)
+    run(spec, out, f"--trials {trials}", train_ann)
 
 
-main()
+if __name__ == "__main__":
+    main()
