@@ -47,7 +47,9 @@ def train(
     loader = DataLoader(
         split.dataset, batch_size, shuffle=True, drop_last=True, collate_fn=split.collate
     )
-    model = task.model.train().to(memory_format=torch.channels_last)
+    model = task.model.train()
+    if any(isinstance(module, nn.Conv2d) for module in model.modules()):  # faster on a CPU
+        model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=epochs * len(loader)

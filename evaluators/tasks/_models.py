@@ -160,10 +160,10 @@ class VoxelNet(nn.Module):
             return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.ReLU())
 
         self.features = nn.Sequential(
-            stage(1, width), stage(width, 2 * width), stage(2 * width, 4 * width)
+            stage(1, width), stage(width, 4 * width), stage(4 * width, 8 * width)
         )
         self.pool = nn.AdaptiveAvgPool3d(1)
-        self.fc = nn.Linear(4 * width, classes)
+        self.fc = nn.Linear(8 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(N, classes)``."""
