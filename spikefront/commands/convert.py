@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--logits",
     type=click.Path(path_type=Path),
-    help="Write the logits and exit steps of a split here (safetensors).",
+    help="Write the outputs and exit steps of a split here (safetensors).",
 )
 @split_option
 def convert(
@@ -31,7 +31,7 @@ def convert(
     import safetensors.torch
     import torch
 
-    from conversion import DeployConfig, load, write_file
+    from conversion import DeployConfig, Inputs, load, write_file
     from evaluators import load_task
     from reports import model_table
 
@@ -39,14 +39,15 @@ def convert(
     loaded = load_task(recorded_task(deployed.provenance.get("task"), task))
     model = load(config, loaded.model, device=device)
     if logits is not None:
-        answers = [
-            model.infer(x.to(device)) for x, _ in loaded.split(split).batches(batch_size or 32)
-        ]
+        batches = loaded.split(split).batches(batch_size or 32)
+        answers = [model.infer(Inputs.of(x).to(device)) for x, _ in batches]
+        names = [name for name in answers[0].answers if name != model.outputs.output]
         write_file(
             logits,
             safetensors.torch.save(
                 {
                     "logits": torch.cat([a.logits for a in answers]).cpu(),
+                    **{n: torch.cat([a.answers[n] for a in answers]).cpu() for n in names},
                     "timesteps": torch.cat([a.timesteps for a in answers]).cpu(),
                 }
             ),
