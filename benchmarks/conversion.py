@@ -25,25 +25,15 @@ import torchvision
 from torch import Tensor, nn
 
 from conversion import ConversionConfig, ConversionError, ann_answers, convert, profile
-from evaluators import ResNetCifar
+from evaluators import ResNetCifar, TorchvisionDetector
 
 STEPS = (4, 16, 64)
 UNSEEN = 8
 PHI = 8
 
 
-class Detector(nn.Module):
-    """Backbone and heads of a torchvision detector; decoding and NMS are no network."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        options = {"weights": None, "weights_backbone": None, "num_classes": 5}
-        whole = torchvision.models.get_model(name, **options)
-        self.backbone, self.head = whole.backbone, whole.head
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Class logits, boxes and whatever else the heads give."""
-        return self.head(list(self.backbone(x).values()))
+def _detector(name: str) -> Callable[[], nn.Module]:
+    return lambda: TorchvisionDetector(name, 4)
 
 
 class Proposals(nn.Module):
@@ -144,12 +134,13 @@ MODELS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "googlenet": (32, _torchvision("googlenet", init_weights=True)),
     "inception_v3": (75, _torchvision("inception_v3", init_weights=True)),
     "fcn_resnet50": (32, _segmentation("fcn_resnet50")),
+    "deeplabv3_mobilenet_v3_large": (64, _segmentation("deeplabv3_mobilenet_v3_large")),
     "deeplabv3_resnet50": (32, _segmentation("deeplabv3_resnet50")),
     "lraspp_mobilenet_v3_large": (64, _segmentation("lraspp_mobilenet_v3_large")),
-    "retinanet_resnet50_fpn": (64, lambda: Detector("retinanet_resnet50_fpn")),
-    "fcos_resnet50_fpn": (64, lambda: Detector("fcos_resnet50_fpn")),
-    "ssd300_vgg16": (300, lambda: Detector("ssd300_vgg16")),
-    "ssdlite320_mobilenet_v3_large": (96, lambda: Detector("ssdlite320_mobilenet_v3_large")),
+    "retinanet_resnet50_fpn": (64, _detector("retinanet_resnet50_fpn")),
+    "fcos_resnet50_fpn": (64, _detector("fcos_resnet50_fpn")),
+    "ssd300_vgg16": (300, _detector("ssd300_vgg16")),
+    "ssdlite320_mobilenet_v3_large": (96, _detector("ssdlite320_mobilenet_v3_large")),
     "fasterrcnn_resnet50_fpn": (64, lambda: Proposals("fasterrcnn_resnet50_fpn")),
     "vit_b_16": (32, _torchvision("vit_b_16", image_size=32)),
     "swin_t": (32, _torchvision("swin_t")),
@@ -173,7 +164,9 @@ def measure(name: str, images: int) -> dict[str, Any]:
     x, unseen = _drawn(name, count, size), _drawn(name, min(UNSEEN, count), size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    found = profile(model, x, outputs="cls_logits" if isinstance(model, Detector) else None)
+    found = profile(
+        model, x, outputs=model.outputs if isinstance(model, TorchvisionDetector) else None
+    )
     captured = time.perf_counter() - start
     first = convert(found, _config(found.layers, STEPS[0]))
     seconds = time.perf_counter() - start

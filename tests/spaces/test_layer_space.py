@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import optuna
 import pytest
 
-from conversion import ConfigError, Learned, Light
+from conversion import ConfigError, ExitPolicy, Learned, Light
 from spaces import LayerSpace
 
 
@@ -150,3 +151,25 @@ def test_pins(space: LayerSpace) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             LayerSpace(layers=("a", "b"), pins=pins)
+
+
+def test_outputs_without_a_confidence_never_exit() -> None:
+    space = LayerSpace(layers=("a",), exits=False)
+    assert space.pins == {"iat/alpha": 1.0, "iat/beta": 0.0}
+    assert all(params["iat/alpha"] == 1.0 for params in space.baselines())
+    assert space.choice(space.baselines()[0]).exit == ExitPolicy(alpha=1.0)
+    assert LayerSpace.from_dict(space.to_dict()) == space
+
+
+@pytest.mark.parametrize(
+    ("length", "timesteps"), [(6, (1, 2, 4, 6)), (8, (1, 2, 4, 8)), (1, (1,)), (3, (1, 2, 3))]
+)
+def test_t_is_at_most_the_length_of_a_recording(length: int, timesteps: tuple[int, ...]) -> None:
+    space = LayerSpace(layers=("a",), length=length)
+    assert space.timesteps == timesteps
+    assert space.calibration_timesteps == (length,)
+    uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
+    assert (uniform["timesteps"], uniform["calibration/timesteps"]) == (length, length)
+    assert LayerSpace.from_dict(space.to_dict()) == space
+    # A search that goes on is told the timesteps that the first one was told.
+    assert replace(space, timesteps=(1, 2, 4, 8)) == space
