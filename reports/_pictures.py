@@ -88,6 +88,8 @@ def _way_of(pair: Pair, metric: Metric) -> Draw | None:
         return None
     if x.dim() == 3 and pair.ann.dim() == 3:
         return _mask
+    if x.dim() == 2 and x.shape[0] == 3 and pair.ann.dim() == 2:
+        return _parts
     if pair.ann.dim() != 1 or len(pair.ann) < 2 or pair.target.dim():
         return None
     if x.dim() == 3 and x.shape[0] in (1, 2, 3):
@@ -119,6 +121,14 @@ def _mask(axes: Axes, pair: Pair, column: str | None) -> None:
     colors = np.array([_COLORS(i % 20)[:3] for i in range(classes)] + [_UNKNOWN])
     known = (labels >= 0) & (labels < classes)
     axes.imshow(colors[labels.where(known, torch.tensor(classes)).numpy()], alpha=0.65)
+
+
+def _parts(axes: Any, pair: Pair, column: str | None) -> None:
+    found = {"target": pair.target, "ANN": pair.ann}.get(column or "", pair.spiking)
+    labels = found.argmax(0) if found.dim() == 2 else found
+    colors = [_COLORS(int(label) % 20) for label in labels]
+    axes.scatter(*pair.inputs[0].double().numpy(), s=2, c=colors, rasterized=True)
+    axes.set_aspect("equal")
 
 
 def _boxes(axes: Axes, pair: Pair, column: str | None, metric: MeanAveragePrecision) -> None:

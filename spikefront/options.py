@@ -65,13 +65,13 @@ def task_options(command: Command) -> Command:
         click.option(
             "--task",
             help="digits (default), cifar10, cifar100, imagefolder, segmentation, detection,"
-            " events, voxels, pointcloud, or path/to/file.py:function.",
+            " events, voxels, pointcloud, parts, or path/to/file.py:function.",
         ),
         click.option("--data", type=click.Path(), help="Folder of the data set."),
         click.option(
             "--model",
-            help="resnet20, unet, yolonet, eventnet, voxelnet, pointnet, a torchvision model, or"
-            " module:function.",
+            help="resnet20, unet, yolonet, eventnet, voxelnet, pointnet, pointnet-parts, a"
+            " torchvision model, or module:function.",
         ),
         click.option(
             "--weights",
@@ -94,7 +94,7 @@ def task_options(command: Command) -> Command:
             type=click.Choice(["time", "count"]),
             help="events: frames of equal time (default), or of equal numbers of events.",
         ),
-        click.option("--points", type=click.IntRange(1), help="pointcloud: default 1024."),
+        click.option("--points", type=click.IntRange(1), help="pointcloud, parts: default 1024."),
         click.option("--seed", type=int, help="Seed of the splits and the sampler. Default 0."),
     ]
     return _apply(options, command)

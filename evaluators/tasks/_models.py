@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -217,5 +218,6 @@ COMPACT: dict[str, Callable[..., nn.Module]] = {
     "eventnet": EventNet,
     "voxelnet": VoxelNet,
     "pointnet": PointNet,
+    "pointnet-parts": partial(PointNet, parts=True),
 }
 """By name; each takes ``classes``."""

@@ -107,6 +107,66 @@ class Shapes(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(in_unit_ball(cloud[chosen]).T.astype(np.float32)), label
 
 
+class Parts(Dataset[tuple[Tensor, Tensor]]):
+    """Point clouds ``(3, P)`` in the unit ball, and the part that each point belongs to, ``(P,)``.
+
+    Args:
+        paths: ``.npz`` files with ``points`` ``(Q, 3)`` and ``parts`` ``(Q,)``.
+        points: P; drawn from what there is, always the same ones for a sample.
+    """
+
+    def __init__(self, paths: Sequence[Path], points: int) -> None:
+        self.samples = [(path, None) for path in paths]
+        self._points = points
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        cloud, parts = _parts_of(self.samples[place][0])
+        draw = np.random.default_rng(place)
+        chosen = draw.choice(len(cloud), size=self._points, replace=len(cloud) < self._points)
+        points = torch.from_numpy(in_unit_ball(cloud[chosen]).T.astype(np.float32))
+        return points, torch.from_numpy(parts[chosen].astype(np.int64))
+
+
+def part_splits(root: Path, points: int, counts: Counts, seed: int) -> tuple[Splits, int]:
+    """The splits of a folder of point clouds with parts, and the number of parts.
+
+    Args:
+        root: ``train/`` and ``test/`` with ``.npz`` files at any depth, each with ``points`` and
+            ``parts``.
+        points: Points of each cloud.
+        counts: Samples asked for.
+        seed: Of the draw.
+
+    Raises:
+        TaskError: There are no such files.
+    """
+    train, test = (sorted((root / name).rglob("*.npz")) for name in ("train", "test"))
+    if not train or not test:
+        raise TaskError(
+            f"{root} has no clouds with parts: give a folder with train/ and test/ of .npz files"
+            " that hold points (P, 3) and parts (P,)"
+        )
+    one, other = Parts(train, points), Parts(test, points)
+    most = max(int(_parts_of(path)[1].max()) for path in train)
+    return divide(one, other, None, one, counts, seed), 1 + most
+
+
+def _parts_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            cloud, parts = np.asarray(found["points"]), np.asarray(found["parts"])
+    except (OSError, ValueError, KeyError) as error:
+        raise TaskError(f"{path} holds no points with parts: {error}") from error
+    if cloud.ndim != 2 or cloud.shape[1] < 3 or parts.shape != cloud.shape[:1]:
+        raise TaskError(
+            f"{path} must hold points (P, 3) and parts (P,), got {cloud.shape} and {parts.shape}"
+        )
+    return cloud[:, :3].astype(np.float64), parts
+
+
 def shape_splits(
     root: Path, kind: Kind, points: int, counts: Counts, seed: int
 ) -> tuple[Splits, int]:

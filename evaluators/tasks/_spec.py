@@ -27,7 +27,7 @@ from evaluators.tasks._events import FRAMES_BY, FramesBy, event_splits
 from evaluators.tasks._images import cifar_splits, image_folder_splits
 from evaluators.tasks._models import COMPACT
 from evaluators.tasks._segmentation import mask_splits
-from evaluators.tasks._shapes import shape_splits
+from evaluators.tasks._shapes import part_splits, shape_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class TaskSpec:
         ignore_label: Label of pixels that do not count in ``segmentation``.
         frames: Frames of a recording of ``events``.
         frames_by: Whether each takes as long, ``"time"``, or has as many events, ``"count"``.
-        points: Points of a cloud of ``pointcloud``.
+        points: Points of a cloud of ``pointcloud`` and ``parts``.
         seed: Seed of the draw of the splits.
     """
 
@@ -165,6 +165,11 @@ def _shapes(spec: TaskSpec) -> Task:
     return _task(spec, splits, classes, {"voxels": "voxelnet", "pointcloud": "pointnet"}[kind])
 
 
+def _parts(spec: TaskSpec) -> Task:
+    splits, classes = part_splits(_root(spec), spec.points, _counts(spec), spec.seed)
+    return _task(spec, splits, classes, "pointnet-parts", metric=MeanIoU())
+
+
 TASKS: dict[str, Callable[[TaskSpec], Task]] = {
     "digits": _digits,
     "cifar10": _cifar,
@@ -175,6 +180,7 @@ TASKS: dict[str, Callable[[TaskSpec], Task]] = {
     "events": _events,
     "voxels": _shapes,
     "pointcloud": _shapes,
+    "parts": _parts,
 }
 """What the command line offers by name."""
 

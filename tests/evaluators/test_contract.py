@@ -107,6 +107,16 @@ def regression(_: Path) -> Task:
     return Task(name="regression", model=net, outputs=Values(), metric=None, **parts)
 
 
+def clouds(root: Path) -> TaskSpec:
+    for split in ("train", "test"):
+        (root / split).mkdir()
+        for i in range(12):
+            points = RANDOM.normal(size=(80, 3))
+            parts = (points[:, 2] > 0).astype(np.int64) + (points[:, 0] > 1)
+            np.savez(root / split / f"{i}.npz", points=points, parts=parts)
+    return TaskSpec(task="parts", data=str(root), points=48)
+
+
 MAKE: dict[str, Callable[[Path], TaskSpec | Task]] = {
     "small": lambda root: made_small_task(),
     "digits": lambda root: digits(),
@@ -117,6 +127,7 @@ MAKE: dict[str, Callable[[Path], TaskSpec | Task]] = {
     "events": recordings,
     "voxels": lambda root: TaskSpec(task="voxels", data=str(grids(root))),
     "pointcloud": lambda root: TaskSpec(task="pointcloud", data=str(grids(root)), points=64),
+    "parts": clouds,
 }
 
 
