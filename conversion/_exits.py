@@ -94,5 +94,5 @@ def mean_entropy(entropy: Tensor, agreement: Tensor) -> Tensor:
         ``(T,)``; 1 at a step at which nothing agrees.
     """
     total = agreement.sum(1)
-    mean = (entropy * agreement).sum(1) / total.clamp_min(1)
+    mean = (entropy * agreement).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return torch.where(total > 0, mean, 1.0)

@@ -110,9 +110,7 @@ class Profile:
     @cached_property
     def expected(self) -> dict[str, Tensor]:
         """What the ANN answers to the calibration inputs, by name, samples in front."""
-        with torch.inference_mode():
-            parts = [ann_answers(self.network, x) for x in self.inputs.split(_BATCH)]
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return _answers(self.network, self.inputs)
 
     def threshold(
         self,
@@ -220,7 +218,7 @@ def profile(
         for batch in inputs.split(batch_size):
             answers = analog.run(batch)
             _check_finite(read.read(answers))
-        read = read.fitted(lambda: ann_answers(network, inputs[:_BATCH]))
+        read = read.fitted(lambda: _answers(network, inputs))
     cost = costs(network)
     layers = {name: _layer_profile(network, cost, name, h) for name, h in histograms.items()}
     _warn_of_few_values(histograms)
@@ -232,6 +230,13 @@ def profile(
         outputs=read,
         data_fingerprint=tensors_sha256(inputs.tensors),
     )
+
+
+def _answers(network: Network, inputs: Inputs) -> dict[str, Tensor]:
+    """What the ANN answers, by name, samples in front."""
+    with torch.inference_mode():
+        parts = [ann_answers(network, x) for x in inputs.split(_BATCH)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _still(inputs: Inputs, feed: Feed) -> Inputs:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from conversion import Answers, Inputs, Outputs, decisions
-from evaluators.metrics import Metric, TopK
+from conversion import Answers, Inputs, Outputs
+from evaluators.metrics import Metric, TopK, is_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,11 @@ class Comparing:
         both = [self._outputs.answer(answers) for answers in (ann, spiking)]
         self._statistics.append(torch.stack([self._metric.statistics(a, targets) for a in both]))
         self._targets.append(targets)
-        if self._outputs.kind == "classes":
-            self._decided(both[0], both[1], targets)
+        decided = [self._outputs.decisions(answers) for answers in (ann, spiking)]
+        if decided[0] is not None and decided[1] is not None:
+            self._decided(decided[0], decided[1])
+        if isinstance(both[0], Tensor) and both[0].dim() == 2 and is_classes(targets):
+            self._five(both, targets)
         divergences = self._outputs.divergence(spiking, ann)
         for i in divergences.argsort(descending=True)[: self._most].tolist():
             self._pairs.append(
@@ -107,16 +111,18 @@ class Comparing:
         del self._pairs[self._most :]
         self._n += len(targets)
 
-    def _decided(self, ann: Tensor, spiking: Tensor, targets: Tensor) -> None:
-        if ann.dim() < 2:
-            return
-        classes = max(ann.shape[1], 2)
-        pairs = decisions(ann, 1) * classes + decisions(spiking, 1)
-        counts = torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes)
-        self._confusion = counts if not len(self._confusion) else self._confusion + counts
-        if ann.dim() == 2 and classes >= _MANY:
+    def _decided(self, ann: Tensor, spiking: Tensor) -> None:
+        classes = max(2, 1 + int(torch.maximum(ann.max(), spiking.max())), len(self._confusion))
+        pairs = (ann * classes + spiking).flatten()
+        counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        known = len(self._confusion)
+        counts[:known, :known] += self._confusion
+        self._confusion = counts
+
+    def _five(self, both: Sequence[Tensor], targets: Tensor) -> None:
+        if both[0].shape[1] >= _MANY:
             top = TopK(5)
-            self._top.append(torch.stack([top.statistics(x, targets) for x in (ann, spiking)]))
+            self._top.append(torch.stack([top.statistics(x, targets) for x in both]))
 
     def found(self, split: str) -> Comparison:
         """The comparison of all that was added."""
@@ -139,6 +145,4 @@ _MANY = 10
 
 
 def _one(answer: Any, place: int) -> Any:
-    if isinstance(answer, Tensor):
-        return answer[place].cpu()
-    return {name: value[place].cpu() for name, value in answer.items()}
+    return pytree.tree_map(lambda value: value[place].cpu(), answer)

@@ -110,7 +110,8 @@ class PairedDrop:
 
     def to_dict(self) -> dict[str, float]:
         """As JSON-able values."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in known.items() if math.isfinite(value)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PairedDrop:

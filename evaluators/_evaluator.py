@@ -11,10 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from conversion import (
     Answers,
     Choice,
+    ConfigError,
     ConversionConfig,
     DeployError,
     EnergyModel,
@@ -191,7 +193,7 @@ class Evaluator:
     def search_fingerprint(self) -> str:
         """SHA-256 of the search split's inputs and targets."""
         batches = self.task.search.batches(_HASHED)
-        return tensors_sha256(part for pair in batches for part in pair)
+        return tensors_sha256(t for x, y in batches for t in (*Inputs.of(x).tensors, y))
 
     def convert(self, choice: Choice, *, on_iteration: OnIteration | None = None) -> SpikingModel:
         """The calibrated spiking model of a choice, with its exit rule.
@@ -324,23 +326,29 @@ class Evaluator:
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             first = next(iter(self._batches_to_learn_from()), ())
-        parts = first if isinstance(first, (list, tuple)) else [first]
-        return tensors_sha256(part for part in parts if isinstance(part, Tensor))
+        leaves = pytree.tree_leaves(vars(first) if isinstance(first, Inputs) else first)
+        return tensors_sha256(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     def _simulate(self, model: SpikingModel, x: Any) -> Simulation:
         return model.simulate(x, burst=self.energy.burst)
 
     def _rule(self, model: SpikingModel, policy: ExitPolicy) -> ExitRule | None:
-        if not model.outputs.scores:
-            return None
+        outputs, network = model.outputs, self.profile.network
+        if policy.score not in outputs.scores:
+            if policy.alpha >= 1:
+                return None  # it never exits
+            raise ConfigError(
+                f"{outputs.kind} outputs have no confidence {policy.score!r} to exit by; they have:"
+                f" {', '.join(outputs.scores) or 'none'}"
+            )
         if policy.beta == 0:  # a constant threshold does not look at the calibration entropies
             return policy.rule(torch.zeros(model.config.timesteps))
-        network, outputs = self.profile.network, model.outputs
+        score = outputs.score or policy.score
         entropy, agreement = [], []
         for x in self.profile.inputs.split(self.batch_size):
             found, expected = self._simulate(model, x), ann_answers(network, x)
             steps = [found.at(step) for step in range(model.config.timesteps)]
-            entropy.append(torch.stack([1.0 - outputs.confidence(s, "entropy") for s in steps]))
+            entropy.append(torch.stack([1.0 - outputs.confidence(s, score) for s in steps]))
             agreement.append(torch.stack([outputs.agreement(s, expected) for s in steps]))
         return policy.rule(mean_entropy(torch.cat(entropy, 1), torch.cat(agreement, 1)))
 

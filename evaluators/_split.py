@@ -76,7 +76,17 @@ class Split:
         for start in range(0, len(self), size):
             places = range(start, min(start + size, len(self)))
             batch = self.collate([self._sample(place) for place in places])
-            yield batch[0], torch.as_tensor(batch[1])
+            yield batch[0], self._targets(batch[1], start)
+
+    def _targets(self, given: Any, start: int) -> Tensor:
+        try:
+            return torch.as_tensor(given)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise TaskError(
+                f"the targets of {self.place(start)} and others are no tensor, but a"
+                f" {type(given).__name__}: give each sample's as one tensor of one shape (boxes:"
+                " (G, 5) of x1, y1, x2, y2, class, padded with -1)"
+            ) from error
 
     def _sample(self, place: int) -> Any:
         try:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from conversion import decisions
 from evaluators import Comparison, Metric, Pair, Task
 from evaluators.metrics import MeanAveragePrecision
 
@@ -82,6 +83,8 @@ Draw = Callable[[Axes, Pair, str | None], None]
 def _way_of(pair: Pair, metric: Metric) -> Draw | None:
     """How to draw samples like this one, or None."""
     x = pair.inputs[0]
+    if x.dim() == 3 and x.shape[0] not in (1, 2, 3):
+        return None
     if isinstance(metric, MeanAveragePrecision):
         return lambda axes, pair, column: _boxes(axes, pair, column, metric)
     if not isinstance(pair.ann, Tensor):
@@ -116,8 +119,8 @@ def _image(axes: Axes, x: Tensor) -> None:
 def _mask(axes: Axes, pair: Pair, column: str | None) -> None:
     _image(axes, pair.inputs[0])
     found = {"target": pair.target, "ANN": pair.ann}.get(column or "", pair.spiking)
-    labels = found.argmax(0) if found.dim() == 3 else found
-    classes = len(pair.ann)
+    labels = decisions(found[None], 1).view(found.shape[1:]) if found.dim() == 3 else found
+    classes = max(len(pair.ann), 2)
     colors = np.array([_COLORS(i % 20)[:3] for i in range(classes)] + [_UNKNOWN])
     known = (labels >= 0) & (labels < classes)
     axes.imshow(colors[labels.where(known, torch.tensor(classes)).numpy()], alpha=0.65)
@@ -125,7 +128,7 @@ def _mask(axes: Axes, pair: Pair, column: str | None) -> None:
 
 def _parts(axes: Any, pair: Pair, column: str | None) -> None:
     found = {"target": pair.target, "ANN": pair.ann}.get(column or "", pair.spiking)
-    labels = found.argmax(0) if found.dim() == 2 else found
+    labels = decisions(found[None], 1)[0] if found.dim() == 2 else found
     colors = [_COLORS(int(label) % 20) for label in labels]
     axes.scatter(*pair.inputs[0].double().numpy(), s=2, c=colors, rasterized=True)
     axes.set_aspect("equal")

@@ -48,18 +48,20 @@ class LayerSpace:
         phi_max: Largest φ; what a chip allows.
         rho_max: Largest ρ.
         rho_step: Grid of ρ.
-        timesteps: The values of T to choose from; one value fixes it.
+        timesteps: The values of T to choose from; one value fixes it. None: 1, 2, 4, 8; of inputs
+            over time those that are shorter than they, and their length.
         neurons: The neurons to choose from, one kind for all layers.
         calibrations: The ways to calibrate.
-        calibration_timesteps: The values of T to calibrate at.
+        calibration_timesteps: The values of T to calibrate at. None: 1, 2, 4; of inputs over time
+            their length.
         iterations: The numbers of gradient steps to choose from.
         rates: Factors on the rate at which weights are learned.
         energy_weight_max: Largest price of energy in what is learned.
         label_weight: Weight of the labels in what is learned; 0 needs none.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
         score: Confidence of the exit policy.
-        length: Steps of inputs that come over time: T is at most that, and calibration takes all
-            of them; None: inputs are the same at every step.
+        length: Steps of inputs that come over time, which T cannot exceed; None: inputs are the
+            same at every step.
         exits: Whether a sample may stop early; outputs without a confidence do not allow it.
         pins: Parameters that are not searched, by name, with the value that they keep.
     """
@@ -68,10 +70,10 @@ class LayerSpace:
     phi_max: int = 8
     rho_max: float = 3.0
     rho_step: float = 0.25
-    timesteps: tuple[int, ...] = (1, 2, 4, 8)
+    timesteps: tuple[int, ...] = None  # type: ignore[assignment]
     neurons: tuple[str, ...] = ("adafire", "dual-threshold")
     calibrations: tuple[str, ...] = ("light", "advanced", "none")
-    calibration_timesteps: tuple[int, ...] = (1, 2, 4)
+    calibration_timesteps: tuple[int, ...] = None  # type: ignore[assignment]
     iterations: tuple[int, ...] = (100, 200, 400)
     rates: tuple[float, ...] = (0.4, 1.0, 3.0)
     energy_weight_max: float = 16.0
@@ -91,10 +93,7 @@ class LayerSpace:
             raise ConfigError(
                 f"rho_max must be >= 1 and rho_step > 0, got {self.rho_max=}, {self.rho_step=}"
             )
-        if self.length is not None:
-            shorter = (t for t in self.timesteps if t < self.length)
-            object.__setattr__(self, "timesteps", (*shorter, self.length))
-            object.__setattr__(self, "calibration_timesteps", (self.length,))
+        self._settle_timesteps()
         for name in ("timesteps", "calibration_timesteps", "iterations"):
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) != len(values):
@@ -118,6 +117,23 @@ class LayerSpace:
         never: dict[str, Any] = {} if self.exits else {names.ALPHA: 1.0, names.BETA: 0.0}
         object.__setattr__(self, "pins", {**self.pins, **never})
         self._check_pins()
+
+    def _settle_timesteps(self) -> None:
+        """Give T its usual values where none are named."""
+        usual: dict[str, tuple[int, ...]] = {
+            "timesteps": (1, 2, 4, 8), "calibration_timesteps": (1, 2, 4)
+        }  # fmt: skip
+        if (length := self.length) is not None:
+            shorter = tuple(t for t in usual["timesteps"] if t < length)
+            usual = {"timesteps": (*shorter, length), "calibration_timesteps": (length,)}
+        for name, values in usual.items():
+            given = getattr(self, name)
+            if given is None:
+                object.__setattr__(self, name, values)
+            elif length is not None and given and max(given) > length:
+                raise ConfigError(
+                    f"{name} must be at most {length}, the steps of the inputs, got {given!r}"
+                )
 
     def _check_pins(self) -> None:
         free = self._free()

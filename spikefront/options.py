@@ -87,6 +87,11 @@ def task_options(command: Command) -> Command:
             help="In pixels. imagefolder: side of the crop (default 224); segmentation, detection:"
             " shorter side (default: as the images are; 320).",
         ),
+        click.option(
+            "--classes",
+            type=click.IntRange(2),
+            help="segmentation: number of classes. Default: as the training masks have them.",
+        ),
         click.option("--ignore-label", type=int, help="segmentation: no class. Default 255."),
         click.option("--frames", type=click.IntRange(1), help="events: per recording. Default 8."),
         click.option(

@@ -265,6 +265,21 @@ def uniform_config(layers: Iterable[str], choice: dict[str, Any]) -> ConversionC
     return ConversionConfig.uniform(layers, **{**others, "calibration": calibration})
 
 
+def of_recordings(choice: dict[str, Any], evaluator: Evaluator) -> dict[str, Any]:
+    """Steps that were not named, as inputs over time allow: T up to all, calibration by all."""
+    length = evaluator.profile.length
+    if length is None:
+        return choice
+    usual = {"timesteps": min(choice["timesteps"], length), "calibration_timesteps": length}
+    return {**choice, **{k: v for k, v in usual.items() if k in choice and not named_options(k)}}
+
+
+def steps_of_sweep(timesteps: int, evaluator: Evaluator) -> int:
+    """T of a sensitivity profile: of inputs over time all, unless it was named."""
+    length = evaluator.profile.length
+    return timesteps if length is None or named_options("timesteps") else length
+
+
 def check_learning(choice: dict[str, Any]) -> None:
     """Refuse options of learning where nothing learns."""
     from conversion import CALIBRATIONS

@@ -208,8 +208,10 @@ class Network:
                 f" {', '.join(str(tuple(x.shape)) for x in found)}"
             )
         floats = [y.to(wide(x.dtype)) for x, y in zip(expected, found, strict=True)]
-        if self.feed == "events" and any(bool((x < 0).any()) for x in floats):
-            raise ConversionError("events are counts, and no count is below zero")
+        if self.feed == "events" and any(bool(((x < 0) | (x != x.round())).any()) for x in floats):
+            raise ConversionError(
+                "events are counts, whole numbers of 0 and more; for other values use feed='frames'"
+            )
         return inputs.with_tensors([x.contiguous() for x in floats])
 
     def still(self, inputs: Inputs) -> Inputs:

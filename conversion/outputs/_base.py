@@ -83,6 +83,15 @@ class Outputs(ABC):
         """
         raise ConfigError(f"{self.kind} outputs have no confidence {score!r} to exit by")
 
+    @property
+    def score(self) -> Score | None:
+        """The confidence that a search exits by: entropy, where there is one."""
+        return "entropy" if "entropy" in self.scores else next(iter(self.scores), None)
+
+    def decisions(self, answers: Answers) -> Tensor | None:
+        """The class at each position, ``(N, positions)``; None where no classes are told apart."""
+        return None
+
     def agreement(self, answers: Answers, expected: Answers) -> Tensor:
         """Share of a sample's decisions that are the ANN's, ``(N,)``; 1 where nothing is decided.
 
@@ -161,5 +170,5 @@ def find_output(wanted: str | int | None, names: Mapping[str, int]) -> str:
         return usual[0]
     raise ConversionError(
         f"the model returns several tensors: {', '.join(names)}; say which holds the logits, as in"
-        f" profile(..., outputs={next(iter(names))!r})"
+        f" outputs={next(iter(names))!r}, or in another kind of outputs by output=..."
     )

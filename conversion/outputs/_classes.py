@@ -11,7 +11,6 @@ from torch import Tensor
 
 from conversion._errors import ConfigError
 from conversion.outputs._base import Answers, Outputs, Score
-from conversion.outputs._values import relative_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +20,19 @@ class Classes(Outputs):
     Divergence is the symmetric Kullback-Leibler divergence, in nats; where there are several
     positions, confidence and divergence are means over them. A single output is the logit of the
     second of two classes.
+
+    Attributes:
+        ignore: A label that learning with labels leaves out.
     """
 
     kind: ClassVar[str] = "classes"
     scores: ClassVar[tuple[Score, ...]] = get_args(Score)
+
+    ignore: int | None = None
+
+    def decisions(self, answers: Answers) -> Tensor:
+        """The most probable class at each position, ``(N, positions)``."""
+        return decisions(self.main(answers), 1)
 
     def confidence(self, answers: Answers, score: Score) -> Tensor:
         """See :func:`confidence`."""
@@ -32,36 +40,45 @@ class Classes(Outputs):
 
     def agreement(self, answers: Answers, expected: Answers) -> Tensor:
         """Share of the positions with the ANN's class."""
-        mine = self.main(answers)
-        same = decisions(mine, 1) == decisions(self.main(expected), 1)
-        return same.to(mine).mean(-1)
+        same = self.decisions(answers) == self.decisions(expected)
+        return same.to(self.main(answers)).mean(-1)
 
     def divergence(self, answers: Answers, expected: Answers) -> Tensor:
         """See :func:`symmetric_kl`."""
         return symmetric_kl(self.main(answers), self.main(expected))
 
     def loss(self, answers: Answers, expected: Answers) -> Tensor:
-        """``KL(ANN‖spiking)``; of a single output the relative squared error."""
-        found, reference = self.main(answers), self.main(expected)
-        if reference.dim() < 2 or reference.shape[1] == 1:
-            return relative_error(found, reference)
+        """``KL(ANN‖spiking)``."""
+        found, reference = (_of_two(self.main(x)) for x in (answers, expected))
         p = reference.softmax(1)
         positions = len(reference) * reference[0, 0].numel()
         return F.kl_div(found.log_softmax(1), p, reduction="sum") / positions
 
     def label_loss(self, answers: Answers, labels: Tensor) -> Tensor:
         """Cross-entropy; positions whose label is no class of the network's are left out."""
-        logits = self.main(answers)
-        if logits.dim() < 2 or labels.shape != logits[:, 0].shape:
+        logits = _of_two(self.main(answers))
+        if labels.numel() != logits[:, 0].numel() or len(labels) != len(logits):
             raise ConfigError(
                 "label_weight needs batches (inputs, labels), labels (N,) of outputs (N, classes)"
             )
-        labels = labels.long()
+        labels = labels.long().reshape(logits[:, 0].shape)
         known = (labels >= 0) & (labels < logits.shape[1])
+        if self.ignore is not None:
+            known &= labels != self.ignore
+        if not bool(known.any()):
+            return logits.sum() * 0
         return F.cross_entropy(logits, labels.where(known, _LEFT_OUT), ignore_index=_LEFT_OUT)
 
 
 _LEFT_OUT = -100
+
+
+def _of_two(logits: Tensor) -> Tensor:
+    """Logits ``(N, classes, ...)``, of two classes where there is a single output."""
+    logits = logits.unsqueeze(1) if logits.dim() == 1 else logits
+    if logits.shape[1] > 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
 
 
 def log_probabilities(logits: Tensor, samples: int) -> Tensor:

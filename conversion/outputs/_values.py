@@ -18,8 +18,8 @@ class Values(Outputs):
     """Numbers ``(N, ...)`` of a regression. They have no confidence: every sample runs T steps.
 
     Attributes:
-        scale: What errors are measured in; None takes the standard deviation of what the ANN gives
-            for the calibration data.
+        scale: What errors are measured in; None takes the standard deviation of each number that
+            the ANN gives for the calibration data, their root mean square.
     """
 
     kind: ClassVar[str] = "values"
@@ -36,7 +36,9 @@ class Values(Outputs):
         """With the scale of the ANN's answers to the calibration data."""
         if self.scale is not None:
             return self
-        return replace(self, scale=float(self.main(answers()).double().std(correction=0)) or 1.0)
+        rows = self.main(answers()).double()
+        spread = rows.reshape(len(rows), -1).var(0, correction=0).mean().sqrt()
+        return replace(self, scale=float(spread) or 1.0)
 
     def divergence(self, answers: Answers, expected: Answers) -> Tensor:
         """Mean squared error of a sample against the ANN, over ``scale²``."""
@@ -45,8 +47,9 @@ class Values(Outputs):
         return errors / (self.scale or 1.0) ** 2
 
     def loss(self, answers: Answers, expected: Answers) -> Tensor:
-        """The relative squared error."""
-        return relative_error(self.main(answers), self.main(expected))
+        """The same."""
+        found, reference = self.main(answers), self.main(expected)
+        return (found - reference).square().mean() / (self.scale or 1.0) ** 2
 
 
 def relative_error(found: Tensor, expected: Tensor) -> Tensor:

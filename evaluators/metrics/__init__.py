@@ -4,7 +4,7 @@ from evaluators.metrics._ap import MeanAveragePrecision
 from evaluators.metrics._base import Metric, metric_of
 from evaluators.metrics._iou import MeanIoU
 from evaluators.metrics._r2 import R2
-from evaluators.metrics._scores import MeanScore, Scores, TopK
+from evaluators.metrics._scores import MeanScore, Scores, TopK, is_classes
 
 __all__ = [
     "R2",
@@ -14,5 +14,6 @@ __all__ = [
     "Metric",
     "Scores",
     "TopK",
+    "is_classes",
     "metric_of",
 ]

@@ -59,7 +59,8 @@ class MeanAveragePrecision(Metric):
             targets: Objects, ``(N, G, 5)``: x1, y1, x2, y2, class; class -1 is padding.
         """
         rows = torch.full((len(targets), _MOST + targets.shape[1], 2 + len(self.overlaps)), -1.0)
-        for row, found, objects in zip(rows, self.decode(answer), targets.cpu(), strict=True):
+        here = {name: value.cpu() for name, value in answer.items()}  # where the task's model is
+        for row, found, objects in zip(rows, self.decode(here), targets.cpu(), strict=True):
             objects = objects[objects[:, 4] >= 0]  # noqa: PLW2901
             order = found["scores"].argsort(descending=True, stable=True)[:_MOST]
             boxes, scores, labels = (found[k][order].cpu() for k in ("boxes", "scores", "labels"))
@@ -101,7 +102,7 @@ class MeanAveragePrecision(Metric):
                 f"the targets of {place(0)} and others must be boxes (G, 5): x1, y1, x2, y2, class"
                 f" (-1: padding), got {tuple(targets.shape[1:])}"
             )
-        outside = (targets[..., 4] >= self.classes).any(1)
+        outside = (targets[..., 4] >= self.classes).sum(1) > 0
         if bool(outside.any()):
             raise TaskError(
                 f"{place(int(outside.to(torch.uint8).argmax()))} has an object of a class above"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion import ConfigError, Outputs
+from conversion import Classes, ConfigError, Outputs, Values
 from evaluators._estimate import Estimate, PairedDrop, normal_quantile
 
 _RESAMPLES = 400
@@ -134,9 +134,10 @@ def metric_of(given: Any, outputs: Outputs) -> Metric:
         return given
     if callable(given) and not isinstance(given, type):
         return Scores(given)
-    usual: dict[str, Callable[[], Metric]] = {"classes": TopK, "values": R2}
-    if given is None and outputs.kind in usual:
-        return usual[outputs.kind]()
+    usual: dict[type[Outputs], Callable[[], Metric]] = {Classes: TopK, Values: R2}
+    for kind, make in usual.items():
+        if given is None and isinstance(outputs, kind):
+            return make()
     raise ConfigError(
         f"the metric must be a Metric or a function (outputs, targets) -> scores, got {given!r}"
         + (f": {outputs.kind} outputs have no usual one" if given is None else "")

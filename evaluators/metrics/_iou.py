@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from conversion import ConfigError
-from evaluators._split import TaskError
 from evaluators.metrics._base import Metric
 from evaluators.metrics._scores import check_classes
 
@@ -59,11 +58,9 @@ class MeanIoU(Metric):
 
     def check(self, targets: Tensor, answer: Tensor, place: Callable[[int], str]) -> None:
         """Targets are maps of class indices, of the size of the outputs."""
-        if targets.shape[1:] != answer.shape[2:]:
-            raise TaskError(
-                f"the targets of {place(0)} and others have the shape {tuple(targets.shape[1:])},"
-                f" but the network answers for {tuple(answer.shape[2:])} positions"
-            )
         check_classes(targets, answer, place, ignored=self.ignore)
         if answer.shape[1] < 2:
-            raise ConfigError("mIoU needs an output per class")
+            raise ConfigError(
+                "mIoU needs an output per class, two at least; if all pixels but background are"
+                " ignored, another --ignore-label is needed"
+            )

@@ -10,12 +10,12 @@ from evaluators.metrics._base import Metric
 
 
 class R2(Metric):
-    """R²: 1 less the squared error over that of the mean; over all outputs, and 0 at least."""
+    """R²: 1 less the squared error over that of the mean; the mean over outputs, and 0 at least."""
 
     name = "R²"
 
     def statistics(self, answer: Tensor, targets: Tensor) -> Tensor:
-        """Squared error, sum, sum of squares and number of the targets, ``(N, 4)``.
+        """Squared error, sum and sum of squares of each target, ``(N, outputs, 3)``.
 
         Raises:
             ConfigError: The targets have another shape than the outputs.
@@ -26,12 +26,20 @@ class R2(Metric):
                 f" {tuple(targets.shape)}"
             )
         rows = targets.reshape(len(targets), -1).double()
-        errors = (answer.reshape(len(answer), -1).double() - rows).square().sum(1)
-        count = torch.full_like(errors, rows.shape[1])
-        return torch.stack([errors, rows.sum(1), rows.square().sum(1), count], dim=1)
+        errors = (answer.reshape(len(answer), -1).double() - rows).square()
+        return torch.stack([errors, rows, rows.square()], dim=2)
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
         """Of the weighted sums."""
-        error, total, squares, count = (weights.double() @ statistics.double()).unbind(1)
-        spread = squares - total.square() / count
-        return (1 - error / spread.clamp_min(1e-300)).clamp_min(0.0)
+        weights = weights.double()
+        centre = statistics[..., 1].double().mean(0)  # for the squares' precision
+        error, total, squares = torch.einsum("bn,nok->kbo", weights, statistics.double())
+        count = weights.sum(1, keepdim=True)
+        spread = squares - 2 * centre * total + count * centre**2
+        spread = spread - (total - count * centre).square() / count
+        of_each = torch.where(spread > _TINY * squares, 1 - error / spread.clamp_min(1e-300), 0.0)
+        return of_each.mean(1).clamp_min(0.0)
+
+
+_TINY = 1e-12
+"""Of the squares: a target that does not vary explains nothing."""

@@ -89,14 +89,14 @@ class TopK(MeanScore):
 
     def per_class(self, statistics: Tensor, targets: Tensor) -> Tensor:
         """Share of the samples of each class."""
-        if targets.dim() != 1 or targets.is_floating_point():
+        if not is_classes(targets):
             return super().per_class(statistics, targets)
         right = torch.bincount(targets.long(), weights=statistics.double())
         return right / torch.bincount(targets.long())
 
     def chance(self, targets: Tensor) -> float:
         """That of always answering with the commonest classes."""
-        if targets.dim() != 1 or targets.is_floating_point():
+        if not is_classes(targets):
             return 0.0
         counts = targets.unique(return_counts=True)[1]
         return float(counts.topk(min(self.k, len(counts))).values.sum()) / len(targets)
@@ -104,6 +104,11 @@ class TopK(MeanScore):
     def check(self, targets: Tensor, answer: Tensor, place: Callable[[int], str]) -> None:
         """Targets are indices of classes that the network tells apart."""
         check_classes(targets, answer, place)
+
+
+def is_classes(targets: Tensor) -> bool:
+    """Whether they are one class for each sample, ``(N,)``."""
+    return targets.dim() == 1 and not targets.is_floating_point()
 
 
 def check_classes(
@@ -126,10 +131,16 @@ def check_classes(
             do not have.
     """
     classes = max(logits.shape[1], 2) if logits.dim() > 1 else 2  # one output: two classes
+    one = logits[0].numel() == 1 and targets[0].numel() == 1
     if targets.shape[1:] == logits.shape[1:] and targets.dim() == 2 and logits.shape[1] > 1:
         raise TaskError(
             f"{place(0)} and others have targets of the shape of the outputs,"
             f" {tuple(logits.shape[1:])}: give the index of each sample's class, targets.argmax(1)"
+        )
+    if targets.shape[1:] != logits.shape[2:] and not one:
+        raise TaskError(
+            f"the targets of {place(0)} and others have the shape {tuple(targets.shape[1:])}, but"
+            f" the network answers for {tuple(logits.shape[2:])} positions"
         )
     fractions = targets.is_floating_point() and bool((targets != targets.round()).any())
     if fractions or targets.is_complex():

@@ -91,7 +91,8 @@ def box_splits(
     Args:
         root: Pascal VOC's ``JPEGImages/``, ``Annotations/`` and ``ImageSets/Main/``; or COCO's
             ``annotations/instances_train*.json`` and ``…_val*.json`` with the folders of images
-            that they are called after.
+            that they are called after. VOC's difficult objects and COCO's crowds are left out: what
+            is detected there counts as wrong.
         size: Shorter side of the images, in the proportions of the first; or H and W.
         counts: Samples asked for.
         seed: Of the draw.
@@ -105,7 +106,7 @@ def box_splits(
     if isinstance(size, int):
         scale = size / min(width, height)
         size = (round(height * scale), round(width * scale))
-    most = max(len(sample.objects) for samples in found.values() for sample in samples)
+    most = max(1, *(len(sample.objects) for samples in found.values() for sample in samples))
     sets = {k: BoxedImages(v, size, most, statistics) for k, v in found.items() if v}
     varied = BoxedImages(found["train"], size, most, statistics, flip=True)
     test = sets.get("test")
@@ -120,7 +121,7 @@ Found = tuple[dict[str, list[Annotated]], list[str]]
 def _found(root: Path) -> Found:
     lists = root / "ImageSets" / "Main"
     found, names = _voc(root, lists) if lists.is_dir() else _coco(root)
-    if not found["train"] or not found["val"]:
+    if not names or not found["train"] or not found["val"]:
         raise TaskError(
             f"{root} has no images with boxes: give a folder in Pascal VOC's layout"
             " (ImageSets/Main/train.txt, val.txt) or COCO's (annotations/instances_train….json)"
@@ -153,6 +154,8 @@ def _xml(root: Path, name: str) -> tuple[Path, tuple[int, int], list[Any]]:
         tree = ElementTree.parse(path).getroot()
         objects = []
         for item in tree.iter("object"):
+            if item.findtext("difficult") == "1":
+                continue
             corners = [float(item.findtext(f"bndbox/{c}") or "") for c in _CORNERS]
             if corners[2] > corners[0] and corners[3] > corners[1]:
                 objects.append((*corners, (item.findtext("name") or "").strip()))

@@ -140,6 +140,7 @@ class TorchvisionDetector(nn.Module):
             tuple(self.model.transform.image_std),
         )
         self._size = (0, 0)
+        self._blank: list[Tensor] | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -159,19 +160,29 @@ class TorchvisionDetector(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Of torchvision's model, as it is saved."""
-        return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
+        """Its own state, or that of torchvision's model."""
+        own = {key.removeprefix("model."): value for key, value in state_dict.items()}
+        return self.model.load_state_dict(own, strict=strict, assign=assign)
 
     def prepare(self, size: tuple[int, int]) -> None:
         """Note the size of the images, H and W, which decoding needs."""
-        self._size = size
+        self._size, self._blank = size, None
+
+    def _blank_levels(self) -> list[Tensor]:
+        """The features of a blank image, for their shapes."""
+        if self._blank is None:
+            training = self.training
+            with torch.no_grad():
+                levels = self.eval()._levels(torch.zeros(1, 3, *self._size))
+            self._blank = [torch.zeros_like(level) for level in levels]
+            self.train(training)
+        return self._blank
 
     @torch.no_grad()
     def decode(self, answers: Mapping[str, Tensor]) -> Detections:
         """By torchvision's own post-processing."""
-        first = answers["cls_logits"]
-        blank = torch.zeros(1, 3, *self._size, device=first.device)
-        levels = self._levels(blank)
+        first, levels = answers["cls_logits"], self._blank_levels()
+        blank = torch.zeros(1, 3, *self._size)
         sizes = [self._size] * len(first)
         images = ImageList(blank.expand(len(first), -1, -1, -1), sizes)
         anchors = self.model.anchor_generator(images, levels)

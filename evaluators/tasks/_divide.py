@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Subset
 
-from evaluators._split import Split
+from evaluators._split import Split, TaskError
 
 _LOG = logging.getLogger("spikefront")
 
@@ -60,6 +62,17 @@ def divide(
     if in_memory:
         found |= {name: found[name].in_memory() for name in ("calibration", "search")}
     return found
+
+
+def check_same_classes(root: Path, splits: Mapping[str, set[str]]) -> None:
+    """Raise :class:`TaskError` unless all splits have the classes of the training samples."""
+    classes = splits["train"]
+    for name, found in splits.items():
+        if different := found ^ classes:
+            raise TaskError(
+                f"{root / name} and {root / 'train'} do not have the same classes: only one has"
+                f" {sorted(different)[0]!r}"
+            )
 
 
 def drawn(dataset: Dataset[Any], seed: int) -> list[int]:

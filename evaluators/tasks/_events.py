@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from evaluators._split import TaskError
-from evaluators.tasks._divide import Counts, Splits, divide, thirds
+from evaluators.tasks._divide import Counts, Splits, check_same_classes, divide, thirds
 
 FramesBy = Literal["time", "count"]
 FRAMES_BY: tuple[FramesBy, ...] = get_args(FramesBy)
@@ -36,8 +36,9 @@ def read_events(path: Path) -> Events:
     Args:
         path: ``.bin`` or ``.bs2`` of 5 bytes an event, big-endian, as N-MNIST and N-Caltech101 have
             them (Orchard et al., Front. Neurosci. 2015): x, y, then polarity in the top bit and
-            the time in µs in the other 23; ``.npy`` of a structured array with the fields x, y, t,
-            p, as tonic gives them; ``.npz`` with four such arrays.
+            the time in µs in the other 23, where y = 240 says that 2^13 µs more went by; ``.npy``
+            of a structured array with the fields x, y, t, p, as tonic gives them; ``.npz`` with
+            four such arrays. Polarities are 0 and 1, or −1 and 1; times whole numbers.
 
     Raises:
         TaskError: It is none of these.
@@ -46,9 +47,26 @@ def read_events(path: Path) -> Events:
         if path.suffix in (".bin", ".bs2"):
             return _five_bytes(path.read_bytes())
         found = np.load(path, allow_pickle=False)
-        return Events(*(np.asarray(found[name], dtype=np.int64) for name in Events._fields))
+        return _checked(*(np.asarray(found[name]) for name in Events._fields))
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise TaskError(f"{path} is no recording of events: {error}") from error
+
+
+def _checked(x: np.ndarray, y: np.ndarray, t: np.ndarray, p: np.ndarray) -> Events:
+    if not len(x) == len(y) == len(t) == len(p):
+        raise ValueError("x, y, t and p differ in their length")
+    if t.dtype.kind == "f" and not np.array_equal(t, np.round(t)):
+        raise ValueError("times are fractions; give them in whole microseconds")
+    if not set(np.unique(p).tolist()) <= {-1, 0, 1}:
+        raise ValueError(f"polarities are {np.unique(p)[:4].tolist()}, not 0 and 1, or -1 and 1")
+    if len(x) and min(x.min(), y.min()) < 0:
+        raise ValueError("a coordinate is below zero")
+    x, y, t = (np.asarray(values, dtype=np.int64) for values in (x, y, t))
+    return Events(x, y, t, (p > 0).astype(np.int64))
+
+
+_OVERFLOW = 240
+_MORE = 2**13
 
 
 def _five_bytes(data: bytes) -> Events:
@@ -56,7 +74,10 @@ def _five_bytes(data: bytes) -> Events:
         raise ValueError(f"{len(data)} bytes are no multiple of 5")
     rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, 5).astype(np.int64)
     time = (rows[:, 2] & 0x7F) << 16 | rows[:, 3] << 8 | rows[:, 4]
-    return Events(rows[:, 0], rows[:, 1], time, rows[:, 2] >> 7)
+    later = rows[:, 1] == _OVERFLOW
+    time = time + _MORE * later.cumsum()
+    kept = ~later
+    return Events(rows[kept, 0], rows[kept, 1], time[kept], rows[kept, 2] >> 7)
 
 
 def frames_of(events: Events, frames: int, size: tuple[int, int], by: FramesBy) -> Tensor:
@@ -117,7 +138,7 @@ def event_splits(
 
     Args:
         root: ``train/<class>/`` and ``test/<class>/`` (or ``val``), in either case; or files beside
-            a list, a ``.txt`` of lines ``id class``.
+            a list, a ``.txt`` of lines ``id class``, or a ``train….txt`` and a ``test….txt``.
         frames: T.
         by: As of :func:`frames_of`.
         counts: Samples asked for.
@@ -126,26 +147,43 @@ def event_splits(
     Raises:
         TaskError: There are no recordings in one of these layouts.
     """
+    parts = _foldered(root) or _listed(root)
+    every = [sample for part in parts.values() for sample in part]
+    classes = 1 + max(label for _, label in every)
+    size = _sensor(tuple(path for path, _ in every))
+    made: dict[str, Any] = {"frames": frames, "by": by, "size": size}
+    if len(parts) == 1:
+        whole = EventFrames(every, **made)
+        train, held, rest = (Subset(whole, part) for part in thirds([label for _, label in every]))
+        return divide(train, held, rest, train, counts, seed), classes
+    sets = {name: EventFrames(part, **made) for name, part in parts.items()}
+    held_out = sets["val" if "val" in sets else "test"]
+    test = sets.get("test") if "val" in sets else None
+    return divide(sets["train"], held_out, test, sets["train"], counts, seed), classes
+
+
+Parts = dict[str, list[tuple[Path, int]]]
+
+
+def _foldered(root: Path) -> Parts | None:
+    """Recordings in folders of splits and classes; None where there is no ``train``."""
     folders = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
-    if "train" in folders:
-        names = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
-        parts = {k: _in_folders(folder, names) for k, folder in folders.items()
-                 if k in ("train", "val", "test")}  # fmt: skip
-        every = [sample for part in parts.values() for sample in part]
-    else:
-        every = _listed(root)
-        names = sorted({str(label) for _, label in every})
-    made: dict[str, Any] = {"frames": frames, "by": by, "size": _sensor(tuple(p for p, _ in every))}
-    if "train" in folders:
-        sets = {name: EventFrames(part, **made) for name, part in parts.items()}
-        held_out = sets.get("val") or sets.get("test")
-        if held_out is None:
-            raise TaskError(f"{root} has recordings to train, but neither a val nor a test folder")
-        test = sets.get("test") if "val" in sets else None
-        return divide(sets["train"], held_out, test, sets["train"], counts, seed), len(names)
-    whole = EventFrames(every, **made)
-    train, held, rest = (Subset(whole, part) for part in thirds([label for _, label in every]))
-    return divide(train, held, rest, train, counts, seed), 1 + max(label for _, label in every)
+    folders = {name: folder for name, folder in folders.items() if name in _SPLITS}
+    if "train" not in folders:
+        return None
+    names = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
+    if len(folders) == 1:
+        raise TaskError(f"{root} has recordings to train, but neither a val nor a test folder")
+    parts = {name: _in_folders(folder, names) for name, folder in folders.items()}
+    for name, part in parts.items():
+        if not part:
+            raise TaskError(f"{folders[name]} has no recordings ({', '.join(_ENDINGS)})")
+    there = {n: {e.name for e in folder.iterdir() if e.is_dir()} for n, folder in folders.items()}
+    check_same_classes(root, there)
+    return parts
+
+
+_SPLITS = ("train", "val", "test")
 
 
 def _in_folders(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
@@ -157,18 +195,28 @@ def _in_folders(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
     ]
 
 
-def _listed(root: Path) -> list[tuple[Path, int]]:
+def _listed(root: Path) -> Parts:
+    """Recordings beside lists of ``id class``: one for all, or one each for train, val and test."""
     files = {path.stem: path for path in sorted(root.iterdir()) if path.suffix in _ENDINGS}
+    found: Parts = {}
     for listing in sorted(root.glob("*.txt")):
         rows = [line.split() for line in listing.read_text("utf-8").splitlines()]
         rows = [row for row in rows if len(row) == 2 and all(cell.isdigit() for cell in row)]
-        found = [(files[name], int(label)) for name, label in rows if name in files]
-        if found:
-            return found
-    raise TaskError(
-        f"{root} has no recordings of events: give a folder with train/<class>/ and test/<class>/,"
-        " or with files and a .txt of lines `id class` (.bin, .bs2, .npy, .npz)"
-    )
+        samples = [(files[name], int(label)) for name, label in rows if name in files]
+        if samples:
+            split = next((s for s in _SPLITS if s in listing.name.lower()), listing.name)
+            found.setdefault(split, []).extend(samples)
+    if not found:
+        raise TaskError(
+            f"{root} has no recordings of events: give a folder with train/<class>/ and"
+            " test/<class>/, or with files and a .txt of lines `id class` (.bin, .bs2, .npy, .npz)"
+        )
+    if len(found) > 1 and not {"train"} < set(found) <= set(_SPLITS):
+        raise TaskError(
+            f"{root} has several lists, {', '.join(sorted(found))}: call them train.txt, test.txt"
+            " and maybe val.txt, or leave one"
+        )
+    return found
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from typing import Any
 from torchvision import datasets, transforms
 
 from evaluators._split import TaskError
-from evaluators.tasks._divide import Counts, Splits, divide
+from evaluators.tasks._divide import Counts, Splits, check_same_classes, divide
 
 Transform = Callable[[Any], Any]
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -86,12 +86,6 @@ def _folder_splits(
     folders = {name: folder(name) for name in ("train", "val")}
     if (root / "test").is_dir():
         folders["test"] = folder("test")
-    classes = folders["train"].classes
-    for name, images in folders.items():
-        if different := set(images.classes) ^ set(classes):
-            raise TaskError(
-                f"{root / name} and {root / 'train'} do not have the same classes: only one has"
-                f" {sorted(different)[0]!r}"
-            )
+    check_same_classes(root, {name: set(images.classes) for name, images in folders.items()})
     train = _with_transform(folders["train"], varied)
     return divide(folders["train"], folders["val"], folders.get("test"), train, counts, seed)

@@ -165,13 +165,10 @@ def _shape(pairs: Sequence[tuple[Path, Path]], size: int | None) -> tuple[int, i
     return round(height * scale), round(width * scale)
 
 
-_LOOKED_AT = 200
-
-
 def _classes(pairs: Sequence[tuple[Path, Path]], ignored: int) -> int:
     """One more than the largest label of the masks."""
     labels: set[int] = set()
-    for _, mask in pairs[:_LOOKED_AT]:
+    for _, mask in pairs:
         labels |= set(np.unique(np.asarray(Image.open(mask))).tolist())
     labels.discard(ignored)
     return 1 + max(labels, default=0)

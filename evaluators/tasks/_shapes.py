@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from evaluators._split import TaskError
-from evaluators.tasks._divide import Counts, Splits, divide, thirds
+from evaluators.tasks._divide import Counts, Splits, check_same_classes, divide, thirds
 
 Kind = Literal["voxels", "pointcloud"]
 
@@ -195,25 +195,38 @@ def shape_splits(
         whole = Shapes(samples, kind, points)
         train_, held, rest = (Subset(whole, p) for p in thirds([label for _, label in samples]))
         return divide(train_, held, rest, train_, counts, seed), len(packed)
-    train, test = (_files(root, name, points) for name in ("train", "test"))
-    if not train or not test:
+    names = {split: _class_folders(root, split) for split in ("train", "test")}
+    if not names["train"] or not names["test"]:
         raise TaskError(
             f"{root} has no shapes: give a folder with train/<class>/ and test/<class>/ of .off,"
             " .npy or .npz, or with <class>.npz files"
         )
+    check_same_classes(root, {split: set(found) for split, found in names.items()})
+    train, test = (_files(names[split], points) for split in ("train", "test"))
     one, other = Shapes(train, kind, points), Shapes(test, kind, points)
-    return divide(one, other, None, one, counts, seed), 1 + max(label for _, label in train)
+    return divide(one, other, None, one, counts, seed), len(names["train"])
 
 
-def _files(root: Path, split: str, points: int) -> list[tuple[Read, int]]:
+def _class_folders(root: Path, split: str) -> dict[str, list[Path]]:
+    """The files of each class that has some, by its name."""
     first = root / split
-    ordered = [d for d in sorted((first if first.is_dir() else root).iterdir()) if d.is_dir()]
-    folders = ordered if first.is_dir() else [folder / split for folder in ordered]
+    entries = sorted((first if first.is_dir() else root).iterdir())
+    folders = {d.name: d if first.is_dir() else d / split for d in entries if d.is_dir()}
+    found = {
+        name: [path for path in sorted(folder.glob("*")) if path.suffix in _ENDINGS]
+        for name, folder in folders.items()
+    }
+    return {name: paths for name, paths in found.items() if paths}
+
+
+_ENDINGS = (".off", ".npy", ".npz")
+
+
+def _files(classes: dict[str, list[Path]], points: int) -> list[tuple[Read, int]]:
     return [
         (_reader(path, points), label)
-        for label, folder in enumerate(folders)
-        for path in sorted(folder.glob("*"))
-        if path.suffix in (".off", ".npy", ".npz")
+        for label, paths in enumerate(classes.values())
+        for path in paths
     ]
 
 

@@ -16,6 +16,7 @@ import torchvision
 from safetensors import SafetensorError
 from torch import nn
 
+from conversion import Classes
 from evaluators._split import TaskError
 from evaluators._task import Task
 from evaluators.metrics import MeanAveragePrecision, MeanIoU
@@ -45,6 +46,8 @@ class TaskSpec:
         test_samples: Size of the test split; None takes all that is left.
         image_size: Side of the crop of ``imagefolder`` (None: 224), shorter side of the images of
             ``segmentation`` (None: as they are) and ``detection`` (None: 320), in pixels.
+        classes: Number of classes of ``segmentation``; None: one more than the largest label of the
+            training masks.
         ignore_label: Label of pixels that do not count in ``segmentation``.
         frames: Frames of a recording of ``events``.
         frames_by: Whether each takes as long, ``"time"``, or has as many events, ``"count"``.
@@ -60,6 +63,7 @@ class TaskSpec:
     search_samples: int = 1000
     test_samples: int | None = None
     image_size: int | None = None
+    classes: int | None = None
     ignore_label: int = 255
     frames: int = 8
     frames_by: FramesBy = "time"
@@ -68,7 +72,7 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         sizes = ("calibration_samples", "search_samples", "test_samples", "image_size", "frames")
-        for name in (*sizes, "points"):
+        for name in (*sizes, "points", "classes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TaskError(f"{name} must be >= 1, got {value}")
@@ -133,7 +137,8 @@ def _image_folder(spec: TaskSpec) -> Task:
 def _segmentation(spec: TaskSpec) -> Task:
     counts, ignored = _counts(spec), spec.ignore_label
     splits, classes = mask_splits(_root(spec), spec.image_size, ignored, counts, spec.seed)
-    return _task(spec, splits, classes, "unet", metric=MeanIoU(ignore=ignored))
+    options = {"metric": MeanIoU(ignore=ignored), "outputs": Classes(ignore=ignored)}
+    return _task(spec, splits, spec.classes or classes, "unet", **options)
 
 
 def _detection(spec: TaskSpec) -> Task:
@@ -230,6 +235,8 @@ def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Mod
         raise TaskError(f"the model {name} needs --weights FILE, its trained state dict")
     model = build_model(name, classes)
     state = load_state(Path(spec.weights))
+    if not any(key.startswith(_AUXILIARY) for key in model.state_dict()):
+        state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -240,6 +247,10 @@ def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Mod
 
 MODELS: dict[str, Callable[..., nn.Module]] = {**COMPACT, "yolonet": YoloNet}
 """By the names that the command line knows; each takes ``classes``."""
+
+
+_AUXILIARY = "aux_classifier."
+"""Torchvision's heads that only training uses."""
 
 
 def build_model(name: str, classes: int) -> nn.Module:

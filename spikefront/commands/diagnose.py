@@ -23,6 +23,7 @@ from spikefront.shared import (
     learning_bar,
     make_evaluator,
     named_task,
+    of_recordings,
     print_table,
     recorded_task,
     uniform_config,
@@ -60,7 +61,7 @@ def diagnose(
 
     The figure shows the same. Inherited is what came with the input, from the layers before.
     """
-    from conversion import DeployConfig, load
+    from conversion import DeployConfig, Inputs, load
     from conversion import convert as make_spiking
     from conversion import diagnose as find_errors
     from reports import diagnosis_figure, diagnosis_table, write_figure
@@ -76,10 +77,11 @@ def diagnose(
     if config:
         model = load(config, evaluator.task.model, device=device)
     else:
-        conversion = uniform_config(evaluator.layers, choice)
+        conversion = uniform_config(evaluator.layers, of_recordings(choice, evaluator))
         with learning_bar(conversion) as on_iteration:
             model = make_spiking(evaluator.profile, conversion, on_iteration=on_iteration)
-    inputs, _ = next(evaluator.task.split(split).batches(samples))
+    given, _ = next(evaluator.task.split(split).batches(samples))
+    inputs = Inputs.of(given)
     found = find_errors(model, inputs.to(evaluator.device))
     if figure is not None:
         write_figure(diagnosis_figure(found), figure)

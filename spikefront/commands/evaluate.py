@@ -21,6 +21,7 @@ from spikefront.shared import (
     learning_bar,
     make_evaluator,
     named_task,
+    of_recordings,
     print_table,
     uniform_config,
     working,
@@ -70,8 +71,12 @@ def evaluate(
     spec = named_task(task)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make_evaluator(spec, device, prices, batch_size)
-    conversion = uniform_config(evaluator.layers, choice)
-    policy = ExitPolicy(alpha=alpha, beta=beta)
+    conversion = uniform_config(evaluator.layers, of_recordings(choice, evaluator))
+    policy = ExitPolicy(
+        score=evaluator.profile.outputs.score or "entropy",
+        alpha=alpha if evaluator.profile.outputs.score else 1.0,
+        beta=beta,
+    )
     with learning_bar(conversion) as on_iteration:
         given = Choice(conversion=conversion, exit=policy)
         model = evaluator.convert(given, on_iteration=on_iteration)

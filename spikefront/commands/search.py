@@ -79,10 +79,8 @@ if TYPE_CHECKING:
 @timeout_option
 @click.option(
     "--timesteps",
-    default="1,2,4,8",
-    show_default=True,
-    callback=lambda context, option, text: read_whole_numbers(text),
-    help="Values of T to choose from.",
+    callback=lambda context, option, text: None if text is None else read_whole_numbers(text),
+    help="Values of T to choose from. Default: 1,2,4,8; of events those up to their frames.",
 )
 @click.option(
     "--neuron",
@@ -161,7 +159,7 @@ def search(
     workers: int,
     dask: str | None,
     timeout: float | None,
-    timesteps: tuple[int, ...],
+    timesteps: tuple[int, ...] | None,
     neurons: tuple[str, ...],
     calibrations: tuple[str, ...],
     iterations: tuple[int, ...],
@@ -195,13 +193,14 @@ def search(
     limits: dict[str, Any] = {
         "phi_max": phi_max,
         "rho_max": rho_max,
-        "timesteps": timesteps,
         "neurons": neurons,
         "calibrations": calibrations,
         "iterations": iterations,
         "label_weight": label_weight,
         "pins": pins,
     }
+    if timesteps is not None:
+        limits["timesteps"] = timesteps
     place = storage or out / rooms.JOURNAL_NAME
     limit = max_energy or EnergyLimit()
     budget = rooms.Budget(
@@ -277,13 +276,12 @@ def _space(evaluator: Evaluator, limits: dict[str, Any]) -> LayerSpace:
     from spaces import LayerSpace
 
     outputs = evaluator.profile.outputs
-    if not outputs.scores:
+    if outputs.score is None:
         LOG.warning("%s outputs have no confidence: every sample runs all T steps", outputs.kind)
-    elif "entropy" not in outputs.scores:
-        limits = {**limits, "score": outputs.scores[0]}
     return LayerSpace(
         layers=evaluator.layers,
-        exits=bool(outputs.scores),
+        score=outputs.score or "entropy",
+        exits=outputs.score is not None,
         length=evaluator.profile.length,
         **limits,
     )

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spikefront.options import energy_option, run_options, sweep_options, task_options
-from spikefront.shared import make_evaluator, measured_sensitivity, named_task, print_table, working
+from spikefront.shared import (
+    make_evaluator,
+    measured_sensitivity,
+    named_task,
+    print_table,
+    steps_of_sweep,
+    working,
+)
 
 if TYPE_CHECKING:
     pass
@@ -43,6 +50,7 @@ def sensitivity(
     spec = named_task(task)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make_evaluator(spec, device, prices, batch_size)
+    timesteps = steps_of_sweep(timesteps, evaluator)
     found = measured_sensitivity(evaluator, timesteps, phi, rho)
     if figure is not None:
         write_figure(sensitivity_figure(found), figure)

@@ -58,7 +58,7 @@ def test_mean_entropy_looks_only_at_agreeing_samples() -> None:
     agreement = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     assert mean_entropy(entropy, agreement).tolist() == pytest.approx([0.1, 0.25])
     parts = torch.tensor([[0.5, 0.25], [0.0, 0.0]])  # of several positions; nothing agrees at last
-    assert mean_entropy(entropy, parts).tolist() == pytest.approx([(0.05 + 0.225) / 1, 1.0])
+    assert mean_entropy(entropy, parts).tolist() == pytest.approx([(0.05 + 0.225) / 0.75, 1.0])
 
 
 def test_policies_are_checked() -> None:

@@ -184,3 +184,46 @@ def test_what_is_not_there_is_told_of() -> None:
         outputs_from_dict({"kind": "values", "size": 3})
     with pytest.raises(ConfigError, match="activation must be sigmoid or softmax"):
         Boxes(activation="relu")
+
+
+def test_learning_does_not_depend_on_an_offset_of_values() -> None:
+    """The loss is in units of the outputs' spread: a constant added to them changes nothing."""
+    x = drawn(128, 4)
+    found = []
+    for offset in (0.0, 100.0):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 1))
+        with torch.no_grad():
+            net[2].bias += offset
+        known = profile(net, x, outputs=Values())
+        calibration = LearnedWeights(iterations=40, energy_weight=0.3)
+        config = ConversionConfig.uniform(known.layers, timesteps=4, phi=4, calibration=calibration)
+        model = convert(known, config)
+        step = model.simulate(x).at(3)
+        found.append(float(known.outputs.divergence(step, known.expected).mean()))
+    assert found[1] == pytest.approx(found[0], rel=0.2)
+    rows = torch.cat([drawn(40, 1), 100 + drawn(40, 1, seed=3)], 1)
+    scale = Values(output="a").fitted(lambda: {"a": rows}).scale
+    assert scale == pytest.approx(float(rows.var(0, correction=0).mean().sqrt()), rel=1e-4)
+
+
+def test_labels_of_one_logit_and_labels_that_are_ignored() -> None:
+    read, logits = Classes(output="a"), drawn(8, 1)
+    labels = torch.tensor([0, 1] * 4)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
+    for one in (logits, logits[:, 0]):
+        torch.testing.assert_close(read.label_loss({"a": one}, labels), expected)
+    none = torch.full((2, 4, 4), 255)
+    maps = drawn(2, 3, 4, 4).requires_grad_()
+    loss = read.label_loss({"a": maps}, none)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert maps.grad is not None
+    assert not maps.grad.any()
+    zero = torch.zeros(2, 4, 4, dtype=torch.long)
+    left_out = Classes(output="a", ignore=0).label_loss({"a": maps.detach()}, zero)
+    assert float(left_out) == 0.0
+    two = torch.cat([torch.zeros_like(logits), logits], 1)
+    torch.testing.assert_close(
+        read.loss({"a": logits}, {"a": 2 * logits}), read.loss({"a": two}, {"a": 2 * two})
+    )

@@ -171,7 +171,8 @@ def test_a_config_knows_how_its_inputs_come(tmp_path: Path) -> None:
     [
         (torch.zeros(4, 2, 10, 10), "video", "feed must be one of static, frames, events"),
         (torch.zeros(4, 3), "frames", r"inputs over time have the shape \(N, T, ...\)"),
-        (-torch.ones(4, 3, 2, 10, 10), "events", "no count is below zero"),
+        (-torch.ones(4, 3, 2, 10, 10), "events", "events are counts, whole numbers"),
+        (torch.full((4, 3, 2, 10, 10), 0.5), "events", "for other values use feed='frames'"),
     ],
 )
 def test_bad_sequences_are_told_of(x: Tensor, feed: str, message: str) -> None:

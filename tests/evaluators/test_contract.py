@@ -15,8 +15,18 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 
-from conversion import Choice, ConversionConfig, ExitPolicy, Inputs, Values, load, save
+from conversion import (
+    Choice,
+    ConversionConfig,
+    ExitPolicy,
+    Inputs,
+    LearnedWeights,
+    Values,
+    load,
+    save,
+)
 from evaluators import UNTRAINED, Evaluator, Measurement, Split, Task, TaskSpec, digits, load_task
 from reports import compare_knee, measure_front, write_report
 from search import StudySetup, make_sampler, note_ann, open_study, run_study
@@ -117,10 +127,41 @@ def clouds(root: Path) -> TaskSpec:
     return TaskSpec(task="parts", data=str(root), points=48)
 
 
+class Named(nn.Module):
+    """Takes a dict of keyword arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 24), nn.Linear(3, 24), nn.Linear(24, 5)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.three(torch.relu(self.one(left) + self.two(right)))
+
+
+class Rows(Dataset):
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, place: int) -> tuple[dict[str, torch.Tensor], int]:
+        draw = torch.Generator().manual_seed(self.begin + place)
+        left, right = torch.randn(4, generator=draw), torch.randn(3, generator=draw)
+        return {"left": left, "right": right}, place % 5
+
+
+def keywords(_: Path) -> Task:
+    torch.manual_seed(0)
+    parts = {name: Rows(100 * i) for i, name in enumerate(("calibration", "search", "test"))}
+    return Task(name="keywords", model=Named().eval(), **parts)
+
+
 MAKE: dict[str, Callable[[Path], TaskSpec | Task]] = {
     "small": lambda root: made_small_task(),
     "digits": lambda root: digits(),
     "regression": regression,
+    "keywords": keywords,
     "segmentation": masks,
     "detection, VOC": voc,
     "detection, COCO": coco,
@@ -161,7 +202,8 @@ def choice(evaluator: Evaluator, steps: int = 4, alpha: float = 1.0, **options: 
     length = evaluator.profile.length or steps
     settings = {"timesteps": min(steps, length), "calibration_timesteps": min(steps, length)}
     config = ConversionConfig.uniform(evaluator.layers, phi=8, **settings, **options)
-    return Choice(conversion=config, exit=ExitPolicy(alpha=alpha))
+    exits = ExitPolicy(alpha=alpha) if evaluator.profile.outputs.scores else ExitPolicy()
+    return Choice(conversion=config, exit=exits)
 
 
 def test_the_ann_is_measured_as_the_model_answers(evaluator: Evaluator) -> None:
@@ -271,7 +313,7 @@ def test_it_is_searched_and_reported(evaluator: Evaluator, tmp_path: Path) -> No
     )
     assert front.metric in files[-1].read_text("utf-8")
     drawn = {path.stem for path in files}
-    assert ("samples" in drawn) == (evaluator.task.name != "regression")
+    assert ("samples" in drawn) == (evaluator.task.name not in ("regression", "keywords"))
     assert ("classes" in drawn) == (evaluator.task.name != "regression")
     divergences = [pair.divergence for pair in comparison.pairs]
     assert divergences == sorted(divergences, reverse=True)
@@ -280,12 +322,33 @@ def test_it_is_searched_and_reported(evaluator: Evaluator, tmp_path: Path) -> No
         assert int(comparison.confusion.sum()) == comparison.n * positions
 
 
-def test_learning_takes_its_training_samples(evaluator: Evaluator) -> None:
-    from conversion import LearnedWeights
+def test_it_learns(evaluator: Evaluator) -> None:
+    calibration = LearnedWeights(iterations=12, energy_weight=0.0)
+    before = evaluator.measure(choice(evaluator, steps=2, neuron="dual-threshold"), "calibration")
+    learned = choice(evaluator, steps=2, neuron="dual-threshold", calibration=calibration)
+    found = evaluator.measure(learned, "calibration")
+    assert found.kl.value != before.kl.value
+    assert found.kl.value < 2 * before.kl.value + 5e-3
 
-    calibration = LearnedWeights(iterations=3, energy_weight=0.1)
-    found = evaluator.measure(choice(evaluator, steps=2, calibration=calibration))
-    assert found.kl.value >= 0
+
+def test_learning_sees_the_training_samples_and_no_others() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched:
+        def __iter__(self) -> Any:
+            torch.manual_seed(3)
+            while True:
+                seen.append(torch.rand(6, 2, 10, 10))
+                yield seen[-1]
+
+    task = made_small_task()
+    evaluator = Evaluator(replace(task, train=Watched()))
+    calibration = LearnedWeights(iterations=4, energy_weight=0.1)
+    with_train = evaluator.measure(choice(evaluator, steps=2, calibration=calibration))
+    assert len(seen) >= 4
+    other = Evaluator(task)
+    without = other.measure(choice(other, steps=2, calibration=calibration))
+    assert with_train.kl.value != without.kl.value
 
 
 def test_targets_of_boxes_are_scaled_and_mirrored(tmp_path: Path) -> None:

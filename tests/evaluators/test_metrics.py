@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -90,6 +91,23 @@ def test_r2_is_that_of_its_definition_and_of_torchmetrics() -> None:
     assert metric.value(metric.statistics(100 * answer, target)) == 0.0
 
 
+def test_r2_of_several_outputs_is_the_mean_of_theirs() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    target = drawn(300, 2) + torch.tensor([0.0, 100.0])
+    constant = torch.tensor([[0.0, 100.0]]).expand(300, 2)
+    metric = R2()
+    assert metric.value(metric.statistics(constant, target)) == pytest.approx(0.0, abs=0.01)
+    near = target + torch.tensor([0.1, 0.7]) * drawn(300, 2, seed=4)
+    assert metric.value(metric.statistics(near, target)) == pytest.approx(
+        float(torchmetrics.functional.r2_score(near, target)), rel=1e-3
+    )
+
+
+def test_one_sample_has_a_drop_that_json_can_hold() -> None:
+    one = R2().statistics(torch.ones(1, 1), torch.zeros(1, 1))
+    assert json.dumps(R2().drop(one, one).to_dict(), allow_nan=False)
+
+
 def boxes(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
 
@@ -117,6 +135,14 @@ def test_average_precision_by_hand() -> None:
     assert metric.value(statistics) == pytest.approx((51 + 50 * 2 / 3) / 101)
     assert metric.per_class(statistics, target).tolist() == pytest.approx([(51 + 100 / 3) / 101])
     assert metric.name == "mAP@50"
+
+
+def test_no_objects_anywhere_are_no_crash() -> None:
+    found = {"boxes": boxes((0, 0, 1, 1)), "scores": torch.ones(1), "labels": torch.zeros(1)}
+    metric = MeanAveragePrecision(lambda answer: [found], 2)
+    target = torch.zeros(1, 0, 5)
+    metric.check(target, {}, place)
+    assert metric.value(metric.statistics({}, target)) == 0.0
 
 
 def random_detections(samples: int, classes: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -149,7 +175,7 @@ def test_average_precision_is_that_of_torchmetrics(overlaps: tuple[float, ...]) 
 
 
 def test_a_bootstrap_of_a_mean_has_its_standard_error() -> None:
-    """R² of many, as a smooth function of means, against the delta method by resampling anew."""
+    """A mean by the bootstrap has the interval that its closed form has."""
 
     class Mean(MeanIoU):
         def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
@@ -210,6 +236,30 @@ def test_what_a_user_gives_becomes_a_metric() -> None:
             r"have the shape \(5, 5\), but the network answers for \(4, 4\) positions",
         ),
         (
+            TopK(),
+            torch.zeros(4, 3, 5, 6),
+            torch.zeros(4, dtype=torch.long),
+            r"have the shape \(\), but the network answers for \(5, 6\) positions",
+        ),
+        (
+            TopK(),
+            torch.zeros(4, 3, 5, 6),
+            torch.zeros(4, 6, 5, dtype=torch.long),
+            r"have the shape \(6, 5\), but the network answers for \(5, 6\) positions",
+        ),
+        (
+            TopK(),
+            torch.zeros(4, 3),
+            torch.zeros(4, 5, 6, dtype=torch.long),
+            r"have the shape \(5, 6\), but the network answers for \(\) positions",
+        ),
+        (
+            MeanIoU(ignore=255),
+            torch.zeros(2, 1, 4, 4),
+            torch.full((2, 4, 4), 255),
+            "mIoU needs an output per class, two at least",
+        ),
+        (
             MeanAveragePrecision(lambda answer: [], 3),
             {},
             torch.zeros(2, 3),
@@ -224,7 +274,7 @@ def test_what_a_user_gives_becomes_a_metric() -> None:
     ],
 )
 def test_targets_that_do_not_fit(metric, answer, target: Tensor, message: str) -> None:
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises((TaskError, ConfigError), match=message):
         metric.check(target, answer, place)
 
 

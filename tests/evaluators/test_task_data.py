@@ -8,10 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from PIL import Image
 
-from evaluators import UNTRAINED, Split, Task, TaskError, TaskSpec, TorchvisionDetector, load_task
+from evaluators import (
+    UNTRAINED,
+    Split,
+    Task,
+    TaskError,
+    TaskSpec,
+    TorchvisionDetector,
+    load_model,
+    load_task,
+)
+from evaluators._checks import checked_targets
 from evaluators.tasks._divide import thirds
 from evaluators.tasks._events import Events, frames_of, read_events
 from evaluators.tasks._shapes import gridded, in_unit_ball, on_surface, read_off
@@ -42,6 +54,33 @@ def test_recordings_in_every_format_are_the_same(tmp_path: Path) -> None:
         assert [part.tolist() for part in found] == [x, y, TIMES, p], name
 
 
+def test_rows_that_count_time_on_are_no_events(tmp_path: Path) -> None:
+    rows = [(3, 4, 100), (0, 240, 0), (5, 6, 50), (1, 240, 0), (7, 7, 60)]
+    data = b"".join(struct.pack(">BB", x, y) + struct.pack(">I", t)[1:] for x, y, t in rows)
+    (tmp_path / "a.bin").write_bytes(data)
+    found = read_events(tmp_path / "a.bin")
+    assert found.y.tolist() == [4, 6, 7]
+    assert found.t.tolist() == [100, 50 + 2**13, 60 + 2**14]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"t": [0.1, 0.9]}, "times are fractions"),
+        ({"p": [1, 2]}, "not 0 and 1, or -1 and 1"),
+        ({"x": [-1, 2]}, "a coordinate is below zero"),
+        ({"y": [1]}, "differ in their length"),
+    ],
+)
+def test_events_that_are_none(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    fields = {"x": [0, 1], "y": [0, 1], "t": [0, 10], "p": [0, 1]}
+    np.savez(tmp_path / "a.npz", **{**fields, **changed})
+    with pytest.raises(TaskError, match=message):
+        read_events(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", **{**fields, "p": [-1, 1], "t": [0.0, 10.0]})
+    assert read_events(tmp_path / "b.npz").p.tolist() == [0, 1]
+
+
 def test_frames_by_time_and_by_count_by_hand() -> None:
     zeros = np.zeros(5, dtype=np.int64)
     events = Events(np.array([0, 1, 1, 0, 0]), zeros, np.array(TIMES), np.array([1, 0, 1, 1, 0]))
@@ -70,6 +109,49 @@ def test_listed_recordings_are_divided_by_class(tmp_path: Path) -> None:
     assert x.shape == (4, 3, 2, 20, 20)
     assert sorted(y.tolist()) == [0, 0, 1, 1]
     assert task.feed == "events"
+
+
+def recordings(root: Path, names: list[str]) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes([1, 2, 128, 0, 5] * 4))
+
+
+def test_lists_for_train_and_test_are_kept_apart(tmp_path: Path) -> None:
+    recordings(tmp_path, [f"{i}.bs2" for i in range(12)])
+    for name, places in (("train1K", range(8)), ("test100", range(8, 12))):
+        lines = "\n".join(f"{i}\t{i % 2}" for i in places)
+        (tmp_path / f"{name}.txt").write_text(lines)
+    task = untrained("events", tmp_path)
+    assert isinstance(task.train, Split)
+    assert (len(task.train), len(task.search), len(task.test)) == (8, 2, 2)
+    (tmp_path / "more.txt").write_text("0 1")
+    with pytest.raises(TaskError, match=r"several lists, more\.txt, test, train: call them"):
+        untrained("events", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/a/0.bin"], "neither a val nor a test folder"),
+        (["train/a/0.bin", "val/a/no.txt", "test/a/0.bin"], "val has no recordings"),
+        (["train/a/0.bin", "test/a/0.bin", "test/b/0.bin"], "not have the same classes: .*'b'"),
+    ],
+)
+def test_folders_of_recordings_that_do_not_fit(
+    tmp_path: Path, files: list[str], message: str
+) -> None:
+    recordings(tmp_path, files)
+    with pytest.raises(TaskError, match=message):
+        untrained("events", tmp_path)
+
+
+def test_shapes_have_the_same_classes_in_every_split(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        np.save(tmp_path / name / "0.npy", np.ones((4, 4, 4), dtype=bool))
+    with pytest.raises(TaskError, match="do not have the same classes: only one has 'a'"):
+        untrained("voxels", tmp_path)
 
 
 def test_thirds_do_not_depend_on_a_seed_and_do_not_overlap() -> None:
@@ -132,21 +214,20 @@ def picture(path: Path, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> No
 
 
 @pytest.mark.parametrize(
-    ("images", "masks"),
+    ("images", "masks", "names"),
     [
-        ("{}/", "{}annot/"),
-        ("images/{}/", "masks/{}/"),
-        ("images/{}ing/", "annotations/{}ing/"),
+        ("{}", "{}annot", ("train", "val")),
+        ("images/{}", "masks/{}", ("train", "val")),
+        ("images/{}", "annotations/{}", ("training", "validation")),
     ],
 )
-def test_masks_in_their_layouts(tmp_path: Path, images: str, masks: str) -> None:
-    for split in ("train", "val"):
+def test_masks_in_their_layouts(
+    tmp_path: Path, images: str, masks: str, names: tuple[str, str]
+) -> None:
+    for name in names:
         for i in range(4):
-            name = split if "ing" not in images or split == "train" else "validation"[:-3] + "ion"
-            here = images.replace("{}ing", "{}") if name == "validation" else images
-            there = masks.replace("{}ing", "{}") if name == "validation" else masks
-            picture(tmp_path / here.format(name) / f"{i}.jpg")
-            picture(tmp_path / there.format(name) / f"{i}.png", mode="L")
+            picture(tmp_path / images.format(name) / f"{i}.jpg")
+            picture(tmp_path / masks.format(name) / f"{i}.png", mode="L")
     task = untrained("segmentation", tmp_path)
     x, y = next(task.search.batches(2))
     assert x.shape == (2, 3, 6, 8)
@@ -154,6 +235,7 @@ def test_masks_in_their_layouts(tmp_path: Path, images: str, masks: str) -> None
     resized = untrained("segmentation", tmp_path, image_size=12)
     assert next(resized.search.batches(1))[1].shape == (1, 12, 16)
     assert next(resized.search.batches(1))[1].unique().tolist() == [1]
+    assert untrained("segmentation", tmp_path, classes=7).model(x).shape[1] == 7
 
 
 def test_voc_s_masks(tmp_path: Path) -> None:
@@ -222,10 +304,76 @@ def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
     untrained("segmentation", tmp_path, image_size=6)
 
 
-def test_a_detector_is_one_that_decodes(tmp_path: Path) -> None:
-    (tmp_path / "annotations").mkdir()
+def test_detectors_of_two_stages_are_refused() -> None:
     with pytest.raises(TaskError, match="has two stages; one-stage detectors convert: RetinaNet"):
         TorchvisionDetector("fasterrcnn_mobilenet_v3_large_320_fpn", 2)
+
+
+def one_image(root: Path, difficult: int = 0) -> None:
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "Annotations").mkdir()
+    for split in ("train", "val"):
+        names = [f"{split}{i}" for i in range(2)]
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+        for i, name in enumerate(names):
+            picture(root / "JPEGImages" / f"{name}.jpg", (64, 64))
+            item = (
+                "<object><name>a</name><difficult>{}</difficult><bndbox><xmin>1</xmin>"
+                "<ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
+            )
+            text = item.format(0) + item.format(difficult) if i else ""
+            (root / "Annotations" / f"{name}.xml").write_text(f"<a>{text}</a>")
+
+
+def test_images_without_objects_and_difficult_ones(tmp_path: Path) -> None:
+    one_image(tmp_path, difficult=1)
+    task = untrained("detection", tmp_path, image_size=64)
+    rows = torch.cat([y for _, y in task.search.batches(4)] + [y for _, y in task.test.batches(4)])
+    assert sorted((rows[..., 4] >= 0).sum(1).tolist()) == [0, 1]
+
+
+def test_a_model_that_does_not_decode_is_no_detector(tmp_path: Path) -> None:
+    one_image(tmp_path)
+    with pytest.raises(TaskError, match="the model resnet20 detects nothing: it needs"):
+        untrained("detection", tmp_path, model="resnet20")
+
+
+def test_targets_that_are_dicts_or_differ_are_told_of() -> None:
+    images = [torch.rand(3, 8, 8) for _ in range(3)]
+    rows = [(x, {"boxes": torch.rand(2, 4)}) for x in images]
+    split = Split(
+        rows, "search", collate=lambda b: (torch.stack([x for x, _ in b]), [y for _, y in b])
+    )
+    with pytest.raises(TaskError, match=r"are no tensor, but a list: give .* \(G, 5\)"):
+        next(split.batches(2))
+    other = Split([(x, torch.zeros(i, 5)) for i, x in enumerate(images)], "search")
+    with pytest.raises(TaskError, match=r"sample 1 of the search split has a target of another"):
+        checked_targets(other, size=1)
+
+
+def test_weights_of_torchvision_s_with_and_without_their_training_heads(tmp_path: Path) -> None:
+    detector = TorchvisionDetector("ssdlite320_mobilenet_v3_large", 2)
+    detector.load_state_dict(detector.state_dict())
+    detector.load_state_dict(detector.model.state_dict())
+    detector.prepare((320, 320))
+    before = {k: v.clone() for k, v in detector.state_dict().items()}
+    assert detector.training
+    x = torch.rand(2, 3, 320, 320)
+    detector.decode(detector.eval()(x))
+    detector.train()
+    detector.decode({k: v.detach() for k, v in detector.eval()(x).items()})
+    assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items())
+    with_head = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        num_classes=3, weights_backbone=None
+    ).state_dict()
+    with_head["aux_classifier.0.weight"] = torch.zeros(2)
+    safetensors.torch.save_file(with_head, tmp_path / "w.safetensors")
+    spec = TaskSpec(
+        task="segmentation",
+        model="lraspp_mobilenet_v3_large",
+        weights=str(tmp_path / "w.safetensors"),
+    )
+    load_model(spec, 3)
 
 
 def test_torchvision_s_boxes_are_decoded_as_torchvision_does() -> None:

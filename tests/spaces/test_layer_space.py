@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import optuna
 import pytest
@@ -171,5 +170,7 @@ def test_t_is_at_most_the_length_of_a_recording(length: int, timesteps: tuple[in
     uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
     assert (uniform["timesteps"], uniform["calibration/timesteps"]) == (length, length)
     assert LayerSpace.from_dict(space.to_dict()) == space
-    # A search that goes on is told the timesteps that the first one was told.
-    assert replace(space, timesteps=(1, 2, 4, 8)) == space
+    named = LayerSpace(layers=("a",), timesteps=(1,), length=length)
+    assert named.timesteps == (1,)
+    with pytest.raises(ConfigError, match=f"timesteps must be at most {length}, the steps of the"):
+        LayerSpace(layers=("a",), timesteps=(1, 16), length=length)
