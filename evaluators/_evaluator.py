@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -317,6 +318,7 @@ class Evaluator:
             network.fingerprint,
             found.data_fingerprint,
             self.training_fingerprint,
+            json.dumps(found.outputs.to_dict(), sort_keys=True),
         )
         return sha256("\n".join(parts).encode())
 
