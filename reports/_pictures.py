@@ -149,7 +149,7 @@ def _boxes(axes: Axes, pair: Pair, column: str | None, metric: MeanAveragePrecis
     for x1, y1, x2, y2, label, text in rows:
         color = _COLORS(2 * label % 20)
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=color, lw=0.8))
-        axes.text(x1, y1, text, fontsize=4, color=color, va="bottom")
+        axes.text(x1, y1, text, fontsize=5, color=color, va="top", clip_on=True)
 
 
 _PARTS = ("boxes", "scores", "labels")
@@ -186,7 +186,7 @@ def classes_figure(comparison: Comparison) -> Figure | None:
         bars.barh(place + 0.4 * (i - 0.5), np.nan_to_num(values), 0.4, label=name, color=color)
     bars.set_yticks(*_ticks(classes), fontsize=7)
     bars.invert_yaxis()
-    bars.set_xlabel(comparison.metric)
+    bars.set_xlabel(comparison.metric.removeprefix("m"))  # of one class, so no mean
     bars.set_ylabel("class")
     bars.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
     bars.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
