@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ _LEARNED_AT_ONCE = 2**20
 """Neurons of a layer, over all samples of a batch, from which on a step of learning takes fewer
 samples: it is then as fast as one of small images, and there are more of them."""
 
+_AT_ONCE = 2**22
+"""Values of a layer or an output, over all samples of a pass, beyond which a CPU takes fewer: times
+T steps, they are to fit into memory."""
+
 _HASHED = 32
 """Samples per part of a fingerprint, which depends on them."""
 
@@ -116,8 +121,8 @@ class Evaluator:
         device: Where to run.
         energy: An energy model or its name.
         batch_size: Samples per pass. None takes 256; on a CPU 32 to 256, as many as keep the
-            largest activation within its caches (measured). Out of memory halves it and tries
-            again.
+            largest activation within its caches (measured), and fewer where it or an output is
+            very large. Out of memory halves it and tries again.
         seed: Recorded with every measurement.
         states: Where learned states are kept beyond this evaluator's life; None keeps none. What
             is not there is learned again.
@@ -161,7 +166,8 @@ class Evaluator:
             feed=self.task.feed,
         )
         if self._fits_batch_size:
-            self.batch_size = min(max(_CACHED // _largest(found), _SMALLEST), _LARGEST)
+            fewest = min(_SMALLEST, max(4, _AT_ONCE // _widest(found)))
+            self.batch_size = min(max(_CACHED // _largest(found), fewest), _LARGEST)
         return found
 
     def _batches_to_learn_from(self) -> Iterable[Any]:
@@ -392,6 +398,13 @@ class Evaluator:
                     raise
                 self.batch_size //= 2
                 _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
+
+
+def _widest(found: Profile) -> int:
+    """Values of the largest layer or output of a sample."""
+    network = found.network
+    leaves = [network.output_leaves[place] for place in network.output_names.values()]
+    return max(_largest(found), *(math.prod(network.sample_shape(leaf)) for leaf in leaves))
 
 
 def _largest(found: Profile) -> int:

@@ -138,7 +138,8 @@ if TYPE_CHECKING:
     help="Keep φ or ρ of a layer; repeat it. `spikefront profile` lists the layers.",
 )
 @limit_options(
-    "Most energy of a point of the front", "Most accuracy it may lose (0.01 is one point)."
+    "Most energy of a point of the front",
+    "Most that it may lose of the task's metric (0.01 is one point).",
 )
 @confidence_option
 @click.option(
