@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from torch.utils.data import Dataset, Subset
 
 from evaluators._split import TaskError
 from evaluators.tasks._divide import Counts, Splits, check_same_classes, divide, thirds
+
+_LOG = logging.getLogger("spikefront")
 
 Kind = Literal["voxels", "pointcloud"]
 
@@ -102,6 +105,8 @@ class Shapes(Dataset[tuple[Tensor, int]]):
             grid = found if found.ndim == 3 else gridded(found)
             return torch.from_numpy(grid.astype(np.float32))[None], label
         cloud = np.argwhere(found).astype(np.float64) if found.ndim == 3 else found
+        if not len(cloud):
+            raise TaskError(f"shape {place} has no points")
         draw = np.random.default_rng(place)
         chosen = draw.choice(len(cloud), size=self._points, replace=len(cloud) < self._points)
         return torch.from_numpy(in_unit_ball(cloud[chosen]).T.astype(np.float32)), label
@@ -257,11 +262,18 @@ def _array(path: Path) -> np.ndarray:
 def _grids(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as found:
-            if "packed" in found:
-                return np.unpackbits(found["packed"], axis=-1).astype(bool)
-            return np.asarray(found["voxels"]).astype(bool)
+            packed = "packed" in found
+            grids = np.unpackbits(found["packed"], axis=-1) if packed else found["voxels"]
+            grids = np.asarray(grids).astype(bool)
     except (OSError, ValueError, KeyError) as error:
         raise TaskError(f"{path} holds no grids, voxels or packed: {error}") from error
+    whole = grids.reshape(len(grids), -1).any(1)
+    if not whole.all():
+        _LOG.warning(
+            "%s: %d of %d shapes are empty, and left out", path, (~whole).sum(), len(grids)
+        )
+    kept: np.ndarray = grids[whole]
+    return kept
 
 
 def _row(grids: np.ndarray, place: int) -> Read:

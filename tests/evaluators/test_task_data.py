@@ -393,3 +393,17 @@ def test_torchvision_s_boxes_are_decoded_as_torchvision_does() -> None:
             one["scores"].sort().values, other["scores"][kept].sort().values, atol=1e-4, rtol=1e-3
         )
         assert one["labels"].sort().values.tolist() == sorted((other["labels"][kept] - 1).tolist())
+
+
+def test_empty_grids_are_left_out_and_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grids = np.ones((10, 4, 4, 4), dtype=bool)
+    grids[3] = False
+    np.savez(tmp_path / "a.npz", voxels=grids)
+    np.savez(tmp_path / "b.npz", packed=np.packbits(grids, axis=-1)[..., :1])
+    with caplog.at_level("WARNING", "spikefront"):
+        task = untrained("pointcloud", tmp_path, points=16)
+    assert "1 of 10 shapes are empty, and left out" in caplog.text
+    assert isinstance(task.train, Split)
+    assert len(task.train) + len(task.search) + len(task.test) == 18
