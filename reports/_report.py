@@ -120,7 +120,8 @@ def write_report(
         files.append(write_file(folder / "figures" / f"{name}.svg", svg))
         files.append(write_file(folder / "figures" / f"{name}.png", _render(figure, "png")))
         figures.append({"title": title, "svg": base64.b64encode(svg).decode()})
-    page = _page(front, figures, folder, costs, provenance or {})
+    note = task.outputs.note if task else ""
+    page = _page(front, figures, folder, costs, provenance or {}, note)
     return [*files, write_file(folder / "report.html", page)]
 
 
@@ -178,6 +179,7 @@ def _page(
     folder: Path,
     costs: Costs | None,
     provenance: Mapping[str, Any],
+    note: str,
 ) -> str:
     source = resources.files("reports").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -190,4 +192,5 @@ def _page(
         out=folder,
         costs=costs,
         provenance=provenance,
+        note=note,
     )

@@ -32,12 +32,14 @@ class Outputs(ABC):
     Attributes:
         kind: Its name.
         scores: The confidences that it has; none means no early exit: every sample runs T steps.
+        note: What a reader of a report must know of them.
         output: The output that answers: its name or position; None takes the only one, or the one
             called ``out`` or ``logits``.
     """
 
     kind: ClassVar[str] = ""
     scores: ClassVar[tuple[Score, ...]] = ()
+    note: ClassVar[str] = ""
 
     output: str | int | None = None
 

@@ -43,6 +43,10 @@ class Boxes(Outputs):
 
     kind: ClassVar[str] = "boxes"
     scores: ClassVar[tuple[Score, ...]] = get_args(Score)
+    note: ClassVar[str] = (
+        "Decoding of boxes and non-maximum suppression come after the network: they stay analog and"
+        " are no part of any energy here, of neither network."
+    )
 
     output: str | int | None = "cls_logits"
     boxes: str | int = "bbox_regression"

@@ -23,6 +23,7 @@ class Values(Outputs):
     """
 
     kind: ClassVar[str] = "values"
+    note: ClassVar[str] = "Values have no confidence to exit by: every sample runs all T steps."
 
     scale: float | None = None
 

@@ -325,7 +325,8 @@ def _report_search(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec, ou
 
     front = measure_front(study, evaluator, test=False)
     costs = evaluator.profile.costs
-    write_report(front, out, costs=costs, provenance=provenance_of(study, evaluator, spec))
+    provenance = provenance_of(study, evaluator, spec)
+    write_report(front, out, costs=costs, provenance=provenance, task=evaluator.task)
     print_table(front_table(front))
     click.echo(f"\nReport: {out / 'report.html'}")
 

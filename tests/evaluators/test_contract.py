@@ -311,7 +311,9 @@ def test_it_is_searched_and_reported(evaluator: Evaluator, tmp_path: Path) -> No
     files = write_report(
         front, tmp_path, costs=evaluator.profile.costs, comparison=comparison, task=evaluator.task
     )
-    assert front.metric in files[-1].read_text("utf-8")
+    page = files[-1].read_text("utf-8")
+    assert front.metric in page
+    assert ("non-maximum suppression" in page) == evaluator.task.name.startswith("detection")
     drawn = {path.stem for path in files}
     assert ("samples" in drawn) == (evaluator.task.name not in ("regression", "keywords"))
     assert ("classes" in drawn) == (evaluator.task.name != "regression")
