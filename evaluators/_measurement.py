@@ -41,7 +41,8 @@ class Measurement:
         exit_curve: Rows (T, threshold, accuracy, energy ratio, KL) of constant exit thresholds
             and smaller T, all from the same pass.
         exits: Fraction of samples that leave at each step.
-        layer_energy_pj: Mean energy by source of the spikes; ``stem`` is the analog input.
+        layer_energy_pj: Mean energy by source of the spikes; ``stem`` is what works once on the
+            analog input, ``on currents`` what stays analog at every step.
         logits_sha256: Hash of the outputs of all steps, for ``spikefront verify``.
         metric: Name of the task's metric.
     """

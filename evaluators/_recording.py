@@ -226,9 +226,10 @@ class Recording:
         per_source = self.synops.cumsum(1).transpose(0, 1)
         means = self.energy.spikes_pj(_at(per_source.transpose(1, 2), exits).mean(0))
         steps = float((exits + 1).double().mean())
-        analog = self.energy.stem_pj(self.costs) + steps * self.energy.step_pj(self.costs)
+        currents = steps * self.energy.step_pj(self.costs)
         named = dict(zip(self.sources, means.tolist(), strict=True))
-        return {"stem": analog, **named}
+        analog = {"on currents": currents} if currents else {}
+        return {"stem": self.energy.stem_pj(self.costs), **analog, **named}
 
 
 def _at(per_step: Tensor, exits: Tensor) -> Tensor:

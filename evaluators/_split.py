@@ -58,6 +58,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
+    def __getitem__(self, place: int) -> Any:
+        """One sample, so that a ``DataLoader`` takes a split, too.
+
+        Raises:
+            TaskError: It cannot be read, or is no pair.
+        """
+        return self._sample(place)
+
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         """Batches, so that ``conversion.profile`` takes a split, too."""
         return self.batches(256)

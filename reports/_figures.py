@@ -48,10 +48,11 @@ def front_figure(front: ParetoFront) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     bottom, top = _accuracy_range(front)
     axes.set_ylim(bottom, top)
-    below = [p for p in front.points if p.search.accuracy.value < bottom]
+    found = [m for p in front.points for m in (p.search, p.test) if m is not None]
+    below = sum(m.accuracy.value < bottom for m in found)
     if below:
         axes.annotate(
-            f"↓ {len(below)} more of the front below",
+            f"↓ {below} more of the front below",
             (0.25, 0.02),
             xycoords="axes fraction",
             color=_FRONT,
@@ -107,7 +108,7 @@ def layers_figure(front: ParetoFront) -> Figure:
             interpolation="nearest",
         )
         axes.set_title(f"{symbol}, {'spikes per step' if whole else 'threshold factor'}")
-        axes.set_xlabel("trial, by rising energy")
+        axes.set_xlabel("trial, by rising energy; equal ones once")
         _label_points(axes, points)
         figure.colorbar(image, ax=axes, shrink=0.9, ticks=MaxNLocator(integer=whole))
     left.set_yticks(range(len(layers)), layers, fontsize=7)
@@ -117,17 +118,19 @@ def layers_figure(front: ParetoFront) -> Figure:
 def energy_figure(front: ParetoFront) -> Figure:
     """Mean energy by the layer whose spikes cause it, for three points of the front."""
     chosen = _three_points(front)
-    sources = list(chosen[0][1].search.layer_energy_pj)
+    sources = max((list(p.search.layer_energy_pj) for _, p in chosen), key=len)
     figure, axes = _axes(7.2, 1.4 + 0.24 * len(sources))
     height = 0.8 / len(chosen)
+    largest = max(max(point.search.layer_energy_pj.values()) for _, point in chosen)
+    size, unit = next((s, u) for s, u in _UNITS if largest >= s or u == "pJ")
     for i, (label, point) in enumerate(chosen):
-        values = [point.search.layer_energy_pj[source] / 1e3 for source in sources]
+        values = [point.search.layer_energy_pj.get(source, 0.0) / size for source in sources]
         axes.barh(
             np.arange(len(sources)) + i * height, values, height, label=label, color=_THREE[i]
         )
     axes.set_yticks(np.arange(len(sources)) + 0.4 - height / 2, sources, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("energy per inference, nJ")
+    axes.set_xlabel(f"energy per inference, search split, {unit}")
     axes.legend(fontsize=8)
     return figure
 
@@ -149,7 +152,7 @@ def timesteps_figure(front: ParetoFront) -> Figure:
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("step at which a sample leaves")
+    axes.set_xlabel("step at which a sample leaves, search split")
     axes.set_ylabel("samples")
     axes.legend(fontsize=8)
     return figure
@@ -217,6 +220,8 @@ FIGURES: dict[str, tuple[str, Callable[[ParetoFront], Figure]]] = {
     "energy": ("Energy by layer", energy_figure),
     "timesteps": ("Timesteps under early exit", timesteps_figure),
 }
+
+_UNITS = ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
 
 _PARTS = ("#d1495b", "#e8a33d", "#0b5fa5", "#9aa5b1")
 _THREE = ("#7fb7de", "#0b5fa5", "#082f52")
@@ -303,6 +308,7 @@ def _accuracy_range(front: ParetoFront) -> tuple[float, float]:
     top = max([m.accuracy.high for m in found] + [a.accuracy.value for a in front.ann.values()])
     best = max(m.accuracy.value for m in found)
     bottom = max(min(m.accuracy.low for m in found), best - 0.15)
+    bottom = min(bottom, *(ann.accuracy.value for ann in front.ann.values()))
     margin = 0.05 * (top - bottom)
     return bottom - margin, min(top + margin, 1.0 + margin)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from conversion import decisions
@@ -35,7 +35,9 @@ def samples_figure(comparison: Comparison, task: Task) -> Figure | None:
     """
     if not comparison.pairs or (draw := _way_of(comparison.pairs[0], task.metric)) is None:
         return None
-    columns = ("target", "ANN", "spiking network")
+    columns: tuple[str, ...] = ("target", "ANN", "spiking network")
+    if draw in (_mask, _parts):
+        columns = ("input", *columns)
     rows = len(comparison.pairs)
     three = comparison.pairs[0].inputs[0].dim() != 3
     one = comparison.pairs[0].target.dim() == 0
@@ -50,16 +52,24 @@ def samples_figure(comparison: Comparison, task: Task) -> Figure | None:
         for axes in grid.flat:
             axes.set_axis_off()
         return figure
-    grid = figure.subplots(rows, 3, squeeze=False, subplot_kw=options)
+    grid = figure.subplots(rows, len(columns), squeeze=False, subplot_kw=options)
+    figure.set_size_inches(7.2, 6.0 * rows / len(columns))
     for row, pair in zip(grid, comparison.pairs, strict=True):
         for axes, name in zip(row, columns, strict=True):
             draw(axes, pair, name)
             axes.set_axis_off()
-            axes.set_title(_head(pair, name), fontsize=7)
+            axes.set_title(_head(pair, name), fontsize=6 if len(columns) > 3 else 7)
+    if len(columns) > 3:
+        classes = len(comparison.confusion)
+        marks = [Patch(color=_COLORS(i % 20), label=str(i)) for i in range(min(classes, 20))]
+        figure.legend(handles=marks, loc="outside lower center", ncols=10, fontsize=7,
+                      title="class", title_fontsize=7)  # fmt: skip
     return figure
 
 
 def _head(pair: Pair, column: str) -> str:
+    if column == "input":
+        return f"sample {pair.place}: input"
     if column == "target":
         return f"sample {pair.place}: target"
     more = f", T = {pair.steps}, divergence {pair.divergence:.3g}" if column[0] == "s" else ""
@@ -117,16 +127,21 @@ def _image(axes: Axes, x: Tensor) -> None:
 
 
 def _mask(axes: Axes, pair: Pair, column: str | None) -> None:
-    _image(axes, pair.inputs[0])
+    if column == "input":
+        _image(axes, pair.inputs[0])
+        return
     found = {"target": pair.target, "ANN": pair.ann}.get(column or "", pair.spiking)
     labels = decisions(found[None], 1).view(found.shape[1:]) if found.dim() == 3 else found
     classes = max(len(pair.ann), 2)
     colors = np.array([_COLORS(i % 20)[:3] for i in range(classes)] + [_UNKNOWN])
     known = (labels >= 0) & (labels < classes)
-    axes.imshow(colors[labels.where(known, torch.tensor(classes)).numpy()], alpha=0.65)
+    axes.imshow(colors[labels.where(known, torch.tensor(classes)).numpy()])
 
 
 def _parts(axes: Any, pair: Pair, column: str | None) -> None:
+    if column == "input":
+        _points(axes, pair.inputs[0])
+        return
     found = {"target": pair.target, "ANN": pair.ann}.get(column or "", pair.spiking)
     labels = decisions(found[None], 1)[0] if found.dim() == 2 else found
     colors = [_COLORS(int(label) % 20) for label in labels]

@@ -95,6 +95,7 @@ def write_report(
     provenance: Mapping[str, Any] | None = None,
     comparison: Comparison | None = None,
     task: Task | None = None,
+    again: str = "",
 ) -> list[Path]:
     """Write ``front.csv``, ``trials.csv``, ``figures/*.png|svg`` and ``report.html``.
 
@@ -105,6 +106,7 @@ def write_report(
         provenance: What the page says last, by name.
         comparison: Of the knee with the ANN: classes and pictures are then shown.
         task: The task, for the pictures.
+        again: Options that further commands must name again.
 
     Raises:
         FileError: The folder cannot be written; every file is either whole or absent.
@@ -121,7 +123,7 @@ def write_report(
         files.append(write_file(folder / "figures" / f"{name}.png", _render(figure, "png")))
         figures.append({"title": title, "svg": base64.b64encode(svg).decode()})
     note = task.outputs.note if task else ""
-    page = _page(front, figures, folder, costs, provenance or {}, note)
+    page = _page(front, figures, folder, costs, provenance or {}, note, again)
     return [*files, write_file(folder / "report.html", page)]
 
 
@@ -180,6 +182,7 @@ def _page(
     costs: Costs | None,
     provenance: Mapping[str, Any],
     note: str,
+    again: str,
 ) -> str:
     source = resources.files("reports").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -193,4 +196,5 @@ def _page(
         costs=costs,
         provenance=provenance,
         note=note,
+        again=again,
     )

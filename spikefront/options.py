@@ -109,7 +109,11 @@ def run_options(command: Command) -> Command:
     """Options that say where and how to measure."""
     options: list[Command] = [
         click.option("--device", default="cpu", show_default=True, help="A torch device."),
-        click.option("--batch-size", type=click.IntRange(1), help="Default 32 on cpu, else 256."),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            help="Default: 256; on cpu what fits its caches, 256 at most.",
+        ),
     ]
     return _apply(options, command)
 

@@ -165,6 +165,12 @@ def recorded_task(recorded: dict[str, Any] | None, given: dict[str, Any]) -> Tas
     return spec
 
 
+def named_again(task: dict[str, Any]) -> str:
+    """The options that a next command must repeat, since they name the user's code."""
+    words = [f"--{name} {task[name]}" for name in ("task", "model") if ":" in (task[name] or "")]
+    return "".join(f" {word}" for word in words)
+
+
 def open_existing(
     out: Path, storage: str | None, name: str | None, task: dict[str, Any]
 ) -> tuple[optuna.Study, TaskSpec]:

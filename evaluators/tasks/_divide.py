@@ -51,7 +51,7 @@ def divide(
         rest = Subset(test, drawn(test, seed)[: counts[2]])
     sizes = {"calibration": len(calibration), "search": len(search), "test": len(rest)}
     for (name, size), asked in zip(sizes.items(), counts, strict=True):
-        if asked is not None and size < asked:
+        if asked not in _USUAL and asked is not None and size < asked:
             _LOG.warning("the %s split has %d samples, not the %d asked for", name, size, asked)
     found = {
         "calibration": Split(Subset(train, calibration), "calibration", **options),
@@ -73,6 +73,10 @@ def check_same_classes(root: Path, splits: Mapping[str, set[str]]) -> None:
                 f"{root / name} and {root / 'train'} do not have the same classes: only one has"
                 f" {sorted(different)[0]!r}"
             )
+
+
+_USUAL = (256, 1000)
+"""Samples that are asked for unless a user says otherwise: fewer will do."""
 
 
 def drawn(dataset: Dataset[Any], seed: int) -> list[int]:

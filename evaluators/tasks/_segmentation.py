@@ -60,6 +60,12 @@ class Masks(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
         image, mask = (self._opened(path) for path in self.samples[place])
+        if image.size != mask.size:
+            paths = [str(path) for path in self.samples[place]]
+            raise TaskError(
+                f"the mask {paths[1]} has {mask.size[0]}x{mask.size[1]} pixels, its image"
+                f" {image.size[0]}x{image.size[1]}"
+            )
         if mask.mode not in ("L", "P", "I", "1"):
             raise TaskError(
                 f"{self.samples[place][1]} is no mask of class indices, but an image in {mask.mode}"
@@ -170,5 +176,10 @@ def _classes(pairs: Sequence[tuple[Path, Path]], ignored: int) -> int:
     labels: set[int] = set()
     for _, mask in pairs:
         labels |= set(np.unique(np.asarray(Image.open(mask))).tolist())
-    labels.discard(ignored)
-    return 1 + max(labels, default=0)
+    most = max(labels - {ignored}, default=0)
+    if most < 1:
+        raise TaskError(
+            f"the training masks hold the labels {sorted(labels)}, and {ignored} is ignored:"
+            " nothing is to be told apart; give another --ignore-label, or masks of 0, 1, 2, …"
+        )
+    return 1 + most

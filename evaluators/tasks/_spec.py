@@ -231,6 +231,8 @@ def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Mod
         return build_model(name, classes)
     if name is None:
         raise TaskError(f"the task {spec.task} needs --model NAME, a torchvision model")
+    if spec.classes is not None and ":" in name:
+        raise TaskError(f"--classes has no meaning for {name}, which says itself how many it has")
     if spec.weights is None:
         raise TaskError(f"the model {name} needs --weights FILE, its trained state dict")
     model = build_model(name, classes)
@@ -240,13 +242,26 @@ def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Mod
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        detail = str(error).split("\n\t")[1:2] or [str(error)]
-        raise TaskError(f"{spec.weights} does not fit the model {name}: {detail[0]}") from error
+        raise TaskError(
+            f"{spec.weights} does not fit the model {name}: {_misfit(model, state, error)}"
+        ) from error
     return model.eval()
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {**COMPACT, "yolonet": YoloNet}
 """By the names that the command line knows; each takes ``classes``."""
+
+
+def _misfit(model: nn.Module, state: Mapping[str, Any], error: RuntimeError) -> str:
+    wanted = model.state_dict()
+    missing, unknown = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
+    if not missing and not unknown:
+        return str(error).split("\n\t")[1:2][0] if "\n\t" in str(error) else str(error)
+    found = f"{len(missing)} of its {len(wanted)} tensors are missing"
+    found += f", the first {missing[0]}" if missing else ""
+    return found + (
+        f"; the file has {len(unknown)} others, such as {unknown[0]}" if unknown else ""
+    )
 
 
 _AUXILIARY = "aux_classifier."

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spikefront.options import artifacts_option, run_options, study_options, task_options
-from spikefront.shared import evaluator_of, open_existing, print_table, progress_bar, provenance_of
+from spikefront.shared import (
+    evaluator_of,
+    named_again,
+    open_existing,
+    print_table,
+    progress_bar,
+    provenance_of,
+)
 
 if TYPE_CHECKING:
     pass
@@ -57,6 +64,7 @@ def report(
         provenance=provenance_of(study, evaluator, spec),
         comparison=compare_knee(study, evaluator, front),
         task=evaluator.task,
+        again=named_again(task),
     )
     if as_json:
         click.echo(json.dumps(summary(front), allow_nan=False))

@@ -30,6 +30,7 @@ from spikefront.shared import (
     checked_evaluator,
     make_evaluator,
     measured_sensitivity,
+    named_again,
     named_task,
     print_table,
     provenance_of,
@@ -258,7 +259,7 @@ def search(
             on_trial=on_trial,
             states=rooms.open_states(states),
         )
-    again = f" --task {task['task']}" if spec.names_user_code and task["task"] else ""
+    again = named_again(task)
     if workers == 0 and dask is None:
         shown = rooms.without_password(str(place))
         click.echo(
@@ -266,7 +267,7 @@ def search(
             f"spikefront worker --storage {shown} --study {name}{again}"
         )
         return
-    _report_search(study, evaluator, spec, out)
+    _report_search(study, evaluator, spec, out, again)
     click.echo(
         f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
     )
@@ -320,13 +321,15 @@ def _paper_baselines(evaluator: Evaluator, space: LayerSpace) -> list[dict[str, 
     return [{**uniform, **choice.params(), **space.pins} for choice in front]
 
 
-def _report_search(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec, out: Path) -> None:
+def _report_search(
+    study: optuna.Study, evaluator: Evaluator, spec: TaskSpec, out: Path, again: str
+) -> None:
     from reports import front_table, measure_front, write_report
 
     front = measure_front(study, evaluator, test=False)
     costs = evaluator.profile.costs
     provenance = provenance_of(study, evaluator, spec)
-    write_report(front, out, costs=costs, provenance=provenance, task=evaluator.task)
+    write_report(front, out, costs=costs, provenance=provenance, task=evaluator.task, again=again)
     print_table(front_table(front))
     click.echo(f"\nReport: {out / 'report.html'}")
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 import torchvision
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from evaluators import (
     UNTRAINED,
@@ -292,6 +293,31 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, task: str, messa
 def test_an_empty_folder_is_told_what_it_should_hold(tmp_path: Path, task: str) -> None:
     with pytest.raises(TaskError, match=r"has no .*: give a folder"):
         untrained(task, tmp_path)
+
+
+def test_masks_of_nothing_but_background_are_told_of(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for i in range(2):
+            picture(tmp_path / split / f"{i}.jpg")
+            mask = np.zeros((6, 8), dtype=np.uint8)
+            mask[2:4] = 255
+            (tmp_path / f"{split}annot").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / f"{split}annot" / f"{i}.png")
+    with pytest.raises(TaskError, match=r"labels \[0, 255\], and 255 is ignored: nothing is to be"):
+        untrained("segmentation", tmp_path)
+    picture(tmp_path / "valannot" / "0.png", (8, 5), mode="L")
+    task = untrained("segmentation", tmp_path, ignore_label=7)
+    with pytest.raises(TaskError, match=r"valannot/0.png has 8x5 pixels, its image 8x6"):
+        [None for split in (task.search, task.test) for _ in split.batches(1)]
+
+
+def test_a_split_is_a_dataset_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", voxels=np.ones((10, 4, 4, 4), dtype=bool))
+    np.savez(tmp_path / "b.npz", voxels=np.ones((10, 4, 4, 4), dtype=bool))
+    task = untrained("voxels", tmp_path)
+    assert isinstance(task.train, Split)
+    loader: Any = DataLoader(task.train, batch_size=4)  # type: ignore[arg-type]
+    assert [len(y) for _, y in loader] == [4, 4, 4]
 
 
 def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
