@@ -118,13 +118,19 @@ def write_report(
     figures = []
     drawn = {name: (title, draw(front)) for name, (title, draw) in FIGURES.items()}
     for name, (title, figure) in {**drawn, **_compared(comparison, task)}.items():
-        svg = _render(figure, "svg")
-        files.append(write_file(folder / "figures" / f"{name}.svg", svg))
-        files.append(write_file(folder / "figures" / f"{name}.png", _render(figure, "png")))
-        figures.append({"title": title, "svg": base64.b64encode(svg).decode()})
+        drawn_as = {kind: _render(figure, kind) for kind in ("svg", "png")}
+        for kind, data in drawn_as.items():
+            files.append(write_file(folder / "figures" / f"{name}.{kind}", data))
+        kind = "png" if name == _PICTURES else "svg"  # photographs are smaller as they are
+        mime = {"png": "image/png", "svg": "image/svg+xml"}[kind]
+        inline = f"data:{mime};base64,{base64.b64encode(drawn_as[kind]).decode()}"
+        figures.append({"title": title, "source": inline})
     note = task.outputs.note if task else ""
     page = _page(front, figures, folder, costs, provenance or {}, note, again)
     return [*files, write_file(folder / "report.html", page)]
+
+
+_PICTURES = "samples"
 
 
 def compare_knee(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> Comparison:
@@ -145,7 +151,7 @@ def _compared(comparison: Comparison | None, task: Task | None) -> dict[str, tup
             f"ANN and spiking network by class ({where}{five})",
             classes_figure(comparison),
         ),
-        "samples": (
+        _PICTURES: (
             f"Samples on which they differ most ({where})",
             samples_figure(comparison, task) if task else None,
         ),
