@@ -111,13 +111,17 @@ class Split:
 
     def place(self, index: int) -> str:
         """A sample in words, with its file where the dataset says which."""
+        file = self._file(index)
+        return f"sample {index} of the {self.name} split" + (f" ({file})" if file else "")
+
+    def _file(self, index: int) -> Any:
+        """The file of a sample, or None where the dataset does not say."""
         dataset: Any = self.dataset
         at = index
         while isinstance(dataset, Subset):
             dataset, at = dataset.dataset, dataset.indices[at]
         files: Any = getattr(dataset, "samples", None)  # as torchvision's folders have them
-        file = f" ({files[at][0]})" if isinstance(files, list) else ""
-        return f"sample {index} of the {self.name} split{file}"
+        return files[at][0] if isinstance(files, list) else None
 
     def shuffled(self, size: int) -> Iterable[Any]:
         """Batches of ``size`` samples, in another order each time, by torch's random state."""
@@ -132,7 +136,15 @@ class Split:
     def in_memory(self) -> Split:
         """This split as one pair of tensors."""
         inputs, targets = zip(*self.batches(256), strict=True)
-        return Split.of(torch.cat(inputs), torch.cat(targets))
+        kept = _InMemory(torch.cat(inputs), torch.cat(targets))
+        kept.samples = [(self._file(index),) for index in range(len(self))]
+        return Split(kept, self.name)
+
+
+class _InMemory(TensorDataset):
+    """Tensors that know the files they were read from."""
+
+    samples: list[tuple[Any]]
 
 
 def split_of(given: Any, name: str) -> Split:

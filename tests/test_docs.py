@@ -26,6 +26,8 @@ def test_a_sixth_task_in_under_60_lines(spikefront: CommandLine, tmp_path: Path)
     task = ["--task", "tags.py:make_task", "--out", "tags"]
     report = spikefront("report", *task, "--json")
     assert '"metric": "all right"' in report.stdout
+    evaluated = spikefront("evaluate", "--task", "tags.py:make_task", "--alpha", 0.4, "--json")
+    assert '"metric": "all right"' in evaluated.stdout
     spikefront("export", *task, "--max-energy", "10", "--to", "a.json")
     verified = spikefront("verify", "a.json", "--task", "tags.py:make_task")
     assert "the same outputs, bit for bit" in verified.stdout

@@ -324,7 +324,7 @@ def test_it_is_searched_and_reported(evaluator: Evaluator, tmp_path: Path) -> No
         assert int(comparison.confusion.sum()) == comparison.n * positions
 
 
-def test_it_learns(evaluator: Evaluator) -> None:
+def test_learning_runs_and_does_no_harm(evaluator: Evaluator) -> None:
     calibration = LearnedWeights(iterations=12, energy_weight=0.0)
     before = evaluator.measure(choice(evaluator, steps=2, neuron="dual-threshold"), "calibration")
     learned = choice(evaluator, steps=2, neuron="dual-threshold", calibration=calibration)

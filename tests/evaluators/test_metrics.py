@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conversion import Classes, ConfigError, Values
+from conversion import Classes, ConfigError, Inputs, Values
 from evaluators import R2, MeanAveragePrecision, MeanIoU, Scores, TaskError, TopK
+from evaluators._comparison import Comparing
 from evaluators.metrics import metric_of
 
 
@@ -287,3 +288,24 @@ def test_scores_and_overlaps_are_checked() -> None:
         MeanAveragePrecision(lambda answer: [], 2, (1.5,))
     with pytest.raises(ConfigError, match="R² needs targets of the outputs' shape"):
         R2().statistics(torch.zeros(3, 2), torch.zeros(3))
+
+
+def test_one_hot_targets_are_compared_by_a_metric_of_their_own() -> None:
+    """No top-5 of what is no class index; what both decide is still counted."""
+    logits, targets = drawn(40, 12), torch.eye(12)[torch.arange(40) % 12]
+    metric = metric_of(lambda answer, target: (answer.argmax(1) == target.argmax(1)).double(), None)
+    comparing = Comparing(Classes(output="a"), metric, pairs=3)
+    x = Inputs((torch.zeros(40, 2),), {})
+    comparing.add(x, targets, {"a": logits}, {"a": logits.flip(1)}, torch.ones(40))
+    found = comparing.found("search")
+    assert found.top5 is None
+    assert int(found.confusion.sum()) == 40
+    mirrored = 11 - logits.argmax(1)
+    assert int(found.confusion[int(logits[0].argmax()), int(mirrored[0])]) >= 1
+    assert len(found.pairs) == 3
+    classes = torch.arange(40) % 12
+    comparing = Comparing(Classes(output="a"), TopK(), pairs=1)
+    comparing.add(x, classes, {"a": logits}, {"a": logits}, torch.ones(40))
+    best = logits.topk(5, dim=1).indices == classes[:, None]
+    expected = float(best.any(1).double().mean())
+    assert comparing.found("search").top5 == (pytest.approx(expected), pytest.approx(expected))

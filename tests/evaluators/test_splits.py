@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import (
     DataLoader,
@@ -15,6 +17,8 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import ToTensor
 
 from conversion import Choice, ConversionConfig, ConversionError, ExitPolicy, Learned, profile
 from evaluators import Evaluator, Split, Task, TaskError, TopK
@@ -210,3 +214,18 @@ def test_nan_in_what_is_learned_from_is_told_of() -> None:
     )
     with pytest.raises(ConversionError, match="the data to learn from contain NaN or infinity"):
         evaluator.convert(Choice(conversion=config, exit=ExitPolicy()))
+
+
+def test_a_split_in_memory_still_names_its_files(tmp_path: Path) -> None:
+    """Of what was read and kept, as of what is read again."""
+    for split, shade in (("train", 0), ("val", 255)):
+        for label in "ab":
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(3):
+                path = tmp_path / split / label / f"{i}.png"
+                Image.new("RGB", (8, 8), (shade, 10 * i, 3)).save(path)
+    lazy = Split(ImageFolder(str(tmp_path / "val"), ToTensor()), "search")
+    kept = lazy.in_memory()
+    assert [kept.place(i) for i in range(6)] == [lazy.place(i) for i in range(6)]
+    assert kept.place(4).endswith("b/1.png)")
+    assert kept.name == "search"
