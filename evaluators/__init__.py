@@ -9,7 +9,7 @@ from evaluators._estimate import (
     normal_quantile,
 )
 from evaluators._evaluator import AnnReference, Evaluator, StateStore
-from evaluators._measurement import ANN_INT8_MAC_PJ, ExitPoint, Measurement
+from evaluators._measurement import ExitPoint, Measurement
 from evaluators._recording import Recording
 from evaluators._split import Split, TaskError, split_of
 from evaluators._task import SPLITS, Task
@@ -35,7 +35,6 @@ from evaluators.tasks import (
 )
 
 __all__ = [
-    "ANN_INT8_MAC_PJ",
     "BUILT_IN_TASKS",
     "R2",
     "SPLITS",

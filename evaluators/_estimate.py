@@ -35,12 +35,17 @@ class Estimate:
         return cls(**{**bounds, **given})
 
 
+def estimate_of(mean: float, error: float) -> Estimate:
+    """A mean with a standard error that are known."""
+    return Estimate(value=mean, low=mean - _Z * error, high=mean + _Z * error)
+
+
 def estimate_mean(samples: Tensor) -> Estimate:
     """Mean of ``(N,)`` values with the normal interval ``mean ± 1.96·s/√n``."""
     values = samples.double()
     mean = float(values.mean())
     spread = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return Estimate(value=mean, low=mean - _Z * spread, high=mean + _Z * spread)
+    return estimate_of(mean, spread)
 
 
 def estimate_score(scores: Tensor) -> Estimate:

@@ -28,7 +28,6 @@ from conversion import (
     Network,
     OnIteration,
     Profile,
-    Simulation,
     SpikingModel,
     ann_answers,
     available_device,
@@ -45,7 +44,7 @@ from conversion import (
 from evaluators._checks import checked_targets
 from evaluators._comparison import Comparing, Comparison
 from evaluators._estimate import Estimate
-from evaluators._measurement import ANN_INT8_MAC_PJ, Measurement
+from evaluators._measurement import Measurement
 from evaluators._recording import Recorded, Recording, joined, recorded
 from evaluators._task import Task
 
@@ -184,6 +183,13 @@ class Evaluator:
         """Energy of one inference of the ANN, pJ."""
         return self.energy.ann_pj(self.profile.costs)
 
+    @property
+    def least_energy_pj(self) -> float:
+        """What an inference of one step costs before the first spike, pJ."""
+        costs = self.profile.costs
+        prices = self.energy.prices(costs, [1] * len(costs.fan_out))
+        return prices.once + prices.step
+
     def ann(self, split: str) -> AnnReference:
         """Accuracy and energy of the ANN on a split."""
         found = self._ann(split)
@@ -192,7 +198,7 @@ class Evaluator:
             n=len(found.targets),
             accuracy=self.task.metric.estimate(found.statistics),
             energy_pj=self.ann_energy_pj,
-            energy_int8_pj=self.profile.costs.ann_macs * ANN_INT8_MAC_PJ,
+            energy_int8_pj=self.energy.ann_pj(self.profile.costs, int8=True),
             chance=self.task.metric.chance(found.targets),
         )
 
@@ -223,7 +229,7 @@ class Evaluator:
 
         def keep(x: Inputs, y: Tensor, start: int) -> Recorded:
             expected = ann.answers(self.profile.network, x, start)
-            found = self._simulate(model, x)
+            found = model.simulate(x)
             return recorded(found, expected, y, outputs=model.outputs, metric=self.task.metric)
 
         return joined(
@@ -337,9 +343,6 @@ class Evaluator:
         leaves = pytree.tree_leaves(vars(first) if isinstance(first, Inputs) else first)
         return tensors_sha256(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
-    def _simulate(self, model: SpikingModel, x: Any) -> Simulation:
-        return model.simulate(x, burst=self.energy.burst)
-
     def _rule(self, model: SpikingModel, policy: ExitPolicy) -> ExitRule | None:
         outputs, network = model.outputs, self.profile.network
         if policy.score not in outputs.scores:
@@ -354,7 +357,7 @@ class Evaluator:
         score = outputs.score or policy.score
         entropy, agreement = [], []
         for x in self.profile.inputs.split(self.batch_size):
-            found, expected = self._simulate(model, x), ann_answers(network, x)
+            found, expected = model.simulate(x), ann_answers(network, x)
             steps = [found.at(step) for step in range(model.config.timesteps)]
             entropy.append(torch.stack([1.0 - outputs.confidence(s, score) for s in steps]))
             agreement.append(torch.stack([outputs.agreement(s, expected) for s in steps]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from evaluators._estimate import Estimate, PairedDrop
+from conversion import ConfigError, Costs, EnergyModel, MeanCounts
+from evaluators._estimate import Estimate, PairedDrop, estimate_of
 
 ExitPoint = tuple[int, float, float, float, float]
 """T, exit threshold, and the accuracy, energy ratio and KL that they give."""
@@ -42,9 +44,14 @@ class Measurement:
             and smaller T, all from the same pass.
         exits: Fraction of samples that leave at each step.
         layer_energy_pj: Mean energy by source of the spikes; ``stem`` is what works once on the
-            analog input, ``on currents`` what stays analog at every step.
+            analog input, ``every step`` what a step costs whatever fires: operations on currents,
+            and as the energy model counts them updates of neurons and idle power.
         logits_sha256: Hash of the outputs of all steps, for ``spikefront verify``.
         metric: Name of the task's metric.
+        latency_synops: Synaptic operations one after the other until the exit, where every layer
+            works at once and each does its own in turn: those of the busiest layer of each step.
+            None in measurements of 0.1.0.
+        counts: What any energy model prices; None in measurements of 0.1.0.
     """
 
     split: str
@@ -65,6 +72,8 @@ class Measurement:
     logits_sha256: str
     drop: PairedDrop | None = None
     metric: str = "accuracy"
+    latency_synops: Estimate | None = None
+    counts: MeanCounts | None = None
 
     def same_outputs(self, other: Measurement) -> bool | None:
         """Whether both saw the same outputs, bit for bit; None if one is too old to tell."""
@@ -73,9 +82,43 @@ class Measurement:
             return None
         return hashes[0] == hashes[1]
 
+    def priced(self, energy: EnergyModel, costs: Costs) -> Measurement:
+        """The same run under another energy model.
+
+        Energies are exact; their intervals are at most as wide as said, since what is kept are
+        means and standard errors of each count, not how counts of a sample go together. The exit
+        curve, of runs that were not kept, is empty.
+
+        Args:
+            energy: The other model.
+            costs: Of the network.
+
+        Raises:
+            ConfigError: It was measured by a version that kept no counts.
+        """
+        if self.counts is None:
+            raise ConfigError(
+                "it was measured by a version of spikefront that kept no counts; search again to"
+                " price it by another energy model"
+            )
+        prices = energy.prices(costs, self.counts.bits)
+        found = prices.mean_pj(self.counts)
+        error = prices.error_pj(self.counts) if self.n > 1 else math.inf
+        return replace(
+            self,
+            energy_model=energy.name,
+            energy_pj=estimate_of(found, error),
+            energy_ratio=found / energy.ann_pj(costs),
+            energy_ratio_int8=found / energy.ann_pj(costs, int8=True),
+            layer_energy_pj=prices.by_place(self.counts),
+            exit_curve=(),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
-        values = {**asdict(self), "drop": self.drop.to_dict() if self.drop else None}
+        nouns = ("drop", "latency_synops", "counts")
+        optional = {n: found.to_dict() if (found := getattr(self, n)) else None for n in nouns}
+        values = {**asdict(self), **optional}
         return values | {name: getattr(self, name).to_dict() for name in _ESTIMATES}
 
     @classmethod
@@ -84,9 +127,10 @@ class Measurement:
         estimates = {name: Estimate.from_dict(values[name]) for name in _ESTIMATES}
         series = {name: tuple(values[name]) for name in ("exits", "kl_by_step")}
         curve = tuple(tuple(row) for row in values["exit_curve"])
-        drop = PairedDrop.from_dict(values["drop"]) if values.get("drop") else None
-        return cls(**{**values, **estimates, **series, "exit_curve": curve, "drop": drop})
-
-
-ANN_INT8_MAC_PJ = 0.23
-"""Horowitz 2014, 45 nm: the harder reference that stands beside every energy ratio."""
+        nouns: dict[str, Callable[[Any], Any]] = {
+            "drop": PairedDrop.from_dict,
+            "latency_synops": Estimate.from_dict,
+            "counts": MeanCounts.from_dict,
+        }
+        optional = {n: read(values[n]) for n, read in nouns.items() if values.get(n)}
+        return cls(**{**values, **estimates, **series, **optional, "exit_curve": curve})

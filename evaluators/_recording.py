@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,16 +14,20 @@ from conversion import (
     Answers,
     ConversionError,
     Costs,
+    Counts,
     EnergyModel,
     ExitRule,
+    MeanCounts,
     Outputs,
+    Prices,
     Score,
     Simulation,
     first_above,
+    joined_counts,
     sha256,
 )
 from evaluators._estimate import estimate_mean
-from evaluators._measurement import ANN_INT8_MAC_PJ, DIGEST, ExitPoint, Measurement
+from evaluators._measurement import DIGEST, ExitPoint, Measurement
 from evaluators.metrics import Metric
 
 
@@ -33,9 +38,7 @@ class Recorded:
     statistics: Tensor
     confidences: Mapping[Score, Tensor]
     divergences: Tensor
-    spikes: Tensor
-    synops: Tensor
-    sources: tuple[str, ...]
+    counts: Counts
     digests: tuple[bytes, ...]
 
 
@@ -64,9 +67,7 @@ def recorded(
             for score in outputs.scores
         },
         divergences=torch.stack([outputs.divergence(step, expected) for step in steps]),
-        spikes=found.spikes,
-        synops=found.synops,
-        sources=found.sources,
+        counts=found.counts,
         digests=tuple(_digests(outputs.read(step)) for step in steps),
     )
 
@@ -101,9 +102,7 @@ def joined(
         confidences={s: torch.cat([part.confidences[s] for part in parts], 1) for s in scores},
         divergences=over("divergences", 1),
         ann_statistics=ann_statistics,
-        spikes=over("spikes", 2),
-        synops=over("synops", 2),
-        sources=parts[0].sources,
+        counts=joined_counts([part.counts for part in parts]),
         digests=tuple(sha256(b"".join(d)) for d in zip(*(p.digests for p in parts), strict=True)),
         costs=costs,
         energy=energy,
@@ -125,9 +124,7 @@ class Recording:
         confidences: By score, ``(T, N)``; empty where the outputs have none.
         divergences: From the ANN, ``(T, N)``.
         ann_statistics: Of the ANN, ``(N, ...)``.
-        spikes: ``(sources, T, N)``.
-        synops: ``(sources, T, N)``.
-        sources: Names of the sources.
+        counts: ``(sources, T, N)``.
         digests: SHA-256 of the outputs after each step, of all samples.
         costs: MACs and fan-outs.
         energy: Prices.
@@ -140,9 +137,7 @@ class Recording:
     confidences: Mapping[Score, Tensor]
     divergences: Tensor
     ann_statistics: Tensor
-    spikes: Tensor
-    synops: Tensor
-    sources: tuple[str, ...]
+    counts: Counts
     digests: tuple[str, ...]
     costs: Costs
     energy: EnergyModel
@@ -160,14 +155,18 @@ class Recording:
             statistics=self.statistics[:steps],
             confidences={score: found[:steps] for score, found in self.confidences.items()},
             divergences=self.divergences[:steps],
-            spikes=self.spikes[:, :steps],
-            synops=self.synops[:, :steps],
+            counts=self.counts.map(lambda found: found[:, :steps]),
             digests=self.digests[:steps],
         )
 
+    @cached_property
+    def prices(self) -> Prices:
+        """What the operations of this network cost."""
+        return self.energy.prices(self.costs, self.counts.bits)
+
     def energy_pj(self) -> Tensor:
         """Energy up to and including each step, ``(T, N)``, pJ."""
-        return self.energy.run_pj(self.costs, self.synops.sum(0))
+        return self.prices.run_pj(self.counts)
 
     def exits(self, rule: ExitRule | None) -> Tensor:
         """Index of the step at which each sample stops, ``(N,)``."""
@@ -181,6 +180,7 @@ class Recording:
         steps, n = self.divergences.shape
         exits = self.exits(rule)
         energy = estimate_mean(_at(self.energy_pj(), exits))
+        counts = self._counts(exits)
         statistics = _at(self.statistics, exits)
         return Measurement(
             split=self.split,
@@ -192,16 +192,29 @@ class Recording:
             drop=self.metric.drop(self.ann_statistics, statistics),
             energy_pj=energy,
             energy_ratio=energy.value / self.energy.ann_pj(self.costs),
-            energy_ratio_int8=energy.value / (self.costs.ann_macs * ANN_INT8_MAC_PJ),
-            spikes=estimate_mean(_at(self.spikes.sum(0).cumsum(0), exits)),
+            energy_ratio_int8=energy.value / self.energy.ann_pj(self.costs, int8=True),
+            spikes=estimate_mean(_at(self.counts.spikes.sum(0).cumsum(0), exits)),
+            latency_synops=estimate_mean(_at(self._busiest().cumsum(0), exits)),
+            counts=counts,
             timesteps=estimate_mean(exits + 1),
             kl=estimate_mean(_at(self.divergences, exits)),
             kl_by_step=tuple(self.divergences.mean(1).tolist()),
             exit_curve=self._exit_curve(rule.score if rule else "entropy"),
             exits=tuple((torch.bincount(exits, minlength=steps) / n).tolist()),
-            layer_energy_pj=self._layer_energy_pj(exits),
+            layer_energy_pj=self.prices.by_place(counts),
             logits_sha256=DIGEST + sha256("".join(self.digests).encode()),
         )
+
+    def _counts(self, exits: Tensor) -> MeanCounts:
+        def up_to_exit(found: Tensor) -> Tensor:
+            return _at(found.cumsum(1).permute(1, 2, 0), exits).T
+
+        return MeanCounts.of(self.counts.map(up_to_exit), exits + 1)
+
+    def _busiest(self) -> Tensor:
+        """Synaptic operations of the layer that has most of them, at each step, ``(T, N)``."""
+        synops = self.counts.synops
+        return synops.amax(0) if len(synops) else synops.sum(0)
 
     def _exit_curve(self, score: Score) -> tuple[ExitPoint, ...]:
         """Accuracy, energy ratio and KL at T = 1, 2, 4, … and all steps, thresholds 0.05 to 1."""
@@ -221,15 +234,6 @@ class Recording:
                 means = [float(_at(v, exits).mean()) for v in (energies, self.divergences)]
                 rows.append((limit, alpha, score_, means[0], means[1]))
         return tuple(rows)
-
-    def _layer_energy_pj(self, exits: Tensor) -> dict[str, float]:
-        per_source = self.synops.cumsum(1).transpose(0, 1)
-        means = self.energy.spikes_pj(_at(per_source.transpose(1, 2), exits).mean(0))
-        steps = float((exits + 1).double().mean())
-        currents = steps * self.energy.step_pj(self.costs)
-        named = dict(zip(self.sources, means.tolist(), strict=True))
-        analog = {"on currents": currents} if currents else {}
-        return {"stem": self.energy.stem_pj(self.costs), **analog, **named}
 
 
 def _at(per_step: Tensor, exits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from conversion import PARTS, LayerDiagnosis
-from evaluators import ANN_INT8_MAC_PJ, Measurement
+from evaluators import Measurement
 from reports._front import FrontPoint, ParetoFront, hypervolume, knee
 from search import Sensitivity
 from spaces import names
@@ -298,7 +298,7 @@ def _ann_lines(axes: Axes, front: ParetoFront) -> None:
             color=_ANN,
             linestyle=":",
             linewidth=1,
-            label=f"the ANN in int8 ({ANN_INT8_MAC_PJ} pJ/MAC)",
+            label="the ANN in int8",
         )
 
 

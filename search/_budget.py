@@ -58,8 +58,7 @@ class Budget:
         Raises:
             ConfigError: What runs on analog values alone costs more than ``max_energy``.
         """
-        costs, energy = evaluator.profile.costs, evaluator.energy
-        least = (energy.stem_pj(costs) + energy.step_pj(costs)) / energy.ann_pj(costs)
+        least = evaluator.least_energy_pj / evaluator.ann_energy_pj
         if self.max_energy is not None and least >= self.max_energy:
             raise ConfigError(
                 f"no choice keeps an energy of {self.max_energy:.3g} times the ANN's: the layers"

@@ -287,6 +287,10 @@ _GROUPS = {
 }
 
 
+_IN_WORDS = ("source", "leaves_out", "node_nm")
+"""Of an energy model: they change no number."""
+
+
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     found = []
     for key in (*_MEANINGS, "seed"):
@@ -296,7 +300,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tupl
     for group, meaning in _GROUPS.items():
         old, new = there[group] or {}, here[group] or {}
         for key in {**old, **new}:
-            if old.get(key) != new.get(key) and key != "source":
+            if old.get(key) != new.get(key) and key not in _IN_WORDS:
                 what = meaning if key == "name" else f"{meaning} ({key})"
                 found.append((what, old.get(key), new.get(key)))
     return found

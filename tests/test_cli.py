@@ -180,7 +180,7 @@ def test_learned_thresholds_from_the_command_line(spikefront: CommandLine) -> No
 
 PLUGIN = """
 from conversion import (
-    CALIBRATIONS, ENERGY_MODELS, NEURONS, AdaFire, Calibration, EnergyModel, register_calibration,
+    CALIBRATIONS, ENERGY_MODELS, NEURONS, AdaFire, Calibration, Operations, register_calibration,
 )
 
 
@@ -196,7 +196,7 @@ class Nothing(Calibration):
 
 
 NEURONS["lazy"] = Lazy
-ENERGY_MODELS["mine"] = EnergyModel(name="mine", mac_pj=1.0, ac_pj=0.5, ann_mac_pj=1.0)
+ENERGY_MODELS["mine"] = Operations(name="mine", mac_pj=1.0, ac_pj=0.5, ann_mac_pj=1.0)
 """
 
 

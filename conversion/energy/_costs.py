@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, cast
+from math import prod
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx
@@ -16,14 +17,43 @@ from conversion.graph._operations import (
     GATE_EVENTS,
     WIRES,
     call,
+    channel_dim,
     dense_macs,
     name_of,
     sample_size,
     varying,
+    weight_of,
     with_unit_weights,
 )
 
+Stage = Literal["stem", "spikes", "currents"]
+
 _LOG = logging.getLogger("spikefront")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """A product with weights, or an operation with products in it, for one sample.
+
+    Attributes:
+        macs: Of the ANN; products with a padding's zeros are none.
+        inputs: Values that it reads.
+        outputs: Values that it gives.
+        weights: Number of weights.
+        biases: Number of biases.
+        reach: Outputs that one input value reaches, over all positions of a kernel: C·K of a
+            convolution; 0 where every input reaches every output.
+        stage: ``"stem"``: works once per inference, on analog input; ``"spikes"``: gets spikes;
+            ``"currents"``: works on currents, at every step.
+    """
+
+    macs: int
+    inputs: int
+    outputs: int
+    weights: int = 0
+    biases: int = 0
+    reach: int = 0
+    stage: Stage = "spikes"
 
 
 @dataclass(frozen=True)
@@ -34,6 +64,12 @@ class Costs:
         fan_out: Accumulates that one spike of each neuron causes, by source node; each tensor
             has the shape of one sample of that node's output, ``(C, ...)``. Sources are the
             spiking layers, the max-pools between spikes, and inputs that are events.
+        targets: By source, what share of its accumulates happens where: at an operator, or at
+            the neurons, gate or ``output …`` that its spikes reach without weights. Of one spike
+            of every neuron.
+        operators: By node.
+        integrators: Values that are summed up over the steps: the potentials of spiking layers,
+            by node, and those of each ``output …``.
         stem_macs: MACs on analog input, once per inference.
         analog_macs: MACs at every step, by node: those that are neither linear nor ReLU-like, and
             those linear ones that get a current instead of spikes.
@@ -43,6 +79,9 @@ class Costs:
     """
 
     fan_out: dict[str, Tensor]
+    targets: dict[str, dict[str, float]]
+    operators: dict[str, Operator]
+    integrators: dict[str, int]
     stem_macs: int
     analog_macs: dict[str, int]
     ann_macs: int
@@ -52,6 +91,16 @@ class Costs:
     def step_macs(self) -> int:
         """MACs of all nodes that stay analog, at every step."""
         return sum(self.analog_macs.values())
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of all operators."""
+        return sum(op.weights + op.biases for op in self.operators.values())
+
+    @property
+    def potentials(self) -> int:
+        """Values that are summed up over the steps."""
+        return sum(self.integrators.values())
 
 
 @dataclass
@@ -75,20 +124,36 @@ def costs(network: Network) -> Costs:
     counter = _EventPass(network)
     with torch.enable_grad(), torch.inference_mode(False):
         counter.run()
-        sources = list(counter.sources.values())
-        total = counter.accumulates
-        gradients = (
-            torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
-            if sources
-            else ()
-        )
-    fan_out = {
-        name: network.axes[name].front(gradient)[0].detach()
-        for name, gradient in zip(counter.sources, gradients, strict=True)
-    }
+        fan_out, targets = _by_source(counter)
     return Costs(
-        fan_out, counter.stem_macs, counter.analog_macs, counter.ann_macs, counter.padding_macs
+        {name: network.axes[name].front(found)[0].detach() for name, found in fan_out.items()},
+        targets,
+        counter.operators,
+        counter.integrators,
+        counter.stem_macs,
+        counter.analog_macs,
+        counter.ann_macs,
+        counter.padding_macs,
     )
+
+
+def _by_source(counter: _EventPass) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """Accumulates by neuron of each source, and which share of them happens where."""
+    names, sources = list(counter.sources), list(counter.sources.values())
+    fan_out = {name: torch.zeros_like(events) for name, events in counter.sources.items()}
+    targets: dict[str, dict[str, float]] = {name: {} for name in names}
+    for target, total in counter.accumulates.items():
+        found = torch.autograd.grad(total, sources, allow_unused=True, retain_graph=True)
+        for name, gradient in zip(names, found, strict=True):
+            if gradient is not None:
+                fan_out[name] += gradient
+                targets[name][target] = float(gradient.sum())
+    return fan_out, {name: _shares(reached) for name, reached in targets.items()}
+
+
+def _shares(counts: dict[str, float]) -> dict[str, float]:
+    whole = sum(counts.values())
+    return {name: count / whole for name, count in counts.items() if count}
 
 
 class _EventPass:
@@ -99,9 +164,9 @@ class _EventPass:
         self._signals: dict[fx.Node, _Signal] = {}
         self._present: dict[fx.Node, Tensor | None] = {}
         self._values: dict[fx.Node, Any] = {}
-        self.accumulates = torch.zeros(
-            (), dtype=torch.float64, device=network.device, requires_grad=True
-        )
+        self.accumulates: dict[str, Tensor] = {}
+        self.operators: dict[str, Operator] = {}
+        self.integrators: dict[str, int] = {}
         self.sources: dict[str, Tensor] = {}
         self.stem_macs = self.ann_macs = self.padding_macs = 0
         self.analog_macs: dict[str, int] = {}
@@ -110,7 +175,8 @@ class _EventPass:
         """Go through all nodes."""
         for node in self._network.graph.nodes:
             if node.op == "output":
-                self._arrive([self._signals[source] for source in varying(node)])
+                for source in varying(node):
+                    self._read_out(source)
             elif node.meta["varies"]:
                 self._present[node] = self._presence(node)
                 self._signals[node] = self._signal(node)
@@ -123,19 +189,23 @@ class _EventPass:
         self.ann_macs += macs
         if self._network.timing[node.name] is not Timing.TEMPORAL:
             self.stem_macs += macs
+            if macs:
+                self.operators[node.name] = self._operator(node, macs, "stem")
             return _Signal(None, True)
         inputs = [self._signals[source] for source in varying(node)]
         if role is Role.SPIKING:
-            self._arrive(inputs)
+            self.integrators[node.name] = sample_size(node)
+            self._arrive(node.name, inputs)
             return self._source(node)
         if role is Role.SYNAPSE:
             return self._synapse(node, inputs[0], macs)
         if role is Role.WIRE:
             return self._wire(node, inputs)
         if role is Role.GATE and inputs[0].events is not None and not inputs[0].current:
-            self.accumulates = self.accumulates + GATE_EVENTS(node, self._events_or_zeros).sum()
+            self._add(node.name, GATE_EVENTS(node, self._events_or_zeros).sum())
             return self._source(node)
         self.analog_macs[node.name] = max(macs, sample_size(node))
+        self.operators[node.name] = self._operator(node, self.analog_macs[node.name], "currents")
         return _Signal(None, True)
 
     def _source(self, node: fx.Node) -> _Signal:
@@ -143,19 +213,53 @@ class _EventPass:
         self.sources[node.name] = events
         return _Signal(events, False)
 
-    def _arrive(self, inputs: list[_Signal]) -> None:
+    def _add(self, place: str, events: Tensor) -> None:
+        """Accumulates that events cause at a place."""
+        if events.requires_grad:
+            there = self.accumulates.get(place)
+            self.accumulates[place] = events if there is None else there + events
+
+    def _arrive(self, place: str, inputs: list[_Signal]) -> None:
         """Events that reach a neuron, a gate or the output without weights: one accumulate."""
         for signal in inputs:
             if signal.events is not None:
-                self.accumulates = self.accumulates + signal.events.sum()
+                self._add(place, signal.events.sum())
+
+    def _read_out(self, source: fx.Node) -> None:
+        """An output adds up over the steps what reaches it."""
+        place = f"output {source.name}"
+        self._arrive(place, [self._signals[source]])
+        temporal = self._network.timing[source.name] is Timing.TEMPORAL
+        if temporal and source.meta["val"].is_floating_point():
+            self.integrators[place] = sample_size(source)
 
     def _synapse(self, node: fx.Node, signal: _Signal, macs: int) -> _Signal:
         if signal.current or signal.events is None:
             self.analog_macs[node.name] = macs
+            self.operators[node.name] = self._operator(node, macs, "currents")
         else:
             reached = with_unit_weights(node, signal.events, self._value)
-            self.accumulates = self.accumulates + reached.sum()
+            self._add(node.name, reached.sum())
+            self.operators[node.name] = self._operator(node, macs, "spikes")
         return _Signal(None, True)
+
+    def _operator(self, node: fx.Node, macs: int, stage: Stage) -> Operator:
+        weight = weight_of(node) if self._network.roles[node.name] is Role.SYNAPSE else None
+        shape = [] if weight is None else [int(n) for n in self._value(weight).shape]
+        constants = [n for n in node.all_input_nodes if not n.meta["varies"] and n is not weight]
+        tensors = [self._value(n) for n in constants] if weight is not None else []
+        biases = [t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
+        kernel = name_of(node) in CONVOLUTIONS
+        channels = int(node.meta["val"].shape[channel_dim(node)]) if kernel else 0
+        return Operator(
+            macs=macs,
+            inputs=sum(sample_size(source) for source in varying(node)),
+            outputs=sample_size(node),
+            weights=prod(shape) if shape else 0,
+            biases=sum(bias.numel() for bias in biases),
+            reach=channels * prod(shape[2:]),
+            stage=stage,
+        )
 
     def _wire(self, node: fx.Node, inputs: list[_Signal]) -> _Signal:
         current = any(signal.current for signal in inputs)
@@ -163,7 +267,7 @@ class _EventPass:
             return _Signal(None, current)
         events = WIRES[name_of(node)].events
         if events is None:
-            self._arrive(inputs)
+            self._arrive(node.name, inputs)
             return _Signal(None, True)
         return _Signal(events(node, self._events_or_zeros), current)
 

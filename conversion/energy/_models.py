@@ -1,82 +1,96 @@
-"""The models that price what an inference costs."""
+"""Energy models as data: kinds, the registry, and files of prices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
-
-import numpy as np
-from torch import Tensor
+import tomllib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from conversion._errors import ConfigError
+from conversion._files import read_file
 from conversion.energy._costs import Costs
+from conversion.energy._prices import Prices
 
 Burst = Literal["count", "graded"]
-Accumulates = TypeVar("Accumulates", Tensor, np.ndarray)
+
+INT8_MAC_PJ, INT8_ADD_PJ = 0.23, 0.03
+"""Horowitz, ISSCC 2014, 45 nm: int8 multiply 0.2 pJ + add 0.03 pJ."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnergyModel:
-    """Prices of the elementary operations, in pJ, and what they make of a run.
+class EnergyModel(ABC):
+    """What operations cost, in pJ: data with its source, of a kind that knows how they add up.
 
-    One of your own goes into :data:`ENERGY_MODELS` under its name; studies and deployed configs
-    keep it whole.
+    One of your own goes into :data:`ENERGY_MODELS` under its name, or into a TOML file; studies
+    and deployed configs keep it whole.
 
     Attributes:
         name: Name used on the command line and in every report.
-        mac_pj: One multiply-accumulate, paid by the analog stem and by nodes that stay analog.
-        ac_pj: One accumulate, paid by every spike at every synapse it reaches.
-        ann_mac_pj: One multiply-accumulate of the ANN that the result is compared with.
         burst: ``"count"``: n spikes of a burst are n events; ``"graded"``: a burst is one event.
         source: Where the prices come from.
+        leaves_out: What it does not count.
+        node_nm: Process node in nm, or None.
     """
 
+    kind: ClassVar[str]
+
     name: str
-    mac_pj: float
-    ac_pj: float
-    ann_mac_pj: float
     burst: Burst = "count"
     source: str = ""
+    leaves_out: str = ""
+    node_nm: float | None = None
 
     def __post_init__(self) -> None:
-        prices = (self.mac_pj, self.ac_pj, self.ann_mac_pj)
-        if not all(isinstance(p, (int, float)) and 0 < p < float("inf") for p in prices):
-            raise ConfigError(f"energy prices must be finite and > 0 pJ, got {asdict(self)}")
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"an energy model needs a name, got {self.name!r}")
         if self.burst not in ("count", "graded"):
             raise ConfigError(f"burst must be 'count' or 'graded', got {self.burst!r}")
+        for field in fields(self):
+            value, floats = getattr(self, field.name), field.type.startswith("float")
+            if floats and not (value is None and "None" in field.type):
+                self._check_price(field.name, value)
 
-    def ann_pj(self, costs: Costs) -> float:
-        """Energy of one inference of the ANN, pJ."""
-        return costs.ann_macs * self.ann_mac_pj
+    def _check_price(self, name: str, value: Any) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        least = 0 if name in self._may_be_free() else None
+        if not number or not (value == least or 0 < value < float("inf")):
+            rule = ">= 0" if least == 0 else "> 0"
+            raise ConfigError(
+                f"energy prices must be finite and {rule}, got {name}={value!r} of {self.name!r}"
+            )
 
-    def stem_pj(self, costs: Costs) -> float:
-        """Energy of what is computed once per inference, before the first spike, pJ."""
-        return costs.stem_macs * self.mac_pj
+    @classmethod
+    def _may_be_free(cls) -> Sequence[str]:
+        return ()
 
-    def step_pj(self, costs: Costs) -> float:
-        """Energy of what stays analog, at every step, pJ."""
-        return costs.step_macs * self.mac_pj
-
-    def spikes_pj(self, synops: Accumulates) -> Accumulates:
-        """Energy of synaptic operations, pJ, in any shape."""
-        return synops * self.ac_pj
-
-    def run_pj(self, costs: Costs, synops: Accumulates) -> Accumulates:
-        """Energy up to and including each step, pJ.
+    @abstractmethod
+    def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
+        """What the operations of a network cost.
 
         Args:
             costs: Of the network.
-            synops: Synaptic operations of each step, of all sources together, ``(T, ...)``.
-
-        Returns:
-            Of the same shape.
+            bits: Of a graded event of each source, as ``Counts.bits``.
         """
-        return (self.spikes_pj(synops) + self.step_pj(costs)).cumsum(0) + self.stem_pj(costs)
+
+    @abstractmethod
+    def ann_pj(
+        self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
+    ) -> float:
+        """Energy of one inference of the ANN, pJ.
+
+        Args:
+            costs: Of the network.
+            int8: Of the ANN with weights and activations in int8, instead of the model's own.
+            bits: Of the activations that each operator reads, where they are fewer.
+        """
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
-        return asdict(self)
+        return {"kind": self.kind, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EnergyModel:
@@ -85,49 +99,97 @@ class EnergyModel:
         Raises:
             ConfigError: A field is missing, unknown or out of range.
         """
+        fields = dict(values)
+        kind = fields.pop("kind", "operations")  # as 0.1.0 had no other
+        if kind not in ENERGY_KINDS:
+            raise ConfigError(
+                f"energy models of kind {kind!r} are unknown; known: {', '.join(ENERGY_KINDS)}"
+            )
         try:
-            return cls(**values)
+            return ENERGY_KINDS[kind](**fields)
         except TypeError as error:
             raise ConfigError(f"malformed energy model: {error}") from error
 
 
-_HOROWITZ = "Horowitz, ISSCC 2014, 45 nm"
-
-ENERGY_MODELS = {
-    model.name: model
-    for model in (
-        EnergyModel(
-            name="horowitz45",
-            mac_pj=4.6,
-            ac_pj=0.9,
-            ann_mac_pj=4.6,
-            source=f"{_HOROWITZ}: fp32 multiply 3.7 pJ + add 0.9 pJ; against the fp32 ANN",
-        ),
-        EnergyModel(
-            name="horowitz45-int8",
-            mac_pj=0.23,
-            ac_pj=0.03,
-            ann_mac_pj=0.23,
-            source=f"{_HOROWITZ}: int8 multiply 0.2 pJ + add 0.03 pJ; against the int8 ANN",
-        ),
-        EnergyModel(
-            name="horowitz45-graded",
-            mac_pj=4.6,
-            ac_pj=0.9,
-            ann_mac_pj=4.6,
-            burst="graded",
-            source=f"{_HOROWITZ}: fp32, on hardware that sends a burst as one graded spike",
-        ),
-    )
-}
+ENERGY_KINDS: dict[str, type[EnergyModel]] = {}
 
 
-def energy_model(name: str) -> EnergyModel:
-    """The energy model of that name.
+def energy_kind(kind: type[EnergyModel]) -> type[EnergyModel]:
+    """Register a kind of energy model under its name."""
+    ENERGY_KINDS[kind.kind] = kind
+    return kind
+
+
+def mac_pj(whole: float, add: float, bits: int | None, width: int) -> float:
+    """A multiply-accumulate with activations of a number of bits, in pJ.
+
+    An array multiplier's energy grows with the product of the widths of its operands: the weights
+    stay as wide as they are, activations of fewer bits take that share of the multiplier.
+
+    Args:
+        whole: With activations as wide as the multiplier, pJ.
+        add: The addition's part of it, pJ.
+        bits: Of the activations; None: as wide as the multiplier.
+        width: Of the multiplier, in bits.
+    """
+    share = 1.0 if bits is None else min(1.0, bits / width)
+    return add + (whole - add) * share
+
+
+ENERGY_MODELS: dict[str, EnergyModel] = {}
+"""Energy models by name: those that come with spikefront, then added ones."""
+
+
+def load_energy_models() -> None:
+    """Read the models that come with spikefront."""
+    for file in sorted(resources.files("conversion.energy").joinpath("models").iterdir(), key=str):
+        if file.name.endswith(".toml"):
+            for model in _models_in(file.read_text("utf-8"), file.name):
+                ENERGY_MODELS[model.name] = model
+
+
+def energy_model(name: str | Path) -> EnergyModel:
+    """The energy model of that name, or of a TOML file.
 
     Raises:
-        ConfigError: There is none; the message lists those there are.
+        ConfigError: There is none; the message lists those there are. Or the file is malformed.
+        FileError: The file cannot be read.
     """
+    if str(name).endswith(".toml"):
+        models = _models_in(_text(Path(name)), str(name))
+        if len(models) != 1:
+            raise ConfigError(f"{name} must hold one energy model, it holds {len(models)}")
+        return models[0]
     if name not in ENERGY_MODELS:
-        raise ConfigError(f"energy model {name!r} is unknown; known: {', '.join(ENERGY_MODELS)}")
-    return ENERGY_MODELS[name]
+        raise ConfigError(
+            f"energy model {str(name)!r} is unknown; known: {', '.join(ENERGY_MODELS)}, or a"
+            " file.toml"
+        )
+    return ENERGY_MODELS[str(name)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8") from error
+
+
+def _models_in(text: str, where: str) -> list[EnergyModel]:
+    """A file holds one model, or a table of prices for each name."""
+    try:
+        found = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from error
+    tables = [found] if "kind" in found else list(found.values())
+    models = []
+    for table in tables:
+        if not isinstance(table, dict) or "kind" not in table:
+            raise ConfigError(
+                f"{where} has an energy model without a kind; kinds: {', '.join(ENERGY_KINDS)}"
+            )
+        try:
+            models.append(EnergyModel.from_dict(table))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    return models

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conversion._errors import ConfigError
 from conversion._exits import ExitRule
-from conversion.energy import Burst, Costs
+from conversion.energy import Costs, Counts, bits_of, graded_bits
 from conversion.graph import Inputs, Network, laid_out
 from conversion.neurons import NEURONS, AdaFire
 from conversion.outputs import Answers, Outputs
@@ -30,18 +30,13 @@ class Simulation:
         logits: Mean of the steps so far of the output that answers, ``(T, N, ...)``.
         answers: Those of all outputs, by name, samples in front.
         outputs: All outputs in the ANN's structure, each ``(T, ...)``.
-        spikes: Spikes of each source at each step, ``(sources, T, N)``.
-        synops: Accumulates they cause, likewise.
-        sources: Names of the sources, in order of execution: spiking layers, and max-pools
-            between spikes.
+        counts: Spikes of each source at each step and what they cause, ``(sources, T, N)``.
     """
 
     logits: Tensor
     answers: Mapping[str, Tensor]
     outputs: Any
-    spikes: Tensor
-    synops: Tensor
-    sources: tuple[str, ...]
+    counts: Counts
 
     def at(self, step: int) -> dict[str, Tensor]:
         """The answers when it stops after so many steps, from 0."""
@@ -146,20 +141,19 @@ class SpikingModel(nn.Module):
         )
 
     @torch.inference_mode()
-    def simulate(self, x: Any, *, burst: Burst = "count") -> Simulation:
+    def simulate(self, x: Any) -> Simulation:
         """Run all T steps of inputs, layer by layer.
 
         Args:
             x: Inputs on the model's device, as the ANN takes them: a tensor ``(N, ...)``, a tuple
                 of arguments, or a dict of keywords; over time ``(N, T, ...)``.
-            burst: Whether n spikes of a burst are n events at a synapse, or one.
 
         Raises:
             ConversionError: The inputs are not like those that the network was profiled with.
         """
         steps = self.config.timesteps
         signed = any(neuron.signed for neuron in self.neurons.values())
-        counter = SpikeCounter(self.costs, burst, signed=signed)
+        counter = SpikeCounter(self.costs, event_bits(self.costs, self.neurons), signed=signed)
         run = SpikingPass(self.synapses, self.neurons, on_spikes=counter.count)
         state = run.start(x)
         found = run.advance(state, steps)
@@ -167,16 +161,13 @@ class SpikingModel(nn.Module):
         answers = {
             name: self._by_step(mean, steps) for name, mean in self.network.answers(means).items()
         }
-        spikes, synops = counter.stacked(list(self.costs.fan_out), (steps, state.samples))
         return Simulation(
             logits=self.outputs.main(answers),
             answers=answers,
             outputs=self.network.structured(
                 [self._as_given(index, mean, steps) for index, mean in enumerate(means)]
             ),
-            spikes=spikes,
-            synops=synops,
-            sources=tuple(self.costs.fan_out),
+            counts=counter.counts((steps, state.samples)),
         )
 
     def _mean(self, index: int, value: Any, steps: int) -> Any:
@@ -286,6 +277,12 @@ class SpikingModel(nn.Module):
 def _adds_up(value: Any) -> bool:
     """Whether the outputs of the steps are averaged: indices and booleans are not."""
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def event_bits(costs: Costs, neurons: Mapping[str, AdaFire]) -> tuple[int, ...]:
+    """Bits of a graded event of each source."""
+    layers = {name: graded_bits(n.phi, signed=n.signed) for name, n in neurons.items()}
+    return bits_of(costs, layers)
 
 
 def make_neuron(

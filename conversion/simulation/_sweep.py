@@ -13,8 +13,9 @@ from conversion._config import ConversionConfig, LayerConfig
 from conversion._convert import enough_memory, fresh_neurons, thresholds
 from conversion._profile import Profile
 from conversion.calibration import Correction
-from conversion.energy import Burst
+from conversion.energy import Counts
 from conversion.simulation._counter import SpikeCounter
+from conversion.simulation._model import event_bits
 from conversion.simulation._passes import SpikingPass, running_mean
 
 
@@ -26,15 +27,13 @@ class Branch:
         layer: The layer that was changed; None: none was.
         config: What it was changed to.
         answers: Mean outputs of the steps so far, each ``(T, N, ...)``.
-        synops: Synaptic operations of each step, mean per sample, ``(sources, T)``.
-        sources: Whose spikes cause them, as in ``Simulation``.
+        counts: Of each step, mean per sample, ``(sources, T)``.
     """
 
     layer: str | None
     config: LayerConfig | None
     answers: Mapping[str, Tensor]
-    synops: Tensor
-    sources: tuple[str, ...]
+    counts: Counts
 
 
 def sweep(
@@ -42,8 +41,6 @@ def sweep(
     config: ConversionConfig,
     alternatives: Sequence[LayerConfig],
     on_branch: Callable[[Branch], None],
-    *,
-    burst: Burst = "count",
 ) -> None:
     """Try every alternative in every layer, around a config, on the calibration inputs.
 
@@ -56,7 +53,6 @@ def sweep(
         config: The config around which layers change.
         alternatives: What each layer is changed to, one after the other.
         on_branch: Told of each branch, layer by layer, and last of the config itself.
-        burst: As the energy model counts.
 
     Raises:
         ConfigError: The config's calibration takes more than one pass; or the config names other
@@ -69,11 +65,11 @@ def sweep(
     def at_layer(name: str, trunk: _CalibratingPass) -> None:
         for layer in alternatives:
             changed = replace(config, layers={**config.layers, name: layer})
-            branch = _CalibratingPass(profile, changed, burst)
+            branch = _CalibratingPass(profile, changed)
             on_branch(branch.told(name, branch.after(trunk)))
 
     with enough_memory(profile, config), torch.no_grad():
-        trunk = _CalibratingPass(profile, config, burst, at_layer)
+        trunk = _CalibratingPass(profile, config, at_layer)
         on_branch(trunk.told(None, trunk.whole()))
 
 
@@ -83,7 +79,6 @@ class _CalibratingPass(SpikingPass):
     Args:
         profile: Of the network.
         config: The choices.
-        burst: As the energy model counts.
         at_layer: Called before each spiking layer runs, with its name and this pass.
     """
 
@@ -91,13 +86,13 @@ class _CalibratingPass(SpikingPass):
         self,
         profile: Profile,
         config: ConversionConfig,
-        burst: Burst,
         at_layer: Callable[[str, _CalibratingPass], None] | None = None,
     ) -> None:
         neurons = fresh_neurons(profile, config, thresholds(profile, config))
         step = config.calibration.correction
         signed = any(neuron.signed for neuron in neurons.values())
-        self._counter = SpikeCounter(profile.costs, burst, signed=signed)
+        bits = event_bits(profile.costs, neurons)
+        self._counter = SpikeCounter(profile.costs, bits, signed=signed)
         super().__init__(
             profile.network,
             neurons,
@@ -121,8 +116,6 @@ class _CalibratingPass(SpikingPass):
     def told(self, layer: str | None, outputs: list[Any]) -> Branch:
         """The branch of this pass."""
         steps, samples = self._config.steps_of_calibration, len(self._profile.inputs)
-        nodes = list(self._profile.costs.fan_out)
-        _, synops = self._counter.stacked(nodes, (steps, samples))
         return Branch(
             layer=layer,
             config=None if layer is None else self._config.layers[layer],
@@ -130,8 +123,7 @@ class _CalibratingPass(SpikingPass):
                 name: running_mean(value, steps)
                 for name, value in self._network.answers(outputs).items()
             },
-            synops=synops.mean(2),
-            sources=tuple(nodes),
+            counts=self._counter.counts((steps, samples)).map(lambda found: found.mean(2)),
         )
 
     def _spike(self, node: fx.Node) -> Tensor:

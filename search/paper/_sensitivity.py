@@ -151,7 +151,7 @@ def _measured(
     divergence: dict[tuple[str | None, int, float], np.ndarray] = {}
     energies: dict[tuple[str | None, int, float], np.ndarray] = {}
     layer_energy = np.zeros((len(profile.layers), timesteps))
-    costs = profile.costs
+    costs, ann = profile.costs, energy.ann_pj(profile.costs)
 
     def told(branch: Branch) -> None:
         nonlocal layer_energy
@@ -160,16 +160,16 @@ def _measured(
         steps = [{n: answer[t] for n, answer in branch.answers.items()} for t in range(timesteps)]
         found = [profile.outputs.divergence(step, profile.expected).mean() for step in steps]
         divergence[key] = np.array([float(mean) for mean in found])
-        synops = branch.synops.cpu().numpy()
-        energies[key] = energy.run_pj(costs, synops.sum(0)) / energy.ann_pj(costs)
+        prices = energy.prices(costs, branch.counts.bits)
+        energies[key] = prices.run_pj(branch.counts).cpu().numpy() / ann
         if branch.layer is None:
-            rows = [branch.sources.index(layer) for layer in profile.layers]
-            layer_energy = energy.spikes_pj(synops[rows].cumsum(1)) / energy.ann_pj(costs)
+            rows = [branch.counts.sources.index(layer) for layer in profile.layers]
+            layer_energy = prices.by_source(branch.counts)[rows].cumsum(1).cpu().numpy() / ann
         if on_branch is not None:
             on_branch(len(divergence), len(changes) * len(profile.layers) + 1)
 
     alternatives = [LayerConfig(phi=phi, rho=rho) for phi, rho in changes]
-    sweep(profile, base, alternatives, told, burst=energy.burst)
+    sweep(profile, base, alternatives, told)
 
     def table(found: dict[tuple[str | None, int, float], np.ndarray], line: Any) -> np.ndarray:
         unchanged = found[None, max(phis), 1.0]

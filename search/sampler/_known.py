@@ -12,7 +12,15 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from conversion import CALIBRATIONS, EnergyModel, Profile
+from conversion import (
+    CALIBRATIONS,
+    Costs,
+    EnergyModel,
+    Prices,
+    Profile,
+    bits_of,
+    graded_bits,
+)
 from evaluators import Measurement
 from search._exits import LOSSES, Criterion, key_of, logarithms, pass_of, points_of, staircase
 from search._trial import TrialRecord, measurement_of
@@ -112,11 +120,11 @@ class Book:
             for at in self.choices[names.CALIBRATION_TIMESTEPS]
             for step in steps
         }
-        costs = profile.costs
-        ann = energy.ann_pj(costs)
+        ann = energy.ann_pj(profile.costs)
+        prices = _prices(profile.costs, space, energy)
         # Of as many accumulates as the ANN has MACs: what the tables count in.
-        self._price = float(energy.spikes_pj(np.array(float(costs.ann_macs)))) / ann
-        self._stem, self._step = energy.stem_pj(costs) / ann, energy.step_pj(costs) / ann
+        self._price = _per_accumulate(prices, profile.costs, space) * profile.costs.ann_macs / ann
+        self._stem, self._step = prices.once / ann, prices.step / ann
         self._scale = np.ones(len(space.layers))
         self.kinds = [(name, value) for name in KINDS for value in self.choices[name]]
         self._known: dict[tuple[Any, ...], Known] = {}
@@ -148,12 +156,13 @@ class Book:
         candidate = (params, self.cells(params))
         energies = self.energies(candidate)
         curve = np.array(measurement.exit_curve)
-        ann = measurement.energy_pj.value / measurement.energy_ratio * self._price
+        ann = measurement.energy_pj.value / measurement.energy_ratio
         spent = np.array([measurement.layer_energy_pj[n] / ann for n in self._space.layers])
         if self.exits:  # the layers share the first step's energy as they do that of all steps
-            first = (curve[0, 3] - self._stem - self._step) / self._price
+            first = curve[0, 3] - self._stem - self._step
             spent *= first / max(spent.sum(), 1e-12)
-        scales = np.log(np.maximum(spent, 1e-6) / np.maximum(energies, 1e-6))
+        events = np.maximum(spent / self._price, 1e-6)
+        scales = np.log(events / np.maximum(energies, 1e-6))
         divergence = measurement.kl_by_step[0 if self.exits else -1]
         ratio = curve[0, 3] if self.exits else measurement.energy_ratio
         taken = trial.duration.total_seconds() if trial.duration else 0.0
@@ -226,10 +235,23 @@ class Book:
         if not candidates:
             return np.zeros(0)
         steps = [1 if self.exits else kinds[names.TIMESTEPS] for kinds, _ in candidates]
-        spikes = np.array([self.energies(c) for c in candidates]) @ self._scale
-        total = self._price * spikes + self._stem + self._step * np.array(steps)
+        spikes = np.array([self.energies(c) for c in candidates]) @ (self._price * self._scale)
+        total = spikes + self._stem + self._step * np.array(steps)
         logs: np.ndarray = np.log(np.maximum(total, 1e-9))
         return logs
+
+
+def _prices(costs: Costs, space: LayerSpace, energy: EnergyModel) -> Prices:
+    """Of events as wide as the space has them."""
+    widest = dict.fromkeys(space.layers, graded_bits(space.phi_max))
+    return energy.prices(costs, bits_of(costs, widest))
+
+
+def _per_accumulate(prices: Prices, costs: Costs, space: LayerSpace) -> np.ndarray:
+    """What an accumulate costs with its share of its spike, pJ, ``(layers,)``."""
+    per_spike = dict(zip(costs.fan_out, prices.per_spike(costs), strict=True))
+    fan_outs = {name: float(costs.fan_out[name].mean()) for name in space.layers}
+    return np.array([per_spike[name] / max(fan_outs[name], 1e-9) for name in space.layers])
 
 
 _STEPS_AHEAD = 2.5

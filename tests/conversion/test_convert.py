@@ -102,7 +102,7 @@ def test_matches_a_literal_step_by_step_simulation(
     found = model.simulate(small_inputs[:8])
     logits, synops = literal_simulation(small_net, model, small_inputs[:8], 5)
     torch.testing.assert_close(found.logits, logits, rtol=1e-4, atol=1e-5)
-    assert found.synops.sum((0, 2)).tolist() == pytest.approx(synops)
+    assert found.counts.synops.sum((0, 2)).tolist() == pytest.approx(synops)
 
 
 def test_converges_to_the_ann(
@@ -135,13 +135,13 @@ def test_light_calibration_matches_every_layer_s_mean(small_profile: Profile) ->
         model = convert(small_profile, config)
         found = model.simulate(small_profile.inputs)
         total = 0.0
-        for i, name in enumerate(found.sources):
+        for i, name in enumerate(found.counts.sources):
             if name in model.thetas:
                 layer = small_profile.layers[name]
                 target = float(layer.mean.sum()) * layer.neurons / len(layer.mean)
                 # Spikes of all channels, each worth its own threshold on average.
                 V = float((model.thetas[name] * 2).mean())
-                total += abs(float(found.spikes[i].mean()) * V - target) / abs(target)
+                total += abs(float(found.counts.spikes[i].mean()) * V - target) / abs(target)
         return total
 
     assert mean_error("light") < mean_error("none")
@@ -220,10 +220,10 @@ def test_negative_spikes_cost_what_positive_ones_do(
         run.advance(run.start(small_inputs), 6)
     found = model.simulate(small_inputs)
     lowest = []
-    for row, name in enumerate(found.sources):
+    for row, name in enumerate(found.counts.sources):
         if name in model.network.sites:
             counts = seen[model.network.sites[name].node]
-            assert float(found.spikes[row].sum()) == float(counts.abs().sum())
+            assert float(found.counts.spikes[row].sum()) == float(counts.abs().sum())
             lowest.append(float(counts.min()))
     assert min(lowest) == (-1 if neuron == "dual-threshold" else 0)
 
@@ -279,16 +279,16 @@ def test_the_same_inputs_give_the_same_bits(small_profile: Profile, small_inputs
     assert torch.equal(first.logits, second.logits)
 
 
-def test_graded_bursts_count_once(small_profile: Profile, small_inputs: Tensor) -> None:
-    model = convert(small_profile, uniform(small_profile, timesteps=2, phi=8))
-    counted = model.simulate(small_inputs)
-    graded = model.simulate(small_inputs, burst="graded")
-    assert torch.equal(counted.logits, graded.logits)
-    assert float(graded.spikes.sum()) < float(counted.spikes.sum())
+def test_a_burst_counts_once(small_profile: Profile, small_inputs: Tensor) -> None:
+    many = convert(small_profile, uniform(small_profile, timesteps=2, phi=8))
+    found = many.simulate(small_inputs).counts
+    assert float(found.bursts.sum()) < float(found.spikes.sum())
+    assert float(found.burst_synops.sum()) < float(found.synops.sum())
+    assert found.bits[found.sources.index("relu")] == 4  # 1 to 8 spikes
     single = convert(small_profile, uniform(small_profile, timesteps=2, phi=1))
-    ones = [single.simulate(small_inputs, burst=burst) for burst in ("count", "graded")]
-    relu = ones[0].sources.index("relu")
-    assert torch.equal(ones[0].spikes[relu], ones[1].spikes[relu])
+    ones = single.simulate(small_inputs).counts
+    assert torch.equal(ones.bursts, ones.spikes)
+    assert torch.equal(ones.burst_synops, ones.synops)
 
 
 def test_profiles_do_not_depend_on_batches(small_net: nn.Module, small_inputs: Tensor) -> None:

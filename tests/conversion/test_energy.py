@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion import ConfigError, EnergyModel, energy_model
+from conversion import ConfigError, Operations, energy_model
 from conversion.energy import costs
 from conversion.graph import build_network
 
@@ -152,7 +152,7 @@ def test_a_node_that_stays_analog_pays_every_step() -> None:
 def test_energy_models_are_checked() -> None:
     with pytest.raises(ConfigError, match="energy model 'watt' is unknown; known: horowitz45"):
         energy_model("watt")
-    with pytest.raises(ConfigError, match="prices must be finite and > 0 pJ"):
-        EnergyModel(name="x", mac_pj=1, ac_pj=0, ann_mac_pj=1)
+    with pytest.raises(ConfigError, match="prices must be finite and > 0, got ac_pj=0"):
+        Operations(name="x", mac_pj=1, ac_pj=0, ann_mac_pj=1)
     with pytest.raises(ConfigError, match="burst must be"):
-        EnergyModel(name="x", mac_pj=1, ac_pj=1, ann_mac_pj=1, burst="half")  # type: ignore[arg-type]
+        Operations(name="x", mac_pj=1, ac_pj=1, ann_mac_pj=1, burst="half")  # type: ignore[arg-type]

@@ -192,7 +192,7 @@ def test_half_precision_counts_do_not_overflow() -> None:
     x = torch.randn(2, 3, 32, 32).half()
     found = profile(net.eval(), x)
     model = convert(found, ConversionConfig.uniform(found.layers, timesteps=1, phi=8))
-    assert 1e6 < float(model.simulate(x).synops.sum()) < 1e9
+    assert 1e6 < float(model.simulate(x).counts.synops.sum()) < 1e9
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "convnext_tiny"])
@@ -209,7 +209,7 @@ def test_networks_without_a_spike_convert_and_say_so(
     with torch.no_grad():
         torch.testing.assert_close(model.simulate(x).logits[-1], net(x), rtol=1e-4, atol=1e-5)
     assert found.costs.stem_macs == found.costs.ann_macs > 1e6
-    assert model.simulate(x).synops.shape == (0, 2, 2)
+    assert model.simulate(x).counts.synops.shape == (0, 2, 2)
     convert(found, ConversionConfig(timesteps=2, layers={}, calibration="learned"))
     with pytest.raises(ConversionError, match="nothing in the network spikes"):
         diagnose(model, x)

@@ -63,9 +63,9 @@ def _numbers(net: nn.Module, x: Tensor) -> dict[str, Any]:
             {
                 "thetas": [_sum(theta) for theta in model.thetas.values()],
                 "biases": [_sum(bias) for bias in model.biases.values()],
-                "spikes": run.spikes.sum(2).tolist(),
-                "synops": run.synops.sum(2).tolist(),
-                "energy_pj": _sum(run.synops) * price.ac_pj / len(x) + analog * price.mac_pj,
+                "spikes": run.counts.spikes.sum(2).tolist(),
+                "synops": run.counts.synops.sum(2).tolist(),
+                "energy_pj": _sum(run.counts.synops) * price.ac_pj / len(x) + analog * price.mac_pj,
                 "logits": run.logits[-1].double().abs().sum(0).tolist(),
             }
         )

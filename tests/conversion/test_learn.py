@@ -235,8 +235,8 @@ def test_energy_is_weighed_as_it_is_measured(images: Tensor, pooled: bool) -> No
             found, config, data=[images], on_iteration=lambda _, loss, to=told: to.append(loss)
         )
         losses.append(told[0])
-        energies.append(float(model.simulate(images).synops.sum()))
-    operations = float(light.synops.sum()) / len(images) / found.costs.ann_macs
+        energies.append(float(model.simulate(images).counts.synops.sum()))
+    operations = float(light.counts.synops.sum()) / len(images) / found.costs.ann_macs
     assert losses[1] - losses[0] == pytest.approx(0.5 * operations, rel=1e-4)
     assert energies[1] < 0.9 * energies[0]
 

@@ -201,7 +201,7 @@ def test_a_neuron_of_one_s_own_is_one_class_under_one_name(
     model = convert(found, ConversionConfig.uniform(found.layers, **options))
     simulation = model.simulate(small_inputs)
     neurons = sum(layer.neurons for layer in found.layers.values())
-    assert 0 < float(simulation.spikes.sum((0, 1)).max()) <= neurons
+    assert 0 < float(simulation.counts.spikes.sum((0, 1)).max()) <= neurons
     save(model, tmp_path / "a.json")
     again = load(tmp_path / "a.json", small_net)
     assert torch.equal(again.simulate(small_inputs).logits, simulation.logits)

@@ -77,12 +77,12 @@ def test_events_cost_synaptic_operations_by_hand() -> None:
     taps[:, [0, -1]] = 6.0
     taps[[0, 0, -1, -1], [0, -1, 0, -1]] = 4.0
     run = model.simulate(x)
-    source = run.sources[0]
+    source = run.counts.sources[0]
     assert source.startswith("input")
     expected = (x[:, :steps] * 6 * taps).sum((2, 3, 4)).T.double()
-    torch.testing.assert_close(run.synops[0], expected)
-    torch.testing.assert_close(run.spikes[0], x[:, :steps].sum((2, 3, 4)).T.double())
-    graded = model.simulate(x, burst="graded").synops[0]
+    torch.testing.assert_close(run.counts.synops[0], expected)
+    torch.testing.assert_close(run.counts.spikes[0], x[:, :steps].sum((2, 3, 4)).T.double())
+    graded = run.counts.burst_synops[0]
     torch.testing.assert_close(graded, ((x[:, :steps] > 0) * 6 * taps).sum((2, 3, 4)).T.double())
 
 
@@ -91,7 +91,7 @@ def test_frames_of_values_cost_macs_at_every_step() -> None:
     model = spiking(x, 3, feed="frames")
     assert model.costs.stem_macs == 0
     assert model.costs.step_macs == 6 * 2 * sum((3 * 10 - 2) ** 2 for _ in range(1))
-    assert all(not source.startswith("input") for source in model.simulate(x).sources)
+    assert all(not source.startswith("input") for source in model.simulate(x).counts.sources)
 
 
 def test_the_same_frame_every_step_is_a_static_input() -> None:

@@ -8,40 +8,43 @@ import torch
 from torch import nn
 
 from conversion import Branch, ConfigError, ConversionConfig, LayerConfig, convert, profile, sweep
+from conversion.energy._counts import KINDS
 from evaluators import Task
 from tests.conversion.forms import FORMS
 
 CHANGES = (LayerConfig(phi=1), LayerConfig(phi=3, rho=2.0))
 
 
-def branches(found, config: ConversionConfig, burst="count") -> list[Branch]:
+def branches(found, config: ConversionConfig) -> list[Branch]:
     told: list[Branch] = []
-    sweep(found, config, CHANGES, told.append, burst=burst)
+    sweep(found, config, CHANGES, told.append)
     return told
 
 
-def check(found, config: ConversionConfig, burst="count") -> None:
+def check(found, config: ConversionConfig) -> None:
     """Every branch is what converting and simulating the changed config gives."""
-    told = branches(found, config, burst)
+    told = branches(found, config)
     layers = [b.layer for b in told]
     assert layers == [*(name for name in found.layers for _ in CHANGES), None]
     for branch in told:
         changed = config
         if branch.layer is not None:
             changed = replace(config, layers={**config.layers, branch.layer: branch.config})
-        simulated = convert(found, changed).simulate(found.inputs, burst=burst)
+        simulated = convert(found, changed).simulate(found.inputs)
         torch.testing.assert_close(found.outputs.main(branch.answers), simulated.logits)
-        torch.testing.assert_close(branch.synops, simulated.synops.mean(2))
-        assert branch.sources == simulated.sources
+        for kind in KINDS:
+            expected = getattr(simulated.counts, kind).mean(2)
+            torch.testing.assert_close(getattr(branch.counts, kind), expected)
+        assert branch.counts.sources == simulated.counts.sources
+        assert branch.counts.bits == simulated.counts.bits
 
 
 @pytest.mark.parametrize("calibration", ["none", "light", "advanced"])
-@pytest.mark.parametrize("burst", ["count", "graded"])
-def test_a_branch_is_the_conversion_of_its_config(small_task: Task, calibration, burst) -> None:
+def test_a_branch_is_the_conversion_of_its_config(small_task: Task, calibration) -> None:
     inputs = next(small_task.calibration.batches(64))[0]
     found = profile(small_task.model, inputs)
     config = ConversionConfig.uniform(found.layers, timesteps=3, phi=4, calibration=calibration)
-    check(found, config, burst)
+    check(found, config)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -12,6 +12,7 @@ from conversion import (
     ConversionError,
     ExitPolicy,
     Learned,
+    SpikingModel,
     confidence,
 )
 from evaluators import Evaluator, Measurement, Task, _evaluator
@@ -39,9 +40,9 @@ def test_every_quantity_by_hand(small_task: Task) -> None:
     right, energies, spikes = 0, [], []
     for n, last in enumerate(exits):
         right += int(simulation.logits[last, n].argmax() == y[n])
-        synops = float(simulation.synops[:, : last + 1, n].sum())
+        synops = float(simulation.counts.synops[:, : last + 1, n].sum())
         energies.append(0.9 * synops + 4.6 * cost.stem_macs)
-        spikes.append(float(simulation.spikes[:, : last + 1, n].sum()))
+        spikes.append(float(simulation.counts.spikes[:, : last + 1, n].sum()))
     n = len(exits)
     assert found.n == n
     assert found.accuracy.value == pytest.approx(right / n)
@@ -156,7 +157,7 @@ def test_energy_models_change_prices_only(small_task: Task) -> None:
 def test_out_of_memory_halves_the_batch(small_task: Task, monkeypatch) -> None:
     evaluator = Evaluator(small_task, batch_size=32)
     expected = Evaluator(small_task).measure(choice(evaluator))
-    simulate, sizes = evaluator._simulate, []
+    simulate, sizes = SpikingModel.simulate, []
 
     def short_of_memory(model, x):
         sizes.append(len(x))
@@ -164,7 +165,7 @@ def test_out_of_memory_halves_the_batch(small_task: Task, monkeypatch) -> None:
             raise torch.OutOfMemoryError("no more")
         return simulate(model, x)
 
-    monkeypatch.setattr(evaluator, "_simulate", short_of_memory)
+    monkeypatch.setattr(SpikingModel, "simulate", short_of_memory)
     found = evaluator.measure(choice(evaluator))
     assert sizes == [32, 16, 8, 8, 8, 8]
     assert found.accuracy == expected.accuracy
@@ -176,7 +177,7 @@ def test_other_errors_are_not_mistaken_for_memory(small_task: Task, monkeypatch)
     def broken(model, x):
         raise RuntimeError("sizes differ")
 
-    monkeypatch.setattr(evaluator, "_simulate", broken)
+    monkeypatch.setattr(SpikingModel, "simulate", broken)
     with pytest.raises(RuntimeError, match="sizes differ"):
         evaluator.measure(choice(evaluator))
 

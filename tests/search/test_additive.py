@@ -55,8 +55,8 @@ def test_tables_are_what_one_step_of_the_first_layer_does(
         )
         model = convert(profile, config)
         simulation = model.simulate(profile.inputs)
-        i = simulation.sources.index("relu")
-        energy = float(simulation.synops[i].mean()) / profile.costs.ann_macs
+        i = simulation.counts.sources.index("relu")
+        energy = float(simulation.counts.synops[i].mean()) / profile.costs.ann_macs
         V = model.thetas["relu"].view(-1, 1, 1) * rho
         rounded = torch.floor(ann / V + 0.5).clamp(max=phi) * V
         error = float(((ann - rounded) ** 2).sum() / (ann**2).sum())
@@ -65,7 +65,7 @@ def test_tables_are_what_one_step_of_the_first_layer_does(
         # The table takes each channel's mean fan-out; borders make the small difference.
         assert tables.energy[cell] == pytest.approx(energy, rel=0.05)
         both = convert(profile, replace(config, timesteps=2)).simulate(profile.inputs)
-        energy = float(both.synops[i].sum(0).mean()) / profile.costs.ann_macs
+        energy = float(both.counts.synops[i].sum(0).mean()) / profile.costs.ann_macs
         assert two.energy[cell] == pytest.approx(energy, rel=0.05)
 
 

@@ -86,7 +86,7 @@ def test_sensitivities_are_those_of_whole_conversions(evaluator: Evaluator, tmp_
         for divergence, energy, config in cells:
             changed = ConversionConfig(timesteps=2, layers={**base.layers, layer: config})
             run = convert(profile, changed).simulate(profile.inputs)
-            spent = run.synops.sum(0).mean(1).cumsum(0) * evaluator.energy.ac_pj
+            spent = run.counts.synops.sum(0).mean(1).cumsum(0) * evaluator.energy.ac_pj
             analog = (costs.stem_macs + costs.step_macs * np.arange(1, 3)) * evaluator.energy.mac_pj
             for t in range(2):
                 expected = symmetric_kl(run.logits[t], profile.expected["output"]).mean()

@@ -1,0 +1,63 @@
+"""Published prices of neuromorphic chips: a synaptic operation, a neuron's update, a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from conversion.energy._costs import Costs
+from conversion.energy._models import INT8_ADD_PJ, INT8_MAC_PJ, EnergyModel, energy_kind
+from conversion.energy._operations import ann_macs_pj
+from conversion.energy._prices import Prices
+
+_FP32_MAC_PJ, _FP32_ADD_PJ, _FP32_BITS = 4.6, 0.9, 24
+
+
+@energy_kind
+@dataclass(frozen=True, kw_only=True)
+class Chip(EnergyModel):
+    """What a chip's makers measured, per event.
+
+    No chip works on analog inputs and currents: their MACs are charged as those of the fp32 ANN,
+    at 45 nm (Horowitz, ISSCC 2014), which is also what the ratio compares with. Ratios to an ANN
+    on another process tell less than the order of points along a front.
+
+    Attributes:
+        synop_pj: A synaptic operation.
+        update_pj: A neuron's update at a step, whether it fires or not.
+        spike_pj: Making and sending a spike.
+        step_pj: What a step costs a chip that does nothing: static power times the step's length.
+        mac_pj: A multiply-accumulate on analog input or currents.
+    """
+
+    kind: ClassVar[str] = "chip"
+
+    synop_pj: float
+    update_pj: float = 0.0
+    spike_pj: float = 0.0
+    step_pj: float = 0.0
+    mac_pj: float = _FP32_MAC_PJ
+
+    @classmethod
+    def _may_be_free(cls) -> Sequence[str]:
+        return ("update_pj", "spike_pj", "step_pj")
+
+    def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
+        synops, spikes = (
+            ("synops", "spikes") if self.burst == "count" else ("burst_synops", "bursts")
+        )
+        updates = costs.potentials * self.update_pj
+        return Prices.of(
+            len(costs.fan_out),
+            **{synops: self.synop_pj, spikes: self.spike_pj},
+            step=costs.step_macs * self.mac_pj + updates + self.step_pj,
+            once=costs.stem_macs * self.mac_pj,
+        )
+
+    def ann_pj(
+        self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
+    ) -> float:
+        if int8:
+            return ann_macs_pj(costs, INT8_MAC_PJ, INT8_ADD_PJ, 8, bits)
+        return ann_macs_pj(costs, _FP32_MAC_PJ, _FP32_ADD_PJ, _FP32_BITS, bits)

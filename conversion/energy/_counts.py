@@ -1,0 +1,131 @@
+"""What a run counts, by source of the spikes: all that any energy model asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion._errors import ConfigError
+from conversion.energy._costs import Costs
+
+KINDS = ("spikes", "bursts", "synops", "burst_synops")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Events by source; every tensor is ``(sources, ...)``, of one shape.
+
+    Attributes:
+        sources: Names of spiking layers, max-pools between spikes, and inputs that are events.
+        bits: What a graded event of each source must hold: its number of spikes, and a sign.
+        spikes: Spikes; negative ones count too.
+        bursts: Steps at which a neuron fired at all: the events of a chip with graded spikes.
+        synops: Spikes, each times its fan-out.
+        burst_synops: Bursts, each times its fan-out.
+    """
+
+    sources: tuple[str, ...]
+    bits: tuple[int, ...]
+    spikes: Tensor
+    bursts: Tensor
+    synops: Tensor
+    burst_synops: Tensor
+
+    def map(self, change: Any) -> Counts:
+        """The same with another tensor for each."""
+        changed = {kind: change(getattr(self, kind)) for kind in KINDS}
+        return Counts(sources=self.sources, bits=self.bits, **changed)
+
+
+def joined_counts(parts: list[Counts]) -> Counts:
+    """Counts of batches, ``(sources, T, N)``, as those of all samples."""
+    whole = {kind: torch.cat([getattr(part, kind) for part in parts], dim=2) for kind in KINDS}
+    return Counts(sources=parts[0].sources, bits=parts[0].bits, **whole)
+
+
+def graded_bits(phi: int, *, signed: bool = False) -> int:
+    """Bits of an event that holds 1 to φ spikes, and their sign."""
+    return max(1, math.ceil(math.log2(phi + 1))) + signed
+
+
+_INPUT_BITS = 8
+"""Of events that an input counts in a frame."""
+
+
+def bits_of(costs: Costs, layers: Mapping[str, int]) -> tuple[int, ...]:
+    """Bits of a graded event of each source; a max-pool sends what it gets.
+
+    Args:
+        costs: Of the network.
+        layers: Bits of each spiking layer, by :func:`graded_bits`.
+    """
+    found: dict[str, int] = {}
+    for name in costs.fan_out:
+        before = [found[s] for s in found if name in costs.targets[s]]
+        found[name] = layers[name] if name in layers else max(before, default=_INPUT_BITS)
+    return tuple(found.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanCounts:
+    """Counts of an inference, mean per sample at its exit; every model prices these alone.
+
+    Attributes:
+        sources: As in :class:`Counts`.
+        bits: Likewise.
+        mean: By kind of count, one number per source.
+        error: Standard errors of the means, likewise.
+        steps: Mean steps.
+        steps_error: Its standard error.
+    """
+
+    sources: tuple[str, ...]
+    bits: tuple[int, ...]
+    mean: Mapping[str, tuple[float, ...]]
+    error: Mapping[str, tuple[float, ...]]
+    steps: float
+    steps_error: float
+
+    @classmethod
+    def of(cls, counts: Counts, steps: Tensor) -> MeanCounts:
+        """From counts up to each sample's exit ``(sources, N)`` and its steps ``(N,)``."""
+        n = len(steps)
+
+        def error(values: Tensor) -> Tensor:
+            return values.std(-1) / math.sqrt(n) if n > 1 else torch.zeros_like(values.mean(-1))
+
+        kinds = {kind: getattr(counts, kind).double() for kind in KINDS}
+        return cls(
+            sources=counts.sources,
+            bits=counts.bits,
+            mean={kind: tuple(found.mean(-1).tolist()) for kind, found in kinds.items()},
+            error={kind: tuple(error(found).tolist()) for kind, found in kinds.items()},
+            steps=float(steps.double().mean()),
+            steps_error=float(error(steps.double())),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {**vars(self), "mean": dict(self.mean), "error": dict(self.error)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MeanCounts:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ConfigError: A field is missing or unknown.
+        """
+        try:
+            series = {
+                name: {kind: tuple(values[name][kind]) for kind in KINDS}
+                for name in ("mean", "error")
+            }
+            lists = {name: tuple(values[name]) for name in ("sources", "bits")}
+            return cls(**{**values, **lists, **series})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"malformed counts: {error}") from error

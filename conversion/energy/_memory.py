@@ -1,0 +1,194 @@
+"""Operations and memory traffic (Lemaire et al., ICONIP 2022, arXiv 2210.13107)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from conversion.energy._costs import Costs, Operator
+from conversion.energy._models import EnergyModel, energy_kind, mac_pj
+from conversion.energy._prices import Prices
+
+PARTS = ("operations", "potentials", "weights", "biases", "buffers", "addresses")
+
+
+@energy_kind
+@dataclass(frozen=True, kw_only=True)
+class Memory(EnergyModel):
+    """Every operand is read from an SRAM of its own size, and every result written to one.
+
+    Of a layer with θ_in spikes at its input and θ_out at its output over all T steps, S synaptic
+    operations, V outputs and C output channels, with e(n) the energy of an access to a memory of n
+    elements (eqs. 1 to 17 of the paper, stride and borders counted exactly):
+
+    ============ ===================================================================
+    operations   (S + T·V + θ_out) additions
+    potentials   2·(S + T·V) accesses to V elements, a read and a write each
+    weights      S reads of as many elements as the layer has weights
+    biases       T·V reads of C elements
+    buffers      θ_in reads and θ_out writes of the queue of spikes; an input's are written too
+    addresses    2·θ_in MACs for a convolution, and S additions
+    ============ ===================================================================
+
+    A graded event is one event with a payload: its synapses multiply. Of the ANN: every MAC reads
+    an input and a weight; every output is written, and its bias read.
+
+    Attributes:
+        bits: Width of weights, potentials and activations.
+        add_pj: An addition of that width.
+        multiply_pj: A multiplication.
+        int8_add_pj: An addition of the int8 ANN that stands beside the result.
+        int8_multiply_pj: A multiplication of it.
+        sram_pj: An access to a memory of no size.
+        sram_pj_per_bit: What each bit of the memory adds to it.
+        bus_bits: Width of the memory's bus: as many values as fit share an access.
+        queue: Elements of a queue of spikes.
+    """
+
+    kind: ClassVar[str] = "memory"
+
+    bits: int
+    add_pj: float
+    multiply_pj: float
+    sram_pj: float
+    sram_pj_per_bit: float
+    int8_add_pj: float = 0.03
+    int8_multiply_pj: float = 0.2
+    bus_bits: int = 0
+    queue: int = 0
+
+    @classmethod
+    def _may_be_free(cls) -> Sequence[str]:
+        return ("sram_pj_per_bit",)
+
+    def access_pj(self, elements: int, bits: int | None = None) -> float:
+        """One read or write of a memory of so many elements, pJ."""
+        width = bits or self.bits
+        shared = max(1, self.bus_bits // width)
+        return (self.sram_pj_per_bit * elements * width + self.sram_pj) / shared
+
+    def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
+        graded = self.burst == "graded"
+        at_synapse, per_event = ("burst_synops", "bursts") if graded else ("synops", "spikes")
+        n = len(costs.fan_out)
+        whole = self.multiply_pj + self.add_pj
+        add = self.add_pj
+        macs = [mac_pj(whole, add, width, self.bits) if graded else add for width in bits]
+        at = [_Reached.of(self, costs, reached) for reached in costs.targets.values()]
+        resets = np.array([name in costs.integrators for name in costs.fan_out], float)
+        queue = self.access_pj(self.queue) * np.array([1.0 + r.readers for r in at])
+        integrators = costs.integrators.values()
+        steps = {
+            "operations": sum(v * self.add_pj for v in integrators),
+            "potentials": sum(2 * v * self.access_pj(v) for v in integrators),
+            "biases": sum(
+                size * self.access_pj(_channels(costs, name, size))
+                for name, size in costs.integrators.items()
+            ),
+        }
+        events: dict[str, dict[str, Any]] = {
+            "operations": {at_synapse: np.array(macs), per_event: resets * self.add_pj},
+            "potentials": {at_synapse: np.array([2 * r.potentials_pj for r in at])},
+            "weights": {at_synapse: np.array([r.weights_pj for r in at])},
+            "biases": {},
+            "buffers": {per_event: queue},
+            "addresses": {
+                at_synapse: self.add_pj,
+                per_event: np.array([2 * r.kernels for r in at]) * whole,
+            },
+        }
+        analog = {part: [0.0, 0.0] for part in PARTS}
+        for operator in costs.operators.values():
+            if operator.stage != "spikes":
+                for part, paid in self._operator_pj(operator).items():
+                    analog[part][operator.stage == "currents"] += paid
+        return Prices.summed(
+            {
+                part: Prices.of(
+                    n,
+                    **events[part],
+                    once=analog[part][0],
+                    step=analog[part][1] + steps.get(part, 0.0),
+                )
+                for part in PARTS
+            }
+        )
+
+    def ann_pj(
+        self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
+    ) -> float:
+        return sum(self.ann_parts_pj(costs, int8=int8, bits=bits).values())
+
+    def ann_parts_pj(
+        self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
+    ) -> dict[str, float]:
+        """Energy of one inference of the ANN, by what it is paid for, pJ."""
+        total = dict.fromkeys(PARTS, 0.0)
+        for name, operator in costs.operators.items():
+            width = bits.get(name) if bits else None
+            for part, paid in self._operator_pj(operator, int8=int8, activations=width).items():
+                total[part] += paid
+        return total
+
+    def _operator_pj(
+        self, op: Operator, *, int8: bool = False, activations: int | None = None
+    ) -> dict[str, float]:
+        width = 8 if int8 else self.bits
+        add = self.int8_add_pj if int8 else self.add_pj
+        multiply = self.int8_multiply_pj if int8 else self.multiply_pj
+        values = min(activations or width, width)
+        mac = mac_pj(multiply + add, add, activations, width)
+        reads = op.macs if op.reach or not op.weights else op.inputs
+        reached = op.inputs + op.outputs + op.reach if op.reach else op.macs
+        return {
+            "operations": op.macs * mac + op.outputs * add,
+            "potentials": 0.0,
+            "weights": op.macs * self.access_pj(op.weights, width) if op.weights else 0.0,
+            "biases": op.outputs * self.access_pj(op.biases, width) if op.biases else 0.0,
+            "buffers": reads * self.access_pj(op.inputs, values)
+            + op.outputs * self.access_pj(op.outputs, values),
+            "addresses": reached * add,
+        }
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """Where a source's spikes arrive, weighted by how often they do.
+
+    Attributes:
+        potentials_pj: An access to the potentials there.
+        weights_pj: A read of a weight there; nothing where there are none.
+        kernels: How many of the places are convolutions.
+        readers: How many places there are.
+    """
+
+    potentials_pj: float
+    weights_pj: float
+    kernels: int
+    readers: int
+
+    @classmethod
+    def of(cls, model: Memory, costs: Costs, reached: Mapping[str, float]) -> _Reached:
+        potentials = weights = 0.0
+        for name, share in reached.items():
+            operator = costs.operators.get(name)
+            size = operator.outputs if operator else _size(costs, name)
+            potentials += share * model.access_pj(size)
+            weights += share * model.access_pj(operator.weights) if operator else 0.0
+        operators = [costs.operators[name] for name in reached if name in costs.operators]
+        return cls(potentials, weights, sum(op.reach > 0 for op in operators), len(reached))
+
+
+def _size(costs: Costs, name: str) -> int:
+    """Potentials of a spiking layer or an output, or values of a max-pool or another wire."""
+    if name in costs.integrators:
+        return costs.integrators[name]
+    return costs.fan_out[name].numel() if name in costs.fan_out else 0
+
+
+def _channels(costs: Costs, name: str, size: int) -> int:
+    """Biases of a layer, one a channel; of an output, one a value."""
+    return costs.fan_out[name].shape[0] if name in costs.fan_out else size

@@ -1,0 +1,65 @@
+"""Prices of operations alone: a MAC, an accumulate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from conversion.energy._costs import Costs
+from conversion.energy._models import (
+    INT8_ADD_PJ,
+    INT8_MAC_PJ,
+    EnergyModel,
+    energy_kind,
+    mac_pj,
+)
+from conversion.energy._prices import Prices
+
+
+@energy_kind
+@dataclass(frozen=True, kw_only=True)
+class Operations(EnergyModel):
+    """MACs and accumulates, and nothing else: no memory, no communication, no leakage.
+
+    Attributes:
+        mac_pj: One multiply-accumulate, paid by the analog stem and by nodes that stay analog.
+        ac_pj: One accumulate, paid by every spike at every synapse it reaches.
+        ann_mac_pj: One multiply-accumulate of the ANN that the result is compared with.
+        multiplier_bits: Width of its multiplier: 24 of fp32's mantissa, 8 of int8.
+    """
+
+    kind: ClassVar[str] = "operations"
+
+    mac_pj: float
+    ac_pj: float
+    ann_mac_pj: float
+    multiplier_bits: int = 24
+
+    def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
+        paid = "synops" if self.burst == "count" else "burst_synops"
+        return Prices.of(
+            len(costs.fan_out),
+            **{paid: self.ac_pj},
+            step=costs.step_macs * self.mac_pj,
+            once=costs.stem_macs * self.mac_pj,
+        )
+
+    def ann_pj(
+        self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
+    ) -> float:
+        if int8:
+            return ann_macs_pj(costs, INT8_MAC_PJ, INT8_ADD_PJ, 8, bits)
+        add = min(self.ac_pj, self.ann_mac_pj)
+        return ann_macs_pj(costs, self.ann_mac_pj, add, self.multiplier_bits, bits)
+
+
+def ann_macs_pj(
+    costs: Costs, whole: float, add: float, width: int, bits: Mapping[str, int] | None
+) -> float:
+    """Energy of the ANN's MACs, of activations of so many bits, pJ."""
+    if bits is None:
+        return costs.ann_macs * whole
+    return sum(
+        op.macs * mac_pj(whole, add, bits.get(name), width) for name, op in costs.operators.items()
+    )
