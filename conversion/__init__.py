@@ -18,6 +18,7 @@ from conversion._exits import (
 )
 from conversion._files import FileError, sha256, tensors_sha256, write_file
 from conversion._profile import LayerProfile, Profile, available_device, profile
+from conversion._quantised import level_bits, operator_bits, quantised_answers
 from conversion._tensors import model_of_state, state_bytes
 from conversion.calibration import (
     CALIBRATIONS,
@@ -150,13 +151,16 @@ __all__ = [
     "graded_bits",
     "is_out_of_memory",
     "joined_counts",
+    "level_bits",
     "load",
     "log_probabilities",
     "make_calibration",
     "mean_entropy",
     "model_of_state",
+    "operator_bits",
     "outputs_of",
     "profile",
+    "quantised_answers",
     "register_calibration",
     "save",
     "sha256",

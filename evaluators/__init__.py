@@ -8,7 +8,7 @@ from evaluators._estimate import (
     estimate_score,
     normal_quantile,
 )
-from evaluators._evaluator import AnnReference, Evaluator, StateStore
+from evaluators._evaluator import AnnReference, Evaluator, QuantisedAnn, StateStore
 from evaluators._measurement import ExitPoint, Measurement
 from evaluators._recording import Recording
 from evaluators._split import Split, TaskError, split_of
@@ -54,6 +54,7 @@ __all__ = [
     "Pair",
     "PairedDrop",
     "PointNet",
+    "QuantisedAnn",
     "Recording",
     "ResNetCifar",
     "Scores",

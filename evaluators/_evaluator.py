@@ -20,6 +20,7 @@ from conversion import (
     Choice,
     ConfigError,
     ConversionConfig,
+    Costs,
     DeployError,
     EnergyModel,
     ExitPolicy,
@@ -34,16 +35,19 @@ from conversion import (
     convert,
     energy_model,
     is_out_of_memory,
+    level_bits,
     mean_entropy,
     model_of_state,
+    operator_bits,
     profile,
+    quantised_answers,
     sha256,
     state_bytes,
     tensors_sha256,
 )
 from evaluators._checks import checked_targets
 from evaluators._comparison import Comparing, Comparison
-from evaluators._estimate import Estimate
+from evaluators._estimate import Estimate, PairedDrop
 from evaluators._measurement import Measurement
 from evaluators._recording import Recorded, Recording, joined, recorded
 from evaluators._task import Task
@@ -100,6 +104,48 @@ class AnnReference:
     def from_dict(cls, values: Mapping[str, Any]) -> AnnReference:
         """The inverse of :meth:`to_dict`."""
         return cls(**{**values, "accuracy": Estimate.from_dict(values["accuracy"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedAnn:
+    """The ANN with activations of as many levels as a spiking network tells apart, on one split.
+
+    Attributes:
+        split: Which.
+        n: Number of samples.
+        accuracy: Mean score, measured.
+        drop: What it falls below the ANN's on the same samples.
+        levels: Of each layer, 0 not counted: φ times the steps.
+    """
+
+    split: str
+    n: int
+    accuracy: Estimate
+    drop: PairedDrop
+    levels: Mapping[str, int]
+
+    @property
+    def bits(self) -> int:
+        """Of its widest activation."""
+        return max(level_bits(count) for count in self.levels.values())
+
+    def energy_pj(self, energy: EnergyModel, costs: Costs, *, int8: bool = False) -> float:
+        """Energy of one inference, with weights as they are or in int8, pJ."""
+        return energy.ann_pj(costs, int8=int8, bits=operator_bits(costs, self.levels))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        nouns = {"accuracy": self.accuracy.to_dict(), "drop": self.drop.to_dict()}
+        return {**vars(self), **nouns, "levels": dict(self.levels)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QuantisedAnn:
+        """The inverse of :meth:`to_dict`."""
+        nouns = {
+            "accuracy": Estimate.from_dict(values["accuracy"]),
+            "drop": PairedDrop.from_dict(values["drop"]),
+        }
+        return cls(**{**values, **nouns})
 
 
 class StateStore(Protocol):
@@ -200,6 +246,29 @@ class Evaluator:
             energy_pj=self.ann_energy_pj,
             energy_int8_pj=self.energy.ann_pj(self.profile.costs, int8=True),
             chance=self.task.metric.chance(found.targets),
+        )
+
+    def quantised(self, config: ConversionConfig, steps: float, split: str) -> QuantisedAnn:
+        """The fair rival of a spiking network: the ANN with as many levels, measured.
+
+        Args:
+            config: Of the spiking network.
+            steps: That its samples run on average; begun ones count whole.
+            split: Which samples.
+        """
+        levels = {name: layer.phi * math.ceil(steps) for name, layer in config.layers.items()}
+        ann, metric, outputs = self._ann(split), self.task.metric, self.profile.outputs
+
+        def judge(x: Inputs, y: Tensor, start: int) -> Tensor:
+            return metric.statistics(outputs.answer(quantised_answers(self.profile, x, levels)), y)
+
+        statistics = torch.cat(self._over(split, judge))
+        return QuantisedAnn(
+            split=split,
+            n=len(statistics),
+            accuracy=metric.estimate(statistics),
+            drop=metric.drop(ann.statistics, statistics),
+            levels=levels,
         )
 
     @cached_property

@@ -75,7 +75,8 @@ def run_ann(
     Args:
         network: The network.
         inputs: A batch, in the network's structure.
-        observe: Told of each node and its value, which is freed after its last use.
+        observe: Told of each node and its value, which is freed after its last use; what it gives
+            back, if not None, takes the value's place.
     """
     values: dict[fx.Node, Any] = {}
     given = iter(inputs.tensors)
@@ -97,7 +98,8 @@ def run_ann(
         else:
             values[node] = call(node, value, network.device)
         if observe is not None:
-            observe(node, values[node])
+            changed = observe(node, values[node])
+            values[node] = values[node] if changed is None else changed
         for source in node.all_input_nodes:
             if last[source] is node:
                 values.pop(source, None)

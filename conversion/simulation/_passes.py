@@ -45,15 +45,16 @@ class AnalogPass:
                 front = self._network.axes[node.name].front(value)
                 self._observe(site.name, site.to_channels(front))
 
-        return _answers(self._network, run_ann(self._network, self._network.still(inputs), see))
+        return answers_of(self._network, run_ann(self._network, self._network.still(inputs), see))
 
 
 def ann_answers(network: Network, x: Any) -> dict[str, Tensor]:
     """What the ANN answers to inputs as it takes them, by name, samples in front."""
-    return _answers(network, run_ann(network, network.still(network.take(x))))
+    return answers_of(network, run_ann(network, network.still(network.take(x))))
 
 
-def _answers(network: Network, outputs: list[Any]) -> dict[str, Tensor]:
+def answers_of(network: Network, outputs: list[Any]) -> dict[str, Tensor]:
+    """The outputs of the ANN that are answers, by name, samples in front."""
     found = network.answers(outputs)
     axes = {name: network.output_axis(place) for name, place in network.output_names.items()}
     return {name: axis.front(found[name]) for name, axis in axes.items() if axis is not None}
