@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from conversion import ENERGY_MODELS, ConfigError, EnergyModel
-from evaluators import AnnReference, Measurement
+from evaluators import AnnReference, Measurement, QuantisedAnn
 from search import (
     DropModel,
     Promise,
@@ -92,6 +92,7 @@ class ParetoFront:
         energy_model: Prices of every energy.
         confidence: With which promises are made.
         within: The trials that keep the study's budget; all, if none does.
+        rivals: By trial, the quantised ANN of as many levels, where it was measured.
     """
 
     study: str
@@ -102,6 +103,7 @@ class ParetoFront:
     energy_model: EnergyModel = ENERGY_MODELS["horowitz45"]
     confidence: float = 0.9
     within: tuple[FrontPoint, ...] = ()
+    rivals: Mapping[int, QuantisedAnn] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -15,16 +15,26 @@ import matplotlib as mpl
 import optuna
 from matplotlib.figure import Figure
 
-from conversion import ConfigError, Costs, write_file
-from evaluators import AnnReference, Comparison, Evaluator, Measurement, Task
+from conversion import ConfigError, Costs, EnergyModel, write_file
+from evaluators import AnnReference, Comparison, Evaluator, Measurement, QuantisedAnn, Task
 from reports._figures import FIGURES
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
+from reports._models import (
+    UnderModel,
+    ann_under,
+    models_figure,
+    models_frame,
+    repriced,
+    spike_rate,
+    under_models,
+)
 from reports._pictures import classes_figure, samples_figure
 from reports._tables import front_frame, trials_frame
 from search import study_setup
 
 _TEST = "test/{trial}"
 _TEST_ANN = "test/ann"
+_RIVAL = "quantised/{trial}"
 
 
 def measure_front(
@@ -32,6 +42,8 @@ def measure_front(
     evaluator: Evaluator,
     *,
     test: bool = True,
+    rivals: bool = False,
+    energy: EnergyModel | None = None,
     confidence: float | None = None,
     on_point: Callable[[int, int], None] | None = None,
 ) -> ParetoFront:
@@ -45,21 +57,49 @@ def measure_front(
         evaluator: Of the study's task.
         test: Whether to look at the test split; if not, the front shows what an earlier report
             measured there, if it measured all of the points.
+        rivals: Whether to measure the quantised ANN of as many levels beside each point, on the
+            search split.
+        energy: Another energy model than the study's: the front is then another one.
         confidence: With which promises are made; None: the study's.
         on_point: Told (points done, points in all).
+
+    Raises:
+        ConfigError: The study has no finished trial, or none that can be priced otherwise.
     """
-    ann = {"search": evaluator.ann("search")}
-    front = pareto_front(study, ann, confidence=confidence)
+    ann, costs = {"search": evaluator.ann("search")}, evaluator.profile.costs
+    studied = pareto_front(study, ann, confidence=confidence)
+    front = studied if energy is None else repriced(studied, energy, costs)
+    if rivals:
+        points = {p.trial: p for p in (*studied.points, *front.points)}.values()
+        found = {p.trial: _rival(study, evaluator, p) for p in points}
+        front = replace(front, rivals=found)
     known = {_TEST_ANN, *(_TEST.format(trial=point.trial) for point in front.points)}
     if not test and not known <= set(study.user_attrs):
         return front
-    ann["test"] = _ann_on_test(study, evaluator)
-    points = []
+    model = front.energy_model
+    tested_ann = _ann_on_test(study, evaluator)
+    points_ = []
     for done, point in enumerate(front.points, 1):
-        points.append(replace(point, test=_on_test(study, evaluator, point)))
+        found_ = _on_test(study, evaluator, point)
+        found_ = found_ if energy is None else found_.priced(model, costs)
+        points_.append(replace(point, test=found_))
         if on_point is not None:
             on_point(done, len(front.points))
-    return replace(front, points=tuple(points))
+    return replace(
+        front,
+        points=tuple(points_),
+        ann={**front.ann, "test": ann_under(tested_ann, model, costs)},
+    )
+
+
+def _rival(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> QuantisedAnn:
+    """The quantised ANN of as many levels as a point has; measured once, the study keeps it."""
+    key = _RIVAL.format(trial=point.trial)
+    if key not in study.user_attrs:
+        choice = study_setup(study).space.choice(point.params, point.lineage)
+        found = evaluator.quantised(choice.conversion, point.search.timesteps.value, "search")
+        study.set_user_attr(key, found.to_dict())
+    return QuantisedAnn.from_dict(study.user_attrs[key])
 
 
 def tested(study: optuna.Study, trial: int) -> Measurement | None:
@@ -117,6 +157,14 @@ def write_report(
     ]
     figures = []
     drawn = {name: (title, draw(front)) for name, (title, draw) in FIGURES.items()}
+    beside = under_models(front, costs) if costs is not None else []
+    if beside:
+        table = models_frame(beside).to_csv(index=False)
+        files.append(write_file(folder / "energy_models.csv", table))
+        drawn["energy_models"] = (
+            "The same trials under other energy models",
+            models_figure(beside),
+        )
     for name, (title, figure) in {**drawn, **_compared(comparison, task)}.items():
         drawn_as = {kind: _render(figure, kind) for kind in ("svg", "png")}
         for kind, data in drawn_as.items():
@@ -126,7 +174,7 @@ def write_report(
         inline = f"data:{mime};base64,{base64.b64encode(drawn_as[kind]).decode()}"
         figures.append({"title": title, "source": inline})
     note = task.outputs.note if task else ""
-    page = _page(front, figures, folder, costs, provenance or {}, note, again)
+    page = _page(front, figures, folder, costs, provenance or {}, note, again, beside)
     return [*files, write_file(folder / "report.html", page)]
 
 
@@ -189,6 +237,7 @@ def _page(
     provenance: Mapping[str, Any],
     note: str,
     again: str,
+    beside: Sequence[UnderModel],
 ) -> str:
     source = resources.files("reports").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -203,4 +252,6 @@ def _page(
         provenance=provenance,
         note=note,
         again=again,
+        beside=beside,
+        spike_rate=spike_rate,
     )

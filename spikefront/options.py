@@ -141,12 +141,19 @@ def timeout_option(command: Command) -> Command:
     return _apply([limit], command)
 
 
-def energy_option(command: Command) -> Command:
-    """The energy model."""
-    meaning = "Prices of a MAC and of a synaptic operation."
-    return _apply(
-        [_registered("--energy-model", ENERGY_MODEL, "horowitz45", meaning, "prices")], command
+def energy_option(
+    default: str | None, meaning: str = "What operations cost"
+) -> Callable[[Command], Command]:
+    """The energy model: a name or a file."""
+    option = click.option(
+        "--energy-model",
+        "prices",
+        type=ENERGY_MODEL,
+        default=default,
+        show_default=default is not None,
+        help=f"{meaning}: a model, or a file of prices (.toml).",
     )
+    return functools.partial(_apply, [option])
 
 
 class Registered(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
@@ -155,10 +162,12 @@ class Registered(click.ParamType):  # type: ignore[type-arg]  # generic from cli
     Args:
         room: The package that has the registry.
         registry: Its name there.
+        files: Whether a path of a TOML file does as well.
     """
 
-    def __init__(self, room: str, registry: str) -> None:
+    def __init__(self, room: str, registry: str, *, files: bool = False) -> None:
         self.name = registry.lower()
+        self._files = files
         self._place = (room, registry)
 
     def _known(self) -> list[str]:
@@ -167,10 +176,13 @@ class Registered(click.ParamType):  # type: ignore[type-arg]  # generic from cli
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """The names there are, for ``--help``."""
-        return f"[{'|'.join(self._known())}]"
+        known = [*self._known(), *(["FILE.toml"] if self._files else [])]
+        return f"[{'|'.join(known)}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if it is known."""
+        if self._files and value.endswith(".toml"):
+            return value
         if value not in self._known():
             self.fail(f"{value!r} is not one of {', '.join(self._known())}", param, ctx)
         return value
@@ -178,7 +190,7 @@ class Registered(click.ParamType):  # type: ignore[type-arg]  # generic from cli
 
 NEURON = Registered("conversion", "NEURONS")
 CALIBRATION = Registered("conversion", "CALIBRATIONS")
-ENERGY_MODEL = Registered("conversion", "ENERGY_MODELS")
+ENERGY_MODEL = Registered("conversion", "ENERGY_MODELS", files=True)
 SAMPLER = Registered("search", "SAMPLER_NAMES")
 
 

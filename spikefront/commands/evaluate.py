@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.command()
 @task_options
 @run_options
-@energy_option
+@energy_option("horowitz45")
 @choice_options
 @click.option(
     "--alpha",

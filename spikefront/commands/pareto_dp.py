@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command("pareto-dp")
 @task_options
 @run_options
-@energy_option
+@energy_option("horowitz45")
 @sweep_options
 @click.option("--points", type=click.IntRange(2), default=12, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

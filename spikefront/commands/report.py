@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikefront.options import artifacts_option, run_options, study_options, task_options
+from spikefront.options import (
+    artifacts_option,
+    energy_option,
+    run_options,
+    study_options,
+    task_options,
+)
 from spikefront.shared import (
     evaluator_of,
     named_again,
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 @task_options
 @run_options
 @artifacts_option
+@energy_option(None, "Price the finished trials by another model; nothing is run again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--no-test", is_flag=True, help="Leave the test split alone.")
 def report(
@@ -36,6 +43,7 @@ def report(
     device: str,
     batch_size: int | None,
     artifacts: str | None,
+    prices: str | None,
     as_json: bool,
     no_test: bool,
     **task: Any,
@@ -44,6 +52,7 @@ def report(
 
     Each point is measured on the test split once; the study keeps the result.
     """
+    from conversion import energy_model
     from reports import compare_knee, front_table, measure_front, summary, write_report
 
     study, spec = open_existing(out, storage, study_name, task)
@@ -54,6 +63,8 @@ def report(
             study,
             evaluator,
             test=not no_test,
+            rivals=True,
+            energy=energy_model(prices) if prices else None,
             on_point=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     costs = evaluator.profile.costs

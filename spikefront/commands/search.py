@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @task_options
 @study_options
 @run_options
-@energy_option
+@energy_option("horowitz45")
 @click.option(
     "--trials",
     type=click.IntRange(1),
@@ -212,7 +212,7 @@ def search(
     if limit.picojoules is None:  # else what share that is shows when the network is loaded
         _check_place(out, place, name, budget=budget, **settings)
     states = artifacts or str((out / rooms.ARTIFACTS_NAME).resolve())
-    make = functools.partial(make_evaluator, spec, device, prices, batch_size, states)
+    make = functools.partial(make_evaluator, spec, device, settings["energy"], batch_size, states)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
         space = _space(evaluator, limits)

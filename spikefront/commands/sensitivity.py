@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @task_options
 @run_options
-@energy_option
+@energy_option("horowitz45")
 @sweep_options
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

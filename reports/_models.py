@@ -1,0 +1,267 @@
+"""A front under other energy models, and beside its fair rival, the quantised ANN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+
+from conversion import ENERGY_MODELS, Costs, EnergyModel
+from evaluators import AnnReference
+from reports._front import FrontPoint, ParetoFront, front_of
+
+SIDE_BY_SIDE = (
+    "horowitz45",
+    "horowitz45-graded",
+    "lemaire",
+    "lemaire-graded",
+    "loihi",
+    "spinnaker2",
+)
+"""Models that a report draws: operations and memory, single spikes and graded ones, two chips."""
+
+
+def repriced(front: ParetoFront, energy: EnergyModel, costs: Costs) -> ParetoFront:
+    """The front of the same trials under another energy model; nothing is run again.
+
+    Limits on energy that the study was searched with were set in its own model: the trials that
+    keep them stay the same.
+
+    Args:
+        front: As the study has it.
+        energy: The other model.
+        costs: Of the network.
+
+    Raises:
+        ConfigError: A trial was measured by a version that kept no counts.
+    """
+    if energy == front.energy_model:
+        return front
+    trials = {p.trial: _priced(p, energy, costs) for p in front.trials}
+    within = tuple(trials[p.trial] for p in front.within)
+    candidates = [p for p in within if p.search.accuracy.low > front.ann["search"].chance]
+    return replace(
+        front,
+        points=tuple(front_of(candidates or within)),
+        trials=tuple(trials.values()),
+        within=within,
+        ann={split: ann_under(ann, energy, costs) for split, ann in front.ann.items()},
+        energy_model=energy,
+    )
+
+
+def _priced(point: FrontPoint, energy: EnergyModel, costs: Costs) -> FrontPoint:
+    test = point.test.priced(energy, costs) if point.test else None
+    return replace(point, search=point.search.priced(energy, costs), test=test)
+
+
+def ann_under(ann: AnnReference, energy: EnergyModel, costs: Costs) -> AnnReference:
+    """The ANN under another energy model."""
+    int8 = energy.ann_pj(costs, int8=True)
+    return replace(ann, energy_pj=energy.ann_pj(costs), energy_int8_pj=int8)
+
+
+def models_beside(front: ParetoFront) -> list[EnergyModel]:
+    """The models to draw, the study's own first."""
+    others = [ENERGY_MODELS[name] for name in SIDE_BY_SIDE if name in ENERGY_MODELS]
+    own = front.energy_model
+    return [own, *(model for model in others if model.name != own.name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnderModel:
+    """A front under one energy model.
+
+    Attributes:
+        front: Repriced.
+        costs: Of the network.
+        studied: The trials on the front that the study was searched for.
+    """
+
+    front: ParetoFront
+    costs: Costs
+    studied: frozenset[int]
+
+    @property
+    def energy(self) -> EnergyModel:
+        """The model."""
+        return self.front.energy_model
+
+    @property
+    def fallen(self) -> list[FrontPoint]:
+        """Points of the study's front that others beat under this model."""
+        still = {p.trial for p in self.front.points}
+        return [p for p in self.front.trials if p.trial in self.studied and p.trial not in still]
+
+    @property
+    def kept(self) -> int:
+        """How many points of its front are on the studied one."""
+        return sum(p.trial in self.studied for p in self.front.points)
+
+    @property
+    def cheaper_points(self) -> str:
+        """How many points of both fronts cost less than their rivals, of those measured."""
+        known = [p for p in self.front.trials if p.trial in self.front.rivals]
+        cheaper = sum(bool(self.beats_its_rival(p)) for p in known)
+        return f"{cheaper} of {len(known)}" if known else ""
+
+    def cheapest_within(self, drop: float) -> FrontPoint | None:
+        """The cheapest point of the front that loses at most so much, as a fraction."""
+        ann = self.front.ann["search"].accuracy.value
+        near = [p for p in self.front.points if p.search.accuracy.value >= ann - drop - 1e-12]
+        return near[0] if near else None
+
+    def rival_ratio(self, point: FrontPoint, *, int8: bool = False) -> float | None:
+        """Energy of the quantised ANN of as many levels, over the ANN's; None: not measured."""
+        rival = self.front.rivals.get(point.trial)
+        if rival is None:
+            return None
+        reference = self.energy.ann_pj(self.costs)
+        return rival.energy_pj(self.energy, self.costs, int8=int8) / reference
+
+    def beats_its_rival(self, point: FrontPoint) -> bool | None:
+        """Whether a point costs less than the quantised ANN of as many levels."""
+        ratio = self.rival_ratio(point)
+        return None if ratio is None else point.search.energy_ratio < ratio
+
+    def break_even_rate(self, point: FrontPoint) -> float | None:
+        """Spikes per neuron and step at which it would cost what its rival does."""
+        rival, counts = self.front.rivals.get(point.trial), point.search.counts
+        if rival is None or counts is None:
+            return None
+        prices = self.energy.prices(self.costs, counts.bits)
+        pj = rival.energy_pj(self.energy, self.costs)
+        return prices.break_even_rate(self.costs, counts.steps, pj)
+
+
+def spike_rate(point: FrontPoint, costs: Costs) -> float | None:
+    """Spikes per neuron and step."""
+    counts = point.search.counts
+    if counts is None:
+        return None
+    neurons = sum(fan_out.numel() for fan_out in costs.fan_out.values())
+    return sum(counts.mean["spikes"]) / (max(neurons, 1) * counts.steps)
+
+
+def under_models(
+    front: ParetoFront, costs: Costs, models: Sequence[EnergyModel] | None = None
+) -> list[UnderModel]:
+    """The front under several models; empty where the trials kept no counts to price."""
+    if any(p.search.counts is None for p in front.trials):
+        return []
+    studied = frozenset(p.trial for p in front.points)
+    return [
+        UnderModel(front=repriced(front, model, costs), costs=costs, studied=studied)
+        for model in (models_beside(front) if models is None else models)
+    ]
+
+
+def models_frame(found: Sequence[UnderModel]) -> pd.DataFrame:
+    """``energy_models.csv``: every trial that is on some front, under every model."""
+    shown = sorted({p.trial for under in found for p in under.front.points})
+    rows = []
+    for under in found:
+        on_front = {p.trial for p in under.front.points}
+        by_number = {p.trial: p for p in under.front.trials}
+        rows += [_row(under, by_number[trial], trial in on_front) for trial in shown]
+    return pd.DataFrame(rows)
+
+
+def _row(under: UnderModel, point: FrontPoint, on_front: bool) -> Mapping[str, object]:
+    m, rival = point.search, under.front.rivals.get(point.trial)
+    return {
+        "energy_model": under.energy.name,
+        "trial": point.trial,
+        "on_front": on_front,
+        "on_studied_front": point.trial in under.studied,
+        m.metric.replace(" ", "_"): m.accuracy.value,
+        "energy_pj": m.energy_pj.value,
+        "energy_ratio": m.energy_ratio,
+        "energy_ratio_int8": m.energy_ratio_int8,
+        "spike_rate": spike_rate(point, under.costs),
+        "break_even_rate": under.break_even_rate(point),
+        "quantised_bits": rival.bits if rival else None,
+        "quantised_drop": rival.drop.mean if rival else None,
+        "quantised_energy_ratio": under.rival_ratio(point),
+        "cheaper_than_quantised": under.beats_its_rival(point),
+    }
+
+
+_FRONT, _OTHER, _RIVAL, _FALLEN = "#0b5fa5", "#9aa5b1", "#7b4fa3", "#e8a33d"
+
+
+def models_figure(found: Sequence[UnderModel]) -> Figure:
+    """Accuracy against energy under each model, each with its own ANN as the unit."""
+    columns = 3
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(10.2, 0.7 + 2.9 * rows), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
+    for axes, under in zip(grid, found, strict=False):
+        _panel(axes, under)
+    for axes in grid[len(found) :]:
+        axes.set_visible(False)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    for axes in grid[max(0, len(found) - columns) : len(found)]:
+        axes.set_xlabel("energy, share of the ANN's", fontsize=9)
+    for axes in grid[::columns]:
+        axes.set_ylabel(f"{found[0].front.metric}, search split", fontsize=9)
+    return figure
+
+
+def _panel(axes: Axes, under: UnderModel) -> None:
+    front = under.front
+    trials = [(p.search.energy_ratio, p.search.accuracy.value) for p in front.trials]
+    fallen = [(p.search.energy_ratio, p.search.accuracy.value) for p in under.fallen]
+    rivals = [
+        (ratio, front.rivals[p.trial].accuracy.value)
+        for p in front.trials
+        if (ratio := under.rival_ratio(p)) is not None
+    ]
+    _dots(axes, trials, "trials", color=_OTHER, marker=".", s=14)
+    hollow = {"facecolors": "none", "edgecolors": _FALLEN, "marker": "o", "s": 30}
+    _dots(axes, fallen, "on the studied front only", **hollow)
+    _dots(axes, rivals, "quantised ANN of as many levels", color=_RIVAL, marker="x", s=24)
+    line = [(p.search.energy_ratio, p.search.accuracy.value) for p in front.points]
+    axes.plot(
+        *zip(*line, strict=True), color=_FRONT, marker=".", drawstyle="steps-post", zorder=3,
+        label="front",
+    )  # fmt: skip
+    ann = front.ann["search"]
+    axes.axvline(
+        ann.energy_int8_pj / ann.energy_pj, color="#333333", linestyle=":", label="ANN in int8"
+    )
+    axes.axvline(1.0, color="#333333", linewidth=0.8)
+    axes.axhline(ann.accuracy.value, color=_FRONT, linewidth=0.7, alpha=0.6)
+    _dress(axes, under)
+
+
+def _dots(axes: Axes, points: Sequence[tuple[float, float]], label: str, **style: Any) -> None:
+    x, y = zip(*points, strict=True) if points else ((), ())
+    axes.scatter(x, y, label=label, zorder=2, **style)
+
+
+def _dress(axes: Axes, under: UnderModel) -> None:
+    found = [p.search.accuracy.value for p in under.front.points]
+    ratios = [p.search.energy_ratio for p in under.front.trials]
+    wide = max(*ratios, 1.0) / min(*ratios, 0.05) > 1e3
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_share))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    top = max(*found, under.front.ann["search"].accuracy.value)
+    bottom = max(min(found), top - 0.08)
+    axes.set_ylim(bottom - 0.1 * (top - bottom) - 0.002, top + 0.1 * (top - bottom) + 0.002)
+    axes.tick_params(labelsize=8)
+    axes.set_title(under.energy.name, fontsize=9)
+
+
+def _share(ratio: float, _: object) -> str:
+    return f"{100 * ratio:g}%" if ratio < 9 else f"{ratio:g}×"
