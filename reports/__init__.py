@@ -23,6 +23,7 @@ from reports._front import (
     pareto_front,
     select,
 )
+from reports._models import UnderModel, models_figure, models_frame, repriced, under_models
 from reports._pictures import classes_figure, samples_figure
 from reports._report import (
     ann_on_test,
@@ -38,6 +39,7 @@ __all__ = [
     "FIGURES",
     "FrontPoint",
     "ParetoFront",
+    "UnderModel",
     "ann_on_test",
     "classes_figure",
     "compare_knee",
@@ -54,10 +56,13 @@ __all__ = [
     "measure_front",
     "measurement_table",
     "model_table",
+    "models_figure",
+    "models_frame",
     "paper_rows",
     "paper_table",
     "pareto_front",
     "profile_table",
+    "repriced",
     "samples_figure",
     "select",
     "sensitivity_figure",
@@ -66,6 +71,7 @@ __all__ = [
     "summary",
     "tested",
     "trials_frame",
+    "under_models",
     "write_figure",
     "write_report",
 ]
