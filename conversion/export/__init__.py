@@ -1,0 +1,31 @@
+"""What other programs read: NIR, ONNX, torch.export, NumPy."""
+
+from conversion.export._nir import nir_graph, save_nir
+from conversion.export._npz import save_npz
+from conversion.export._program import ExportError, Layer, Neuron, Program, program_of
+from conversion.export._run import RunState, run_program, run_step
+from conversion.export._semantics import READERS, Agreement, Reader, compare
+from conversion.export._step import StepModule, UnrolledModule, exported, save_onnx, save_torch
+
+__all__ = [
+    "READERS",
+    "Agreement",
+    "ExportError",
+    "Layer",
+    "Neuron",
+    "Program",
+    "Reader",
+    "RunState",
+    "StepModule",
+    "UnrolledModule",
+    "compare",
+    "exported",
+    "nir_graph",
+    "program_of",
+    "run_program",
+    "run_step",
+    "save_nir",
+    "save_npz",
+    "save_onnx",
+    "save_torch",
+]

@@ -1,0 +1,205 @@
+"""NIR: what another simulator or chip reads, with golden vectors that prove how it reads it."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from conversion._files import write_file
+from conversion.export._program import ExportError, Layer, Program
+from conversion.export._run import run_program
+from conversion.export._semantics import READERS, Agreement, compare
+
+_GOLDEN = 8
+"""Samples that are replayed."""
+
+
+def nir_graph(program: Program) -> Any:
+    """The ``nir.NIRGraph`` of a program: thresholds of 1, spikes as units, sums as edges.
+
+    Average pools and scales are depthwise convolutions, since not all readers know ``AvgPool2d``
+    and ``Scale``.
+
+    Raises:
+        ExportError: It has a layer that NIR has no node for; or the package ``nir`` is missing.
+    """
+    nir = _package("nir")
+    nodes: dict[str, Any] = {}
+    sums: dict[str, list[str]] = {}
+    edges: list[tuple[str, str]] = []
+    for layer in program.layers.values():
+        sources = [s for name in layer.inputs for s in sums.get(name, [name])]
+        if layer.kind == "sum":
+            sums[layer.name] = sources
+            continue
+        nodes[layer.name] = _node(nir, layer, program)
+        edges += [(source, layer.name) for source in sources]
+    return nir.NIRGraph(nodes=nodes, edges=edges, type_check=False)
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ExportError(f"this format needs the package {name}: pip install {name}") from error
+
+
+def _node(nir: Any, layer: Layer, program: Program) -> Any:
+    shape = np.array(layer.shape)
+    if layer.kind == "input":
+        return nir.Input(input_type={"input": shape})
+    if layer.kind == "output":
+        return nir.Output(output_type={"output": shape})
+    if layer.kind == "fire":
+        assert layer.neuron is not None
+        if bool(layer.neuron.bias.any()):
+            raise ExportError(f"no layer before {layer.name!r} can take the bias of its neurons")
+        one = np.ones(layer.shape, np.float32)
+        return nir.IF(r=one, v_threshold=one)
+    before = program.layers[layer.inputs[0]].shape
+    if layer.kind == "flatten":
+        start = {"input": np.array(before)}
+        return nir.Flatten(input_type=start, start_dim=0, end_dim=-1)
+    if layer.kind == "linear":
+        return nir.Affine(weight=_numpy(layer.weight), bias=_bias(layer, layer.shape[0]))
+    if layer.kind == "scale" and len(before) == 1:
+        assert layer.weight is not None
+        return nir.Affine(weight=np.diag(_numpy(layer.weight)), bias=_bias(layer, before[0]))
+    if layer.kind in ("conv", "scale", "average"):
+        return _convolution(nir, layer, before)
+    raise ExportError(f"NIR has no node for {layer.name!r}: {layer.kind} of windows over time")
+
+
+def _convolution(nir: Any, layer: Layer, before: tuple[int, ...]) -> Any:
+    rank, channels = len(before) - 1, before[0]
+    if rank > 2:
+        raise ExportError(f"NIR has no convolution of rank {rank}, as {layer.name!r} needs")
+    ones = (1,) * rank
+    if layer.kind == "conv":
+        weight, groups = _numpy(layer.weight), layer.groups
+        stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    elif layer.kind == "scale":
+        weight, groups = _numpy(layer.weight).reshape(channels, 1, *ones), channels
+        stride, padding, dilation = ones, (0,) * rank, ones
+    else:
+        area = int(np.prod(layer.kernel))
+        weight = np.full((channels, 1, *layer.kernel), 1 / area, np.float32)
+        groups, stride, padding, dilation = channels, layer.stride, layer.padding, ones
+    common = {"weight": weight, "groups": groups, "bias": _bias(layer, len(weight))}
+    if rank == 1:
+        return nir.Conv1d(
+            input_shape=before[1], stride=stride[0], padding=padding[0], dilation=dilation[0],
+            **common,
+        )  # fmt: skip
+    return nir.Conv2d(
+        input_shape=tuple(before[1:]), stride=stride, padding=padding, dilation=dilation, **common
+    )
+
+
+def _numpy(values: Tensor | None) -> np.ndarray:
+    assert values is not None
+    return values.float().numpy()
+
+
+def _bias(layer: Layer, size: int) -> np.ndarray:
+    return np.zeros(size, np.float32) if layer.bias is None else _numpy(layer.bias)
+
+
+def save_nir(
+    program: Program, path: Path, *, reader: str, x: Tensor, approximate: bool = False
+) -> tuple[Agreement, list[Path]]:
+    """Write ``path`` (NIR) for one reader, a sidecar of what NIR cannot say, and golden vectors.
+
+    ``<name>.nir.json`` holds φ, T and how the reader's network differs; ``<name>.nir.npz`` the
+    potentials before the first step, by layer, and inputs with the spikes of every layer and the
+    mean outputs that they must give.
+
+    Args:
+        program: With unit spikes.
+        path: Of the graph.
+        reader: Who will read it, of :data:`READERS`.
+        x: Inputs to replay.
+        approximate: Whether a network that the reader runs otherwise is written all the same.
+
+    Raises:
+        ExportError: The reader would run another network, and ``approximate`` does not allow it.
+        FileError: The place cannot be written.
+    """
+    if reader not in READERS:
+        raise ExportError(f"reader {reader!r} is unknown; known: {', '.join(READERS)}")
+    graph = nir_graph(program)
+    x = x[:_GOLDEN].double()
+    found = compare(program, READERS[reader], x)
+    if not (found.exact or approximate):
+        raise ExportError(
+            f"{reader} would run another network: {found.differing:.2%} of the spike counts differ,"
+            f" outputs by up to {found.output:.1%}, and {found.decisions:.0%} of the decisions stay"
+            f" ({_why(program, reader)}). --approximate writes it all the same"
+        )
+    about = {
+        "reader": asdict(READERS[reader]),
+        "timesteps": program.timesteps,
+        "input_over_time": program.over_time,
+        "agreement": asdict(found),
+        "layers": {
+            layer.name: {"phi": layer.neuron.phi, "signed": layer.neuron.signed}
+            for layer in program.fires
+            if layer.neuron is not None
+        },
+    }
+    files = [
+        write_file(path, _bytes(graph)),
+        write_file(path.with_suffix(".nir.json"), json.dumps(about, indent=2) + "\n"),
+        write_file(path.with_suffix(".nir.npz"), _golden(program, x)),
+    ]
+    return found, files
+
+
+def _why(program: Program, reader: str) -> str:
+    """What of a program a reader's neuron cannot do."""
+    neurons = [layer.neuron for layer in program.fires if layer.neuron is not None]
+    semantics = READERS[reader]
+    reasons: Iterable[tuple[bool, str]] = (
+        (any(n.signed for n in neurons), "dual-threshold neurons fire negative spikes"),
+        (any(n.ceiling is not None for n in neurons), "ReLU6 has a ceiling"),
+        (semantics.most is None, "it knows no largest φ"),
+        (semantics.most is not None and any(n.phi > semantics.most for n in neurons),
+         f"it fires at most {semantics.most} spike a step"),
+        (semantics.floor is not None, f"its potentials stop at {semantics.floor}"),
+        (semantics.reset == "zero", "it resets to 0"),
+        (semantics.leak != 1, f"it leaks, {semantics.leak} stay"),
+    )  # fmt: skip
+    return "; ".join(text for applies, text in reasons if applies)
+
+
+def _bytes(graph: Any) -> bytes:
+    nir = _package("nir")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "graph.nir"
+        nir.write(place, graph)
+        return place.read_bytes()
+
+
+def _golden(program: Program, x: Tensor) -> bytes:
+    kept: dict[str, list[np.ndarray]] = {}
+    means, _ = run_program(
+        program, x, lambda name, spikes: kept.setdefault(name, []).append(spikes.numpy())
+    )
+    arrays: dict[str, Any] = {
+        f"spikes/{name}": np.stack(found).astype(np.int16) for name, found in kept.items()
+    }
+    for layer in program.fires:
+        assert layer.neuron is not None
+        arrays[f"v_init/{layer.name}"] = _numpy(layer.neuron.v_init)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, input=x.float().numpy(), output=means.float().numpy(), **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,63 @@
+"""One NumPy archive that needs nothing to be read but NumPy."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from conversion._exits import ExitRule
+from conversion._files import write_file
+from conversion.export._program import Layer, Program
+
+SCHEMA = "spikefront/npz"
+VERSION = 1
+
+
+def save_npz(program: Program, path: Path, *, exit: ExitRule | None = None) -> list[Path]:
+    """Write the layers with their weights, thresholds of 1 and unit spikes, as float32.
+
+    The entry ``program`` is a JSON text: T, the early exit, and the layers in order, each with its
+    kind, inputs and options; their arrays are called ``<layer>/weight`` and so on. There is a
+    simulator of some 60 lines in docs/export.md.
+
+    Raises:
+        FileError: The place cannot be written.
+    """
+    arrays: dict[str, Any] = {}
+    layers = [_described(layer, arrays) for layer in program.layers.values()]
+    about: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "timesteps": program.timesteps,
+        "over_time": program.over_time,
+        "exit": {"score": exit.score, "thresholds": list(exit.thresholds)} if exit else None,
+        "layers": layers,
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, program=np.array(json.dumps(about)), **arrays)
+    return [write_file(path, buffer.getvalue())]
+
+
+def _described(layer: Layer, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": layer.name, "kind": layer.kind}
+    described |= {"inputs": list(layer.inputs), "shape": list(layer.shape)}
+    for name in ("stride", "padding", "dilation", "kernel"):
+        if getattr(layer, name):
+            described[name] = list(getattr(layer, name))
+    if layer.kind == "conv":
+        described["groups"] = layer.groups
+    tensors: dict[str, Tensor | None] = {"weight": layer.weight, "bias": layer.bias}
+    if layer.neuron is not None:
+        neuron = layer.neuron
+        described |= {"phi": neuron.phi, "signed": neuron.signed}
+        tensors = {"v_init": neuron.v_init, "bias": neuron.bias, "size": neuron.size,
+                   "ceiling": neuron.ceiling}  # fmt: skip
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            arrays[f"{layer.name}/{name}"] = tensor.float().numpy()
+    return described
