@@ -76,6 +76,8 @@ from conversion.simulation import (
     LayerDiagnosis,
     Simulation,
     SpikingModel,
+    StepResult,
+    StreamState,
     ann_answers,
     diagnose,
 )
@@ -136,6 +138,8 @@ __all__ = [
     "SpikefrontError",
     "SpikingModel",
     "Step",
+    "StepResult",
+    "StreamState",
     "Tuned",
     "Values",
     "ann_answers",

@@ -192,6 +192,8 @@ NEURON = Registered("conversion", "NEURONS")
 CALIBRATION = Registered("conversion", "CALIBRATIONS")
 ENERGY_MODEL = Registered("conversion", "ENERGY_MODELS", files=True)
 SAMPLER = Registered("search", "SAMPLER_NAMES")
+FORMAT = Registered("conversion.export", "FORMATS")
+READER = Registered("conversion.export", "READERS")
 
 
 def plugin_option(command: Command) -> Command:

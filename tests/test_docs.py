@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from conversion.export import program_of, save_npz
 from tests.conftest import ROOT, CommandLine
+from tests.conversion.test_export import Residual, Six, images, spiking
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -31,3 +36,19 @@ def test_a_sixth_task_in_under_60_lines(spikefront: CommandLine, tmp_path: Path)
     spikefront("export", *task, "--max-energy", "10", "--to", "a.json")
     verified = spikefront("verify", "a.json", "--task", "tags.py:make_task")
     assert "the same outputs, bit for bit" in verified.stdout
+
+
+def test_the_numpy_simulator_is_the_engine(tmp_path: Path) -> None:
+    """The whole of docs/export.md's simulator, on a network with every layer that it knows."""
+    (source,) = [b for b in blocks("export.md", "python") if "def simulate" in b]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 80
+    found: dict[str, Any] = {}
+    exec(compile(source, "export.md", "exec"), found)
+    x = images()[:8]
+    for net in (Residual(), Residual(branch=True), Six()):
+        for neuron in ("adafire", "dual-threshold"):
+            model = spiking(net, neuron=neuron)
+            save_npz(program_of(model), tmp_path / "m.npz")
+            means = found["simulate"](tmp_path / "m.npz", x.numpy())
+            expected = model.simulate(x).logits.numpy()
+            np.testing.assert_allclose(means, expected, atol=1e-4)

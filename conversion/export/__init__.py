@@ -1,5 +1,6 @@
 """What other programs read: NIR, ONNX, torch.export, NumPy."""
 
+from conversion.export._formats import FORMATS, Format, Options
 from conversion.export._nir import nir_graph, save_nir
 from conversion.export._npz import save_npz
 from conversion.export._program import ExportError, Layer, Neuron, Program, program_of
@@ -8,11 +9,14 @@ from conversion.export._semantics import READERS, Agreement, Reader, compare
 from conversion.export._step import StepModule, UnrolledModule, exported, save_onnx, save_torch
 
 __all__ = [
+    "FORMATS",
     "READERS",
     "Agreement",
     "ExportError",
+    "Format",
     "Layer",
     "Neuron",
+    "Options",
     "Program",
     "Reader",
     "RunState",

@@ -15,19 +15,20 @@ import numpy as np
 from torch import Tensor
 
 from conversion._files import write_file
-from conversion.export._program import ExportError, Layer, Program
+from conversion.export._program import ExportError, Layer, Program, program_of
 from conversion.export._run import run_program
 from conversion.export._semantics import READERS, Agreement, compare
+from conversion.simulation import SpikingModel
 
 _GOLDEN = 8
 """Samples that are replayed."""
 
 
 def nir_graph(program: Program) -> Any:
-    """The ``nir.NIRGraph`` of a program: thresholds of 1, spikes as units, sums as edges.
+    """The ``nir.NIRGraph`` of a program: spikes as units, sums as edges.
 
-    Average pools and scales are depthwise convolutions, since not all readers know ``AvgPool2d``
-    and ``Scale``.
+    Average pools and scales are convolutions, since not all readers know ``AvgPool2d`` and
+    ``Scale``; groups of channels are written out.
 
     Raises:
         ExportError: It has a layer that NIR has no node for; or the package ``nir`` is missing.
@@ -63,8 +64,9 @@ def _node(nir: Any, layer: Layer, program: Program) -> Any:
         assert layer.neuron is not None
         if bool(layer.neuron.bias.any()):
             raise ExportError(f"no layer before {layer.name!r} can take the bias of its neurons")
-        one = np.ones(layer.shape, np.float32)
-        return nir.IF(r=one, v_threshold=one)
+        sizes = _numpy(layer.neuron.threshold).reshape(-1, *[1] * (len(layer.shape) - 1))
+        thresholds = np.broadcast_to(sizes, layer.shape).copy()
+        return nir.IF(r=np.ones_like(thresholds), v_threshold=thresholds)
     before = program.layers[layer.inputs[0]].shape
     if layer.kind == "flatten":
         start = {"input": np.array(before)}
@@ -83,18 +85,21 @@ def _convolution(nir: Any, layer: Layer, before: tuple[int, ...]) -> Any:
     rank, channels = len(before) - 1, before[0]
     if rank > 2:
         raise ExportError(f"NIR has no convolution of rank {rank}, as {layer.name!r} needs")
-    ones = (1,) * rank
+    ones, groups = (1,) * rank, channels
+    stride, padding, dilation = ones, (0,) * rank, ones
     if layer.kind == "conv":
         weight, groups = _numpy(layer.weight), layer.groups
         stride, padding, dilation = layer.stride, layer.padding, layer.dilation
     elif layer.kind == "scale":
-        weight, groups = _numpy(layer.weight).reshape(channels, 1, *ones), channels
-        stride, padding, dilation = ones, (0,) * rank, ones
+        weight = _numpy(layer.weight).reshape(channels, 1, *ones)
     else:
-        area = int(np.prod(layer.kernel))
-        weight = np.full((channels, 1, *layer.kernel), 1 / area, np.float32)
-        groups, stride, padding, dilation = channels, layer.stride, layer.padding, ones
-    common = {"weight": weight, "groups": groups, "bias": _bias(layer, len(weight))}
+        weight = np.full((channels, 1, *layer.kernel), 1 / np.prod(layer.kernel), np.float32)
+        stride, padding = layer.stride, layer.padding
+    common = {
+        "weight": _dense(layer, weight, groups),
+        "groups": 1,
+        "bias": _bias(layer, len(weight)),
+    }
     if rank == 1:
         return nir.Conv1d(
             input_shape=before[1], stride=stride[0], padding=padding[0], dilation=dilation[0],
@@ -103,6 +108,27 @@ def _convolution(nir: Any, layer: Layer, before: tuple[int, ...]) -> Any:
     return nir.Conv2d(
         input_shape=tuple(before[1:]), stride=stride, padding=padding, dilation=dilation, **common
     )
+
+
+_MOST_WEIGHTS = 2**24
+
+
+def _dense(layer: Layer, weight: np.ndarray, groups: int) -> np.ndarray:
+    """Weights of one group, zeros between the former ones: NIR's type check knows no groups."""
+    if groups == 1:
+        return weight
+    outputs, inputs = len(weight) // groups, weight.shape[1]
+    shape = (len(weight), inputs * groups, *weight.shape[2:])
+    if np.prod(shape, dtype=float) > _MOST_WEIGHTS:
+        raise ExportError(
+            f"{layer.name!r} works on {groups} groups of channels, which NIR's readers do not know;"
+            f" written out it would have {np.prod(shape, dtype=float):.2g} weights"
+        )
+    found = np.zeros(shape, np.float32)
+    for group in range(groups):
+        rows = slice(group * outputs, (group + 1) * outputs)
+        found[rows, group * inputs : (group + 1) * inputs] = weight[rows]
+    return found
 
 
 def _numpy(values: Tensor | None) -> np.ndarray:
@@ -115,7 +141,7 @@ def _bias(layer: Layer, size: int) -> np.ndarray:
 
 
 def save_nir(
-    program: Program, path: Path, *, reader: str, x: Tensor, approximate: bool = False
+    model: SpikingModel, path: Path, *, reader: str, x: Tensor, approximate: bool = False
 ) -> tuple[Agreement, list[Path]]:
     """Write ``path`` (NIR) for one reader, a sidecar of what NIR cannot say, and golden vectors.
 
@@ -124,7 +150,7 @@ def save_nir(
     mean outputs that they must give.
 
     Args:
-        program: With unit spikes.
+        model: The spiking model.
         path: Of the graph.
         reader: Who will read it, of :data:`READERS`.
         x: Inputs to replay.
@@ -136,9 +162,15 @@ def save_nir(
     """
     if reader not in READERS:
         raise ExportError(f"reader {reader!r} is unknown; known: {', '.join(READERS)}")
+    program = program_of(model, plain_shortcuts=not READERS[reader].uniform)
     graph = nir_graph(program)
-    x = x[:_GOLDEN].double()
+    x = x[:_GOLDEN].double().cpu()
     found = compare(program, READERS[reader], x)
+    if READERS[reader].depth_first and (missed := missed_sums(graph.edges)):
+        raise ExportError(
+            f"{reader} runs graphs depth first and would miss a branch of the sums at"
+            f" {', '.join(missed)}: only shortcuts without a layer of their own can be read"
+        )
     if not (found.exact or approximate):
         raise ExportError(
             f"{reader} would run another network: {found.differing:.2%} of the spike counts differ,"
@@ -162,6 +194,25 @@ def save_nir(
         write_file(path.with_suffix(".nir.npz"), _golden(program, x)),
     ]
     return found, files
+
+
+def missed_sums(edges: Iterable[tuple[str, str]]) -> list[str]:
+    """Nodes that a depth-first run reaches before all of their inputs."""
+    children: dict[str, list[str]] = {}
+    parents: dict[str, list[str]] = {}
+    for source, target in edges:
+        children.setdefault(source, []).append(target)
+        parents.setdefault(target, []).append(source)
+    done: list[str] = []
+    waiting = [next(node for node in children if node not in parents)]
+    missed = []
+    while waiting:
+        node = waiting.pop()
+        if node not in done:
+            missed += [node] if any(p not in done for p in parents.get(node, ())) else []
+            done.append(node)
+            waiting += reversed(children.get(node, []))
+    return missed
 
 
 def _why(program: Program, reader: str) -> str:

@@ -23,7 +23,7 @@ def save_npz(program: Program, path: Path, *, exit: ExitRule | None = None) -> l
 
     The entry ``program`` is a JSON text: T, the early exit, and the layers in order, each with its
     kind, inputs and options; their arrays are called ``<layer>/weight`` and so on. There is a
-    simulator of some 60 lines in docs/export.md.
+    simulator of 80 lines in docs/export.md.
 
     Raises:
         FileError: The place cannot be written.

@@ -29,18 +29,20 @@ class ExportError(ConversionError):
 
 @dataclass(frozen=True, kw_only=True)
 class Neuron:
-    """A layer of neurons with threshold 1: ``v += x; n = clip(floor(v), 0, φ); v -= n``.
+    """A layer of neurons: ``v += x; n = clip(floor(v / V), 0, φ); v -= n·V``.
 
     Attributes:
         phi: Most spikes per step.
+        threshold: V, ``(C,)``: 1, unless spikes arrive by a shortcut whose units it then takes.
         v_init: Potential before the first step, ``(C, ...)``, one per neuron.
         bias: Added at every step, ``(C,)``; zeros where a layer before could take it.
         signed: Whether it fires −1 when it has fired too much (dual threshold).
         ceiling: By step t it has fired no more than ``floor(t·ceiling + 1/2)``, ``(C,)``; or None.
-        size: What one spike is worth in the ANN's units, V = ρ·θ, ``(C,)``.
+        size: What one spike is worth in the ANN's units, ρ·θ, ``(C,)``.
     """
 
     phi: int
+    threshold: Tensor
     v_init: Tensor
     bias: Tensor
     signed: bool
@@ -114,11 +116,16 @@ class Program:
         return next(layer for layer in self.layers.values() if layer.kind == "output")
 
 
-def program_of(model: SpikingModel) -> Program:
+def program_of(model: SpikingModel, *, plain_shortcuts: bool = False) -> Program:
     """A spiking model as plain layers with unit spikes.
 
     Convolutions, linear layers, sums, average and max pooling, and flattening are known; one
     input, one output.
+
+    Args:
+        model: The model.
+        plain_shortcuts: Whether spikes of a shortcut meet the sum as they are, and the threshold
+            behind it is in their units; otherwise they are scaled, and every threshold is 1.
 
     Raises:
         ExportError: The network has another operation; the message names it.
@@ -139,7 +146,7 @@ def program_of(model: SpikingModel) -> Program:
             place[node] = layer.name
             layers[layer.name] = layer
     steps, over_time = model.config.timesteps, network.feed != "static"
-    return _Normaliser(Program(layers, steps, over_time)).unit_spikes()
+    return _Normaliser(Program(layers, steps, over_time), plain_shortcuts).unit_spikes()
 
 
 class _Reader:
@@ -265,6 +272,7 @@ class _Reader:
         ceiling = None if neuron.ceiling is None else neuron.ceiling / size
         found = Neuron(
             phi=neuron.phi,
+            threshold=torch.ones_like(size),
             v_init=v_init,
             bias=neuron.bias.detach().double().cpu(),
             signed=neuron.signed,
@@ -296,8 +304,9 @@ def _each(value: Any, rank: int) -> tuple[int, ...]:
 class _Normaliser:
     """Folds what a spike is worth into the weights before and after each layer of neurons."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, plain_shortcuts: bool) -> None:
         self._program = program
+        self._plain_shortcuts = plain_shortcuts
         self._layers = dict(program.layers)
 
     def unit_spikes(self) -> Program:
@@ -350,12 +359,23 @@ class _Normaliser:
         neuron = layer.neuron
         assert neuron is not None
         fire = self._layers[layer.name]
-        source = self._divided(fire.inputs[0], 1.0 / neuron.size, layer.name)
-        bias = neuron.bias / neuron.size
+        unit = self._unit(fire.inputs[0], neuron.size)
+        source = self._divided(fire.inputs[0], 1.0 / unit, layer.name)
+        bias = neuron.bias / unit
         bias = bias if not bias.any() else self._with_bias(source, bias)
-        self._layers[layer.name] = replace(
-            fire, inputs=(source,), neuron=replace(neuron, bias=bias)
-        )
+        threshold = neuron.size / unit
+        v_init = neuron.v_init * threshold.view(-1, *[1] * (neuron.v_init.dim() - 1))
+        found = replace(neuron, bias=bias, threshold=threshold, v_init=v_init)
+        self._layers[layer.name] = replace(fire, inputs=(source,), neuron=found)
+
+    def _unit(self, source: str, size: Tensor) -> Tensor:
+        """What the potential of a layer is counted in: the shortcut's spikes, or its own."""
+        summed = [self._layers[name] for name in self._layers[source].inputs]
+        shortcuts = [s for s in summed if s.kind == "scale"]
+        if self._plain_shortcuts and self._layers[source].kind == "sum" and len(shortcuts) == 1:
+            assert shortcuts[0].weight is not None
+            return shortcuts[0].weight
+        return size
 
     def _divided(self, source: str, factor: Tensor, user: str) -> str:
         layer = self._layers[source]
@@ -368,7 +388,11 @@ class _Normaliser:
             return source
         if alone and layer.kind == "scale":
             assert layer.weight is not None
-            self._layers[source] = replace(layer, weight=layer.weight * factor)
+            weight = layer.weight * factor
+            if layer.bias is None and float((weight - 1).abs().max()) < 1e-12:
+                del self._layers[source]
+                return layer.inputs[0]
+            self._layers[source] = replace(layer, weight=weight)
             return source
         if alone and layer.kind == "sum":
             inputs = tuple(self._divided(name, factor, source) for name in layer.inputs)

@@ -118,14 +118,15 @@ def _fire(layer: Layer, current: Tensor, state: RunState) -> Tensor:
         state.emitted[layer.name] = torch.zeros_like(current)
     membrane = state.membrane[layer.name] + current + _per_channel(neuron.bias, current)
     emitted = state.emitted[layer.name]
-    fired = membrane.clamp(0, neuron.phi).floor()
+    size = _per_channel(neuron.threshold, current)
+    fired = (membrane / size).clamp(0, neuron.phi).floor()
     if neuron.ceiling is not None:
         room = (state.step * _per_channel(neuron.ceiling, current) + 0.5).floor()
         fired = torch.minimum(fired, room - emitted)
     if neuron.signed and state.step > 1:
-        back = (membrane <= -0.25) & (emitted > 0.5)
+        back = (membrane <= -0.25 * size) & (emitted > 0.5)
         fired = torch.where(back, -torch.ones_like(fired), fired)
-    state.membrane[layer.name] = membrane - fired
+    state.membrane[layer.name] = membrane - fired * size
     state.emitted[layer.name] = emitted + fired
     return fired
 

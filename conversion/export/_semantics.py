@@ -14,7 +14,7 @@ from conversion.export._run import RunState, run_step
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """What a program makes of ``nir.IF`` with threshold 1, as its released version was read.
+    """What a program makes of a graph of ``nir.IF``, as its released version was read.
 
     Tests run the programs themselves on the same graphs.
 
@@ -22,11 +22,13 @@ class Reader:
         name: Of the program.
         version: That was read.
         most: Spikes per neuron and step, or None for any number.
-        floor: Lowest potential after a step, or None.
+        floor: Lowest potential after a step, in thresholds, or None.
         reset: ``"subtract"``, or ``"zero"``: what is left above the threshold is lost.
         leak: What is left of the potential after a step.
         strict: Whether it fires only above the threshold, not at it.
-        potentials: Whether the potentials before the first step can be set on the read network.
+        uniform: Whether all thresholds of a layer must be the same.
+        depth_first: Whether it runs a graph depth first: a sum of two branches then misses one,
+            unless one of them is the layer at which they part.
     """
 
     name: str
@@ -36,23 +38,29 @@ class Reader:
     reset: str = "subtract"
     leak: float = 1.0
     strict: bool = False
-    potentials: bool = True
+    uniform: bool = True
+    depth_first: bool = False
 
-    def step(self, current: Tensor, membrane: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, current: Tensor, membrane: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes, and the potential after them."""
         membrane = self.leak * membrane + current
-        fired = (membrane.ceil() - 1 if self.strict else membrane.floor()).clamp(0, self.most)
+        ratio = membrane / threshold
+        fired = (ratio.ceil() - 1 if self.strict else ratio.floor()).clamp(0, self.most)
         if self.reset == "zero":
             after = torch.where(fired > 0, torch.zeros_like(membrane), membrane)
         else:
-            after = membrane - fired
-        return fired, after if self.floor is None else after.clamp_min(self.floor)
+            after = membrane - fired * threshold
+        if self.floor is not None:
+            after = torch.maximum(after, self.floor * threshold)
+        return fired, after
 
 
 READERS = {
     reader.name: reader
     for reader in (
-        Reader(name="sinabs", version="3.1", most=None, floor=-1.0),
+        Reader(
+            name="sinabs", version="3.1", most=None, floor=-1.0, uniform=False, depth_first=True
+        ),
         Reader(name="spikingjelly", version="2.0", most=1, floor=None, reset="zero"),
         Reader(name="snntorch", version="1.0", most=1, floor=None, leak=0.9, strict=True),
     )
@@ -99,10 +107,11 @@ def compare(program: Program, reader: Reader, x: Tensor) -> Agreement:
     def other(layer: Layer, current: Tensor, state: RunState) -> Tensor:
         assert layer.neuron is not None
         if layer.name not in state.membrane:
-            start = layer.neuron.v_init.to(current).expand_as(current)
-            state.membrane[layer.name] = start if reader.potentials else torch.zeros_like(current)
-        bias = layer.neuron.bias.to(current).view(-1, *[1] * (current.dim() - 2))
-        fired, after = reader.step(current + bias, state.membrane[layer.name])
+            state.membrane[layer.name] = layer.neuron.v_init.to(current).expand_as(current)
+        shape = (-1, *[1] * (current.dim() - 2))
+        bias = layer.neuron.bias.to(current).view(shape)
+        size = layer.neuron.threshold.to(current).view(shape)
+        fired, after = reader.step(current + bias, state.membrane[layer.name], size)
         state.membrane[layer.name] = after
         return fired
 

@@ -180,10 +180,10 @@ def _host(
         np.savez(buffer, *[value[0].numpy() for value in arrays.values()])
         about["state"] = [_plain(name) for name in module.names]
         files = [
-            write_file(path.with_suffix(".state.npz"), buffer.getvalue()),
-            write_file(path.with_suffix(".host.py"), _host_code(path.name, kind)),
+            write_file(_beside(path, "state.npz"), buffer.getvalue()),
+            write_file(_beside(path, "host.py"), _host_code(path.name, kind)),
         ]
-    return [*files, write_file(path.with_suffix(".host.json"), json.dumps(about, indent=2) + "\n")]
+    return [*files, write_file(_beside(path, "host.json"), json.dumps(about, indent=2) + "\n")]
 
 
 _HOSTS = {
@@ -221,9 +221,8 @@ def confidence(mean, score):
 
 def run(x):
     """x: (N, ...) float32, or (N, T, ...) of an input over time."""
-    stem = Path(NAME).stem
-    about = json.loads((HERE / f"{stem}.host.json").read_text())
-    start = np.load(HERE / f"{stem}.state.npz")
+    about = json.loads((HERE / f"{NAME}.host.json").read_text())
+    start = np.load(HERE / f"{NAME}.state.npz")
     LOAD
     state = [np.repeat(start[f"arr_{i}"][None], len(x), 0) for i in range(len(about["state"]))]
     rule, answers, total = about["exit"], None, 0.0
@@ -242,6 +241,10 @@ def run(x):
             break
     return answers, steps
 '''
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}.{suffix}")
 
 
 def _host_code(name: str, kind: str) -> str:

@@ -4,6 +4,7 @@ from conversion.simulation._counter import SpikeCounter
 from conversion.simulation._diagnose import PARTS, LayerDiagnosis, diagnose
 from conversion.simulation._model import Inference, Simulation, SpikingModel, make_neuron
 from conversion.simulation._passes import AnalogPass, SpikingPass, ann_answers, running_mean
+from conversion.simulation._stream import StepResult, StreamState
 
 __all__ = [
     "PARTS",
@@ -14,6 +15,8 @@ __all__ = [
     "SpikeCounter",
     "SpikingModel",
     "SpikingPass",
+    "StepResult",
+    "StreamState",
     "ann_answers",
     "diagnose",
     "make_neuron",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from conversion._errors import ConfigError
+from conversion._errors import ConfigError, ConversionError
 from conversion._exits import ExitRule
 from conversion.energy import Costs, Counts, bits_of, graded_bits
 from conversion.graph import Inputs, Network, laid_out
@@ -17,6 +17,7 @@ from conversion.neurons import NEURONS, AdaFire
 from conversion.outputs import Answers, Outputs
 from conversion.simulation._counter import SpikeCounter
 from conversion.simulation._passes import SpikingPass, running_mean
+from conversion.simulation._stream import StepResult, StreamState, adds_up, one_frame
 
 if TYPE_CHECKING:
     from conversion._config import ConversionConfig, LayerConfig
@@ -172,7 +173,7 @@ class SpikingModel(nn.Module):
 
     def _mean(self, index: int, value: Any, steps: int) -> Any:
         """An output's mean over the steps so far; what is no number, or no output, as it is."""
-        if self.network.output_axis(index) is None or not _adds_up(value):
+        if self.network.output_axis(index) is None or not adds_up(value):
             return value
         return running_mean(value, steps)
 
@@ -187,36 +188,68 @@ class SpikingModel(nn.Module):
         return torch.stack([axis.back(value) for value in per_step])
 
     def _by_step(self, mean: Tensor, steps: int) -> Tensor:
-        return mean if _adds_up(mean) else mean.unflatten(0, (steps, -1))
+        return mean if adds_up(mean) else mean.unflatten(0, (steps, -1))
+
+    @torch.inference_mode()
+    def step(
+        self, x: Any = None, state: StreamState | None = None
+    ) -> tuple[StepResult, StreamState]:
+        """One step of a batch; samples that are confident enough leave, and cost no more.
+
+        Args:
+            x: With no state, the batch: ``(N, ...)``, of an input over time its first frame.
+                Later the next frame of the samples that still run, ``state.samples``; nothing of
+                an input that does not change.
+            state: What the step before gave; it is changed. None begins.
+
+        Raises:
+            ConversionError: The inputs are not like those that the network was profiled with, or
+                no sample still runs.
+
+        Returns:
+            What the samples that ran answer, and the state of those that stay.
+        """
+        over_time = self.network.feed != "static"
+        frame = one_frame(x) if over_time and x is not None else x
+        if state is None:
+            state = StreamState(self.synapses, self.neurons, frame)
+        elif frame is not None:
+            state.feed(frame)
+        if not len(state.samples):
+            raise ConversionError("all samples are done: begin again with state=None")
+        found, _ = self._step(state)
+        return found, state
+
+    def _step(self, state: StreamState) -> tuple[StepResult, list[Any]]:
+        samples, means = state.samples, state.advance()
+        answers = self.network.answers(means)
+        leaves = self._may_leave(answers, state.step)
+        if state.step == self.config.timesteps:
+            leaves = torch.ones_like(leaves)
+        state.keep(~leaves)
+        logits = self.outputs.main(answers)
+        found = StepResult(
+            samples=samples, logits=logits, answers=answers, leaves=leaves, step=state.step
+        )
+        return found, means
 
     @torch.inference_mode()
     def infer(self, x: Any) -> Inference:
-        """Run step by step; samples that are confident enough leave the batch and cost no more.
+        """Run :meth:`step` until all samples are done.
 
         Args:
             x: Inputs as in :meth:`simulate`.
         """
-        run = SpikingPass(self.synapses, self.neurons)
-        state = run.start(x)
-        samples, device = state.samples, self.network.device
-        remaining = torch.arange(samples, device=device)
-        timesteps = torch.full((samples,), self.config.timesteps, device=device)
+        state = StreamState(self.synapses, self.neurons, x)
+        timesteps = torch.zeros(state.begun, dtype=torch.long, device=self.network.device)
         answers: list[Any] = []
-        totals: list[Any] = []
-        for step in range(1, self.config.timesteps + 1):
-            found = run.advance(state, 1)
-            totals = [self._added(i, value, totals) for i, value in enumerate(found)]
-            means = [v / step if self._counts(i, v) else v for i, v in enumerate(totals)]
-            answers = [self._placed(i, m, answers, remaining, samples) for i, m in enumerate(means)]
-            leaves = self._may_leave(self.network.answers(means), step)
-            if bool(leaves.any()):
-                timesteps[remaining[leaves]] = step
-                stay = (~leaves).nonzero().squeeze(1)
-                if len(stay) == 0:
-                    break
-                state.keep(stay)
-                remaining = remaining[stay]
-                totals = [v[stay] if self._varies(i) else v for i, v in enumerate(totals)]
+        while len(state.samples):
+            found, means = self._step(state)
+            timesteps[found.samples] = found.step
+            answers = [
+                self._placed(i, mean, answers, found.samples, state.begun)
+                for i, mean in enumerate(means)
+            ]
         outputs = [
             axis.back(answer) if (axis := self.network.output_axis(index)) else answer
             for index, answer in enumerate(answers)
@@ -229,20 +262,11 @@ class SpikingModel(nn.Module):
             timesteps=timesteps,
         )
 
-    def _varies(self, index: int) -> bool:
-        return self.network.output_axis(index) is not None
-
-    def _counts(self, index: int, value: Any) -> bool:
-        return self._varies(index) and _adds_up(value)
-
-    def _added(self, index: int, value: Any, totals: list[Any]) -> Any:
-        return totals[index] + value if totals and self._counts(index, value) else value
-
     def _placed(
         self, index: int, mean: Any, answers: list[Any], remaining: Tensor, samples: int
     ) -> Any:
         """The answers of all samples, with those of the remaining ones brought up to date."""
-        if not self._varies(index):
+        if self.network.output_axis(index) is None:
             return mean
         answer = answers[index] if answers else mean.new_empty((samples, *mean.shape[1:]))
         answer[remaining] = mean
@@ -272,11 +296,6 @@ class SpikingModel(nn.Module):
             answer = self.outputs.main(answers)
             return torch.zeros(len(answer), dtype=torch.bool, device=answer.device)
         return self.outputs.confidence(answers, self.exit.score) > self.exit.thresholds[step - 1]
-
-
-def _adds_up(value: Any) -> bool:
-    """Whether the outputs of the steps are averaged: indices and booleans are not."""
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def event_bits(costs: Costs, neurons: Mapping[str, AdaFire]) -> tuple[int, ...]:

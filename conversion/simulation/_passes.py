@@ -79,6 +79,7 @@ class PassState:
         static: Values that depend on the sample but not on the step, by node.
         sequence: Inputs that come over time, ``(N, T, ...)``, by node.
         step: Steps that were run.
+        first: The step of the first frame of ``sequence``.
         neurons: Neuron states by node.
         accumulated: Cumulative-difference states by node.
     """
@@ -88,6 +89,7 @@ class PassState:
     static: dict[fx.Node, Tensor] = field(default_factory=dict)
     sequence: dict[fx.Node, Tensor] = field(default_factory=dict)
     step: int = 0
+    first: int = 0
     neurons: dict[str, NeuronState] = field(default_factory=dict)
     accumulated: dict[str, _Accumulated] = field(default_factory=dict)
 
@@ -186,7 +188,7 @@ class SpikingPass:
 
     def _check_length(self, state: PassState, steps: int) -> None:
         for x in state.sequence.values():
-            if state.step + steps > x.shape[1]:
+            if state.step - state.first + steps > x.shape[1]:
                 raise ConversionError(
                     f"the inputs have {x.shape[1]} steps, and T is {state.step + steps}: T is at"
                     " most the number of steps that were recorded"
@@ -294,7 +296,7 @@ class SpikingPass:
 
     def _frames(self, node: fx.Node) -> Tensor:
         """The input of the next steps, ``(steps·N, ...)``."""
-        begin = self._state.step
+        begin = self._state.step - self._state.first
         frames = self._state.sequence[node][:, begin : begin + self._steps]
         folded = laid_out(frames.transpose(0, 1).flatten(0, 1))
         if self._on_spikes is not None and self._network.feed == "events":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spikefront.options import (
+    FORMAT,
+    READER,
     EnergyLimit,
     artifacts_option,
     confidence_option,
@@ -19,7 +21,8 @@ from spikefront.options import (
 from spikefront.shared import LOG, evaluator_of, open_existing, print_table, provenance_of
 
 if TYPE_CHECKING:
-    from evaluators import Measurement
+    from conversion import SpikingModel
+    from evaluators import Evaluator, Measurement
 
 
 @click.command()
@@ -33,6 +36,19 @@ if TYPE_CHECKING:
     "The cheapest trial that is promised to lose at most this much (0.01 is one point).",
 )
 @confidence_option
+@click.option(
+    "--format",
+    "kind",
+    type=FORMAT,
+    help="Write it for other programs too: npz needs NumPy alone; see docs/export.md.",
+)
+@click.option("--reader", type=READER, help="nir: the program that will read it.")
+@click.option(
+    "--approximate", is_flag=True, help="nir: write it even if the reader runs another network."
+)
+@click.option(
+    "--unrolled", is_flag=True, help="onnx, torch: all T steps in one graph, instead of one step."
+)
 @click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
 def export(
     out: Path,
@@ -45,6 +61,10 @@ def export(
     max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
     confidence: float | None,
+    kind: str | None,
+    reader: str | None,
+    approximate: bool,
+    unrolled: bool,
     to: Path | None,
     **task: Any,
 ) -> None:
@@ -58,6 +78,7 @@ def export(
 
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
+    _check_format(kind, reader=reader, approximate=approximate, unrolled=unrolled)
     study, spec = open_existing(out, storage, study_name, task)
     evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts, out=out)
     front = measure_front(study, evaluator, test=False, confidence=confidence)
@@ -86,6 +107,35 @@ def export(
         print_table(measurement_table(test, ann_on_test(study)))
     _warn_of_a_broken_promise(test, max_accuracy_drop)
     click.echo(f"\nTrial {point.trial} is in {target} and {target.parent / config.tensors}")
+    if kind is not None:
+        options = {"reader": reader, "approximate": approximate, "unrolled": unrolled}
+        _write_format(kind, evaluator, model, target, options)
+
+
+_OF_FORMATS = {"reader": ("nir",), "approximate": ("nir",), "unrolled": ("onnx", "torch")}
+
+
+def _check_format(kind: str | None, **options: Any) -> None:
+    for name, formats in _OF_FORMATS.items():
+        if options[name] and kind not in formats:
+            raise click.UsageError(f"--{name} needs --format {' or '.join(formats)}")
+    if kind == "nir" and options["reader"] is None:
+        raise click.UsageError("--format nir needs --reader: NIR's readers differ")
+
+
+def _write_format(
+    kind: str, evaluator: Evaluator, model: SpikingModel, config: Path, options: dict[str, Any]
+) -> None:
+    from conversion import Inputs
+    from conversion.export import FORMATS, Options
+
+    x, _ = next(evaluator.task.search.batches(8))
+    (first, *_others) = Inputs.of(x).to(evaluator.device).tensors
+    path = config.with_suffix(FORMATS[kind].suffix)
+    files, note = FORMATS[kind].save(model, path, Options(x=first, **options))
+    click.echo(f"As {kind}: {', '.join(str(file) for file in files)}")
+    if note:
+        click.echo(note)
 
 
 def _warn_of_a_broken_promise(test: Measurement | None, limit: float | None) -> None:

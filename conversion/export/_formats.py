@@ -1,0 +1,82 @@
+"""The formats by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from conversion.export._nir import save_nir
+from conversion.export._npz import save_npz
+from conversion.export._program import ExportError, program_of
+from conversion.export._step import save_onnx, save_torch
+from conversion.simulation import SpikingModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an export may be told.
+
+    Attributes:
+        reader: Of NIR: which program will read it.
+        approximate: Of NIR: whether to write what the reader runs otherwise.
+        unrolled: Of ONNX and torch: all steps in one graph instead of one step.
+        x: Inputs for golden vectors, ``(N, ...)``.
+    """
+
+    reader: str | None = None
+    approximate: bool = False
+    unrolled: bool = False
+    x: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One format.
+
+    Attributes:
+        suffix: Of its file.
+        save: Writes a model to a path; gives back the files, and what to say of them.
+    """
+
+    suffix: str
+    save: Callable[[SpikingModel, Path, Options], tuple[list[Path], str]]
+
+
+def _npz(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
+    return save_npz(program_of(model), path, exit=model.exit), ""
+
+
+def _onnx(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
+    program, unrolled = program_of(model), options.unrolled
+    return save_onnx(program, path, exit=model.exit, unrolled=unrolled), ""
+
+
+def _torch(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
+    program, unrolled = program_of(model), options.unrolled
+    return save_torch(program, path, exit=model.exit, unrolled=unrolled), ""
+
+
+def _nir(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
+    if options.reader is None or options.x is None:
+        raise ExportError("NIR is written for one reader: name it with --reader")
+    found, files = save_nir(
+        model, path, reader=options.reader, x=options.x, approximate=options.approximate
+    )
+    if found.exact:
+        return files, f"{options.reader} runs the same spikes as spikefront"
+    return files, (
+        f"{options.reader} runs another network: {found.differing:.2%} of the spike counts differ,"
+        f" outputs by up to {found.output:.1%}; {found.decisions:.0%} of the decisions stay"
+    )
+
+
+FORMATS = {
+    "npz": Format(suffix=".npz", save=_npz),
+    "onnx": Format(suffix=".onnx", save=_onnx),
+    "torch": Format(suffix=".pt2", save=_torch),
+    "nir": Format(suffix=".nir", save=_nir),
+}
+"""Formats by name."""
