@@ -37,7 +37,7 @@ class Neuron:
         v_init: Potential before the first step, ``(C, ...)``, one per neuron.
         bias: Added at every step, ``(C,)``; zeros where a layer before could take it.
         signed: Whether it fires −1 when it has fired too much (dual threshold).
-        ceiling: By step t it has fired no more than ``floor(t·ceiling + 1/2)``, ``(C,)``; or None.
+        ceiling: Most spikes that it has fired by each step, ``(T, C)``, or None.
         size: What one spike is worth in the ANN's units, ρ·θ, ``(C,)``.
     """
 
@@ -269,7 +269,11 @@ class _Reader:
         size = neuron.threshold.detach().double().cpu()
         shape = self._network.sample_shape(node)
         v_init = neuron.v_init.detach().double().cpu().expand(shape).clone()
-        ceiling = None if neuron.ceiling is None else neuron.ceiling / size
+        ceiling = None
+        if neuron.ceiling is not None:  # worked out as the engine does, as it may meet a half
+            limit, V = neuron.ceiling, neuron.threshold.detach().cpu()
+            steps = range(1, self._model.config.timesteps + 1)
+            ceiling = torch.stack([((t * limit) / V + 0.5).floor() for t in steps])
         found = Neuron(
             phi=neuron.phi,
             threshold=torch.ones_like(size),

@@ -121,8 +121,8 @@ def _fire(layer: Layer, current: Tensor, state: RunState) -> Tensor:
     size = _per_channel(neuron.threshold, current)
     fired = (membrane / size).clamp(0, neuron.phi).floor()
     if neuron.ceiling is not None:
-        room = (state.step * _per_channel(neuron.ceiling, current) + 0.5).floor()
-        fired = torch.minimum(fired, room - emitted)
+        most = _per_channel(neuron.ceiling[state.step - 1], current)
+        fired = torch.minimum(fired, most - emitted)
     if neuron.signed and state.step > 1:
         back = (membrane <= -0.25 * size) & (emitted > 0.5)
         fired = torch.where(back, -torch.ones_like(fired), fired)
