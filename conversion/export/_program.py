@@ -19,7 +19,17 @@ from conversion.graph._operations import CONVOLUTIONS, argument, name_of, varyin
 from conversion.simulation import SpikingModel
 
 Kind = Literal[
-    "input", "conv", "linear", "sum", "scale", "average", "largest", "flatten", "fire", "output"
+    "input",
+    "conv",
+    "linear",
+    "sum",
+    "scale",
+    "average",
+    "total",
+    "largest",
+    "flatten",
+    "fire",
+    "output",
 ]
 
 
@@ -57,7 +67,7 @@ class Layer:
     Attributes:
         name: As in the network.
         kind: What it does: ``conv`` of any rank, ``linear``, ``sum`` of its inputs, ``scale`` each
-            channel, ``average`` or ``largest`` of windows, ``flatten``, ``fire``.
+            channel, ``average``, ``total`` or ``largest`` of windows, ``flatten``, ``fire``.
         inputs: Names of the layers that it reads.
         shape: Of its output, one sample, ``(C, ...)``.
         weight: Of ``conv`` ``(out, in/groups, ...)`` and ``linear`` ``(out, in)``; ``(C,)`` of
@@ -271,9 +281,9 @@ class _Reader:
         v_init = neuron.v_init.detach().double().cpu().expand(shape).clone()
         ceiling = None
         if neuron.ceiling is not None:  # worked out as the engine does, as it may meet a half
-            limit, V = neuron.ceiling, neuron.threshold.detach().cpu()
+            limit, size_ = neuron.ceiling, neuron.threshold.detach().cpu()
             steps = range(1, self._model.config.timesteps + 1)
-            ceiling = torch.stack([((t * limit) / V + 0.5).floor() for t in steps])
+            ceiling = torch.stack([((t * limit) / size_ + 0.5).floor() for t in steps])
         found = Neuron(
             phi=neuron.phi,
             threshold=torch.ones_like(size),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -90,9 +91,10 @@ def _value(layer: Layer, values: dict[str, Tensor], state: RunState) -> Tensor:
     if layer.kind == "scale":
         scaled = first * _per_channel(layer.weight, first)
         return scaled if layer.bias is None else scaled + _per_channel(layer.bias, first)
-    if layer.kind == "average":
+    if layer.kind in ("average", "total"):
         pooled = _AVERAGE[rank](first, layer.kernel, layer.stride, layer.padding)
-        return pooled.reshape(-1, *layer.shape)
+        pooled = pooled.reshape(-1, *layer.shape)
+        return pooled if layer.kind == "average" else (pooled * prod(layer.kernel)).round()
     if layer.kind == "largest":
         return _largest(layer, first, state)
     if layer.kind == "flatten":
