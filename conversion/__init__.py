@@ -55,6 +55,7 @@ from conversion.energy import (
     joined_counts,
 )
 from conversion.graph import FEEDS, Feed, Inputs, Network
+from conversion.integers import IntegerModel, in_integers
 from conversion.neurons import NEURONS, AdaFire, DualThreshold
 from conversion.outputs import (
     OUTPUTS,
@@ -117,6 +118,7 @@ __all__ = [
     "FileError",
     "Inference",
     "Inputs",
+    "IntegerModel",
     "LayerConfig",
     "LayerDiagnosis",
     "LayerProfile",
@@ -153,6 +155,7 @@ __all__ = [
     "energy_model",
     "first_above",
     "graded_bits",
+    "in_integers",
     "is_out_of_memory",
     "joined_counts",
     "level_bits",

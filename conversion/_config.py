@@ -68,6 +68,7 @@ class ConversionConfig:
             ``timesteps``. With early exit most samples never see the last step, so a smaller
             value fits better.
         v_init: Membrane potential before the first step, as a fraction of the threshold.
+        bits: Of the weights in integers, 2 to 16, with potentials of 16; None: floating point.
     """
 
     timesteps: int
@@ -77,6 +78,7 @@ class ConversionConfig:
     calibration: Calibration = field(default_factory=Light)
     calibration_timesteps: int | None = None
     v_init: float = 0.5
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("timesteps", "calibration_timesteps"):
@@ -97,6 +99,10 @@ class ConversionConfig:
         object.__setattr__(self, "calibration", make_calibration(self.calibration))
         if not (_is_number(self.v_init) and 0 <= self.v_init <= 1):
             raise ConfigError(f"v_init must be within 0..1 thresholds, got {self.v_init!r}")
+        if self.bits is not None and not (_is_count(self.bits) and 2 <= self.bits <= 16):
+            raise ConfigError(
+                f"bits must be a whole number within 2..16 or None, got {self.bits!r}"
+            )
 
     @property
     def steps_of_calibration(self) -> int:
@@ -207,7 +213,10 @@ class ConversionConfig:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
-        return {**vars(self), "layers": layers, "calibration": self.calibration.to_dict()}
+        values = {**vars(self), "layers": layers, "calibration": self.calibration.to_dict()}
+        if self.bits is None:  # as before there were any: names of learned states hang on it
+            del values["bits"]
+        return values
 
     def to_json(self) -> str:
         """As one line of JSON; equal configs give equal lines."""

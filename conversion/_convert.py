@@ -14,6 +14,7 @@ from conversion._errors import ConfigError, ConversionError, is_out_of_memory
 from conversion._profile import Profile
 from conversion.calibration import Batch, Batches, Draft, OnIteration, endless
 from conversion.graph import Inputs
+from conversion.integers import in_integers
 from conversion.neurons import AdaFire
 from conversion.simulation import SpikingModel, make_neuron
 
@@ -84,7 +85,7 @@ def convert(
         with _seeded(segment, profile.device) if calibration.learns else nullcontext():
             for step in calibration.steps:
                 step.run(draft)
-    return SpikingModel(
+    found = SpikingModel(
         profile.network,
         profile.costs,
         config,
@@ -94,6 +95,7 @@ def convert(
         v_inits={name: neuron.v_init.detach() for name, neuron in draft.neurons.items()},
         weights=draft.weights,
     )
+    return in_integers(found)
 
 
 def _check_start(start: SpikingModel | None, earlier: ConversionConfig | None) -> None:

@@ -23,6 +23,7 @@ from conversion._tensors import model_of, read_tensors, tensors_of
 from conversion.energy import costs
 from conversion.graph import FEEDS, Feed, Inputs, Network, build_network
 from conversion.graph._capture import Model
+from conversion.integers import in_integers
 from conversion.outputs import outputs_from_dict
 from conversion.simulation import SpikingModel
 
@@ -201,9 +202,10 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
         read = outputs_from_dict(config.outputs).chosen(network.output_names)
     except (ConversionError, ConfigError) as error:
         raise DeployError(f"{path} does not fit this model: {error}") from error
-    return model_of(
+    found = model_of(
         network, costs(network), config.conversion, tensors, outputs=read, exit=config.exit
     )
+    return in_integers(found)
 
 
 def _the_model(path: str | Path, config: DeployConfig, model: Model) -> Network:

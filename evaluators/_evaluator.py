@@ -7,7 +7,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +34,7 @@ from conversion import (
     available_device,
     convert,
     energy_model,
+    in_integers,
     is_out_of_memory,
     level_bits,
     mean_entropy,
@@ -354,7 +355,10 @@ class Evaluator:
     def _converted(
         self, config: ConversionConfig, on_iteration: OnIteration | None = None
     ) -> SpikingModel:
-        """The spiking model of a config; those that differ in T alone are calibrated once."""
+        """The spiking model of a config; those that differ in T or bits are calibrated once."""
+        if config.bits is not None:
+            plain = self._converted(replace(config, bits=None), on_iteration)
+            return in_integers(plain.with_bits(config.bits))
         key = config.without_steps().to_json()
         if key not in self._models:
             self._models[key] = self._made(config, on_iteration)

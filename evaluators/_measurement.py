@@ -101,7 +101,7 @@ class Measurement:
                 "it was measured by a version of spikefront that kept no counts; search again to"
                 " price it by another energy model"
             )
-        prices = energy.prices(costs, self.counts.bits)
+        prices = energy.prices_of(costs, self.counts)
         found = prices.mean_pj(self.counts)
         error = prices.error_pj(self.counts) if self.n > 1 else math.inf
         return replace(

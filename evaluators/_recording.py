@@ -162,7 +162,7 @@ class Recording:
     @cached_property
     def prices(self) -> Prices:
         """What the operations of this network cost."""
-        return self.energy.prices(self.costs, self.counts.bits)
+        return self.energy.prices_of(self.costs, self.counts)
 
     def energy_pj(self) -> Tensor:
         """Energy up to and including each step, ``(T, N)``, pJ."""

@@ -34,6 +34,7 @@ from reports._report import (
     write_report,
 )
 from reports._tables import front_frame, front_rows, summary, trials_frame
+from reports._targets import bits_table, violations_table
 
 __all__ = [
     "FIGURES",
@@ -41,6 +42,7 @@ __all__ = [
     "ParetoFront",
     "UnderModel",
     "ann_on_test",
+    "bits_table",
     "classes_figure",
     "compare_knee",
     "diagnosis_figure",
@@ -72,6 +74,7 @@ __all__ = [
     "tested",
     "trials_frame",
     "under_models",
+    "violations_table",
     "write_figure",
     "write_report",
 ]

@@ -135,7 +135,7 @@ class UnderModel:
         rival, counts = self.front.rivals.get(point.trial), point.search.counts
         if rival is None or counts is None:
             return None
-        prices = self.energy.prices(self.costs, counts.bits)
+        prices = self.energy.prices_of(self.costs, counts)
         pj = rival.energy_pj(self.energy, self.costs)
         return prices.break_even_rate(self.costs, counts.steps, pj)
 

@@ -63,6 +63,7 @@ class LayerSpace:
         length: Steps of inputs that come over time, which T cannot exceed; None: inputs are the
             same at every step.
         exits: Whether a sample may stop early; outputs without a confidence do not allow it.
+        bits: Widths of integer weights to choose from; none: floating point.
         pins: Parameters that are not searched, by name, with the value that they keep.
     """
 
@@ -82,6 +83,7 @@ class LayerSpace:
     score: Score = "entropy"
     length: int | None = None
     exits: bool = True
+    bits: tuple[int, ...] = ()
     pins: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,6 +113,8 @@ class LayerSpace:
             raise ConfigError(f"rates must be different numbers > 0, got {self.rates!r}")
         if not 0 <= self.label_weight < float("inf"):
             raise ConfigError(f"label_weight must be finite and >= 0, got {self.label_weight!r}")
+        if any(not 2 <= width <= 16 for width in self.bits) or len(set(self.bits)) < len(self.bits):
+            raise ConfigError(f"bits must be different whole numbers in 2..16, got {self.bits!r}")
         if not 0 <= self.beta_max <= 1:
             raise ConfigError(f"beta_max must be within 0..1, got {self.beta_max!r}")
         ExitPolicy(score=self.score)
@@ -187,6 +191,7 @@ class LayerSpace:
             names.NEURON: CategoricalDistribution(self.neurons),
             names.CALIBRATION: CategoricalDistribution(self.calibrations),
             names.CALIBRATION_TIMESTEPS: CategoricalDistribution(self.calibration_timesteps),
+            **({names.BITS: CategoricalDistribution(self.bits)} if self.bits else {}),
             **(learning if self.learners else {}),
             names.ALPHA: FloatDistribution(0.0, 1.0, step=0.01),
             names.BETA: FloatDistribution(0.0, self.beta_max, step=0.05),
@@ -235,6 +240,7 @@ class LayerSpace:
                 layers=layers,
                 calibration=self._calibration(params, tuple(lineage)),
                 calibration_timesteps=int(params[names.CALIBRATION_TIMESTEPS]),
+                bits=params.get(names.BITS),
             ),
             exit=ExitPolicy(
                 score=self.score,
@@ -269,6 +275,7 @@ class LayerSpace:
             names.NEURON: self.neurons[0],
             names.CALIBRATION: self.calibrations[0],
             names.CALIBRATION_TIMESTEPS: sorted(self.calibration_timesteps)[:2][-1],
+            **({names.BITS: max(self.bits)} if self.bits else {}),
             **(self.learning() if self.learners else {}),
             names.ALPHA: alpha,
             names.BETA: beta,

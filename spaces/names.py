@@ -12,6 +12,7 @@ CALIBRATION_TIMESTEPS = "calibration/timesteps"
 ENERGY_WEIGHT = "learning/energy_weight"
 ITERATIONS = "learning/iterations"
 RATE = "learning/rate"
+BITS = "bits"
 ALPHA = "iat/alpha"
 BETA = "iat/beta"
 

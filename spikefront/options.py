@@ -192,6 +192,7 @@ NEURON = Registered("conversion", "NEURONS")
 CALIBRATION = Registered("conversion", "CALIBRATIONS")
 ENERGY_MODEL = Registered("conversion", "ENERGY_MODELS", files=True)
 SAMPLER = Registered("search", "SAMPLER_NAMES")
+TARGET = Registered("conversion.targets", "TARGETS", files=True)
 FORMAT = Registered("conversion.export", "FORMATS")
 READER = Registered("conversion.export", "READERS")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class Counts:
     Attributes:
         sources: Names of spiking layers, max-pools between spikes, and inputs that are events.
         bits: What a graded event of each source must hold: its number of spikes, and a sign.
+        weight_bits: Of the weights in integers; None: floating point.
         spikes: Spikes; negative ones count too.
         bursts: Steps at which a neuron fired at all: the events of a chip with graded spikes.
         synops: Spikes, each times its fan-out.
@@ -35,17 +36,20 @@ class Counts:
     bursts: Tensor
     synops: Tensor
     burst_synops: Tensor
+    weight_bits: int | None = None
 
     def map(self, change: Any) -> Counts:
         """The same with another tensor for each."""
-        changed = {kind: change(getattr(self, kind)) for kind in KINDS}
-        return Counts(sources=self.sources, bits=self.bits, **changed)
+        changed: dict[str, Any] = {kind: change(getattr(self, kind)) for kind in KINDS}
+        return replace(self, **changed)
 
 
 def joined_counts(parts: list[Counts]) -> Counts:
     """Counts of batches, ``(sources, T, N)``, as those of all samples."""
-    whole = {kind: torch.cat([getattr(part, kind) for part in parts], dim=2) for kind in KINDS}
-    return Counts(sources=parts[0].sources, bits=parts[0].bits, **whole)
+    whole: dict[str, Any] = {
+        kind: torch.cat([getattr(part, kind) for part in parts], dim=2) for kind in KINDS
+    }
+    return replace(parts[0], **whole)
 
 
 def graded_bits(phi: int, *, signed: bool = False) -> int:
@@ -78,6 +82,7 @@ class MeanCounts:
     Attributes:
         sources: As in :class:`Counts`.
         bits: Likewise.
+        weight_bits: Likewise.
         mean: By kind of count, one number per source.
         error: Standard errors of the means, likewise.
         steps: Mean steps.
@@ -90,6 +95,7 @@ class MeanCounts:
     error: Mapping[str, tuple[float, ...]]
     steps: float
     steps_error: float
+    weight_bits: int | None = None
 
     @classmethod
     def of(cls, counts: Counts, steps: Tensor) -> MeanCounts:
@@ -103,6 +109,7 @@ class MeanCounts:
         return cls(
             sources=counts.sources,
             bits=counts.bits,
+            weight_bits=counts.weight_bits,
             mean={kind: tuple(found.mean(-1).tolist()) for kind, found in kinds.items()},
             error={kind: tuple(error(found).tolist()) for kind, found in kinds.items()},
             steps=float(steps.double().mean()),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from conversion.energy._costs import Costs, Operator
-from conversion.energy._models import EnergyModel, energy_kind, mac_pj
+from conversion.energy._models import INT16_ADD_PJ, EnergyModel, energy_kind, mac_pj
 from conversion.energy._prices import Prices
 
 PARTS = ("operations", "potentials", "weights", "biases", "buffers", "addresses")
@@ -46,6 +46,7 @@ class Memory(EnergyModel):
         sram_pj_per_bit: What each bit of the memory adds to it.
         bus_bits: Width of the memory's bus: as many values as fit share an access.
         queue: Elements of a queue of spikes.
+        weight_bits: Width of the weights, where it is another.
     """
 
     kind: ClassVar[str] = "memory"
@@ -59,6 +60,7 @@ class Memory(EnergyModel):
     int8_multiply_pj: float = 0.2
     bus_bits: int = 0
     queue: int = 0
+    weight_bits: int | None = None
 
     @classmethod
     def _may_be_free(cls) -> Sequence[str]:
@@ -69,6 +71,11 @@ class Memory(EnergyModel):
         width = bits or self.bits
         shared = max(1, self.bus_bits // width)
         return (self.sram_pj_per_bit * elements * width + self.sram_pj) / shared
+
+    def in_integers(self, bits: int) -> EnergyModel:
+        return replace(
+            self, bits=min(self.bits, 16), weight_bits=bits, add_pj=min(self.add_pj, INT16_ADD_PJ)
+        )
 
     def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
         graded = self.burst == "graded"
@@ -172,12 +179,12 @@ class _Reached:
 
     @classmethod
     def of(cls, model: Memory, costs: Costs, reached: Mapping[str, float]) -> _Reached:
-        potentials = weights = 0.0
+        potentials, weights, width = 0.0, 0.0, model.weight_bits
         for name, share in reached.items():
             operator = costs.operators.get(name)
             size = operator.outputs if operator else _size(costs, name)
             potentials += share * model.access_pj(size)
-            weights += share * model.access_pj(operator.weights) if operator else 0.0
+            weights += share * model.access_pj(operator.weights, width) if operator else 0.0
         operators = [costs.operators[name] for name in reached if name in costs.operators]
         return cls(potentials, weights, sum(op.reach > 0 for op in operators), len(reached))
 

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Literal
 from conversion._errors import ConfigError
 from conversion._files import read_file
 from conversion.energy._costs import Costs
+from conversion.energy._counts import Counts, MeanCounts
 from conversion.energy._prices import Prices
 
 Burst = Literal["count", "graded"]
 
-INT8_MAC_PJ, INT8_ADD_PJ = 0.23, 0.03
-"""Horowitz, ISSCC 2014, 45 nm: int8 multiply 0.2 pJ + add 0.03 pJ."""
+INT8_MAC_PJ, INT8_ADD_PJ, INT16_ADD_PJ = 0.23, 0.03, 0.05
+"""Horowitz, ISSCC 2014, 45 nm: int8 multiply 0.2 pJ + add 0.03 pJ; int16 add 0.05 pJ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,15 @@ class EnergyModel(ABC):
             costs: Of the network.
             bits: Of a graded event of each source, as ``Counts.bits``.
         """
+
+    def prices_of(self, costs: Costs, counts: Counts | MeanCounts) -> Prices:
+        """What the operations cost of a run with such counts."""
+        model = self if counts.weight_bits is None else self.in_integers(counts.weight_bits)
+        return model.prices(costs, counts.bits)
+
+    def in_integers(self, bits: int) -> EnergyModel:
+        """What a run costs with weights of so many bits and potentials of sixteen."""
+        return self
 
     @abstractmethod
     def ann_pj(

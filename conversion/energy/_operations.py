@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from conversion.energy._costs import Costs
 from conversion.energy._models import (
     INT8_ADD_PJ,
     INT8_MAC_PJ,
+    INT16_ADD_PJ,
     EnergyModel,
     energy_kind,
     mac_pj,
@@ -44,6 +45,9 @@ class Operations(EnergyModel):
             step=costs.step_macs * self.mac_pj,
             once=costs.stem_macs * self.mac_pj,
         )
+
+    def in_integers(self, bits: int) -> EnergyModel:
+        return replace(self, ac_pj=min(self.ac_pj, INT16_ADD_PJ))
 
     def ann_pj(
         self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None

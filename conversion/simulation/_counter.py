@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ class SpikeCounter:
         """What was counted, each ``(sources, T, N)`` of a shape ``(T, N)``."""
         names = tuple(self._fan_out)
         sums = [self._sums[name] for name in names]
-        stacked = {
+        stacked: dict[str, Any] = {
             kind: torch.stack([found[i] for found in sums]).double()
             if sums
             else torch.zeros(0, *shape, dtype=torch.float64)

@@ -130,10 +130,17 @@ class SpikingModel(nn.Module):
 
     def running(self, timesteps: int) -> SpikingModel:
         """The same network with another T, and without an exit rule."""
+        return self._with(timesteps=timesteps)
+
+    def with_bits(self, bits: int | None) -> SpikingModel:
+        """The same network, whose config asks for weights of so many bits."""
+        return self._with(bits=bits)
+
+    def _with(self, **changes: Any) -> SpikingModel:
         return SpikingModel(
             self.network,
             self.costs,
-            replace(self.config, timesteps=timesteps),
+            replace(self.config, **changes),
             outputs=self.outputs,
             thetas=self.thetas,
             biases=self.biases,

@@ -152,7 +152,10 @@ def _totals(program: Program, target: Target) -> Iterator[Violation]:
         "weights": (weights, target.synapses),
         "inputs": (prod(program.input.shape), target.inputs),
         "outputs": (prod(program.output.shape), target.outputs),
-        "bytes": (memory_bytes(program, target), target.bytes),
+        "bytes": (
+            memory_bytes(program, weight_bits=target.weight_bits, state_bits=target.state_bits),
+            target.bytes,
+        ),
     }
     for name, (found, most) in totals.items():
         if most is not None and found > most:
@@ -210,10 +213,11 @@ def layer_memory(program: Program, layer: Layer, target: Target) -> tuple[int, i
     return kernel_words, neurons, biases
 
 
-def memory_bytes(program: Program, target: Target | None = None) -> int:
-    """Bytes of weights, biases and potentials; 32 bits where a target says nothing else."""
-    widths = (target.weight_bits if target else None, target.state_bits if target else None)
-    weight, state = (width or 32 for width in widths)
+def memory_bytes(
+    program: Program, *, weight_bits: int | None = None, state_bits: int | None = None
+) -> int:
+    """Bytes of weights, biases and potentials; 32 bits where nothing else is said."""
+    weight, state = weight_bits or 32, state_bits or 32
     weights = sum(w.numel() for layer in _weighted(program) if (w := layer.weight) is not None)
     biases = sum(b.numel() for layer in _weighted(program) if (b := layer.bias) is not None)
     potentials = sum(prod(layer.shape) for layer in program.fires) + prod(program.output.shape)

@@ -164,6 +164,8 @@ class Continuations:
             ),
             names.BETA: 0.0,
         }
+        if space.bits:
+            changed[names.BITS] = self._inherited(parent, names.BITS, space.bits)
         if self._book.exits:
             changed[names.TIMESTEPS] = enough_steps(space, parent.measurement)
         if not _learns_weights(changed):

@@ -126,7 +126,8 @@ class Book:
         self._price = _per_accumulate(prices, profile.costs, space) * profile.costs.ann_macs / ann
         self._stem, self._step = prices.once / ann, prices.step / ann
         self._scale = np.ones(len(space.layers))
-        self.kinds = [(name, value) for name in KINDS for value in self.choices[name]]
+        self.kind_names = (*KINDS, *([names.BITS] if space.bits else []))
+        self.kinds = [(name, value) for name in self.kind_names for value in self.choices[name]]
         self._known: dict[tuple[Any, ...], Known] = {}
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from search._exits import Criterion, foreseen_exits, interesting_front, logarithms, points_of
 from search._front import expected_gain
 from search.sampler._acquisition import Limits
-from search.sampler._known import KINDS, LEAST_DIVERGENCE, Book, Candidate, Known, enough_steps
+from search.sampler._known import LEAST_DIVERGENCE, Book, Candidate, Known, enough_steps
 from search.sampler._surrogate import Residual, Surrogate, sweep_prices
 from spaces import LayerSpace, names
 
@@ -107,7 +107,7 @@ class Roots:
             price = space.learning(10 ** self._random.uniform(-1.5, 0.5))
         return {
             **self._book.cell_params(cells),
-            **{name: kinds[name] for name in KINDS},
+            **{name: kinds[name] for name in self._book.kind_names},
             **(price if space.learners else {}),
             **exits,
             names.BETA: 0.0,
@@ -124,7 +124,7 @@ class Roots:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Exits of candidates, and whose each is, from those of the parents."""
         kinds = np.array([self._book.indicators(c) for c in every])
-        unlike = len(KINDS) - kinds @ np.array([t.kinds for t in parents]).T
+        unlike = len(self._book.kind_names) - kinds @ np.array([t.kinds for t in parents]).T
         return foreseen_exits([t.exits[loss] for t in parents], seen, sought, unlike, loss)
 
     def _gain_at_exits(
@@ -207,9 +207,9 @@ class Roots:
         """Neuron, calibration and T: of a trial of the front, or any; nothing that learns."""
         if best and self._random.random() < _INHERITED:
             parent = best[int(self._random.integers(len(best)))].params
-            return {name: parent[name] for name in (*KINDS, names.TIMESTEPS)}
+            return {name: parent[name] for name in (*self._book.kind_names, names.TIMESTEPS)}
         kinds = {}
-        for name in (*KINDS, names.TIMESTEPS):
+        for name in (*self._book.kind_names, names.TIMESTEPS):
             choices = [c for c in self._book.choices[name] if c not in self._weighers]
             choices = choices or self._book.choices[name]
             kinds[name] = choices[int(self._random.integers(len(choices)))]

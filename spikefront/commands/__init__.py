@@ -1,5 +1,6 @@
 """One module per command; ``--help`` lists them in this order."""
 
+from spikefront.commands.check import check
 from spikefront.commands.convert import convert
 from spikefront.commands.diagnose import diagnose
 from spikefront.commands.evaluate import evaluate
@@ -23,6 +24,7 @@ COMMANDS = (
     export,
     convert,
     verify,
+    check,
     evaluate,
     diagnose,
     profile,

@@ -13,6 +13,7 @@ from spikefront.options import (
     CALIBRATION,
     NEURON,
     SAMPLER,
+    TARGET,
     EnergyLimit,
     artifacts_option,
     confidence_option,
@@ -131,6 +132,18 @@ if TYPE_CHECKING:
     help="Largest ρ, factor on the threshold.",
 )
 @click.option(
+    "--bits",
+    callback=lambda context, option, text: read_whole_numbers(text) if text else (),
+    help="Widths of integer weights to choose from, like 8,6,4: every trial then runs in integers,"
+    " potentials of 16 bits. Default: floating point, or a target's.",
+)
+@click.option(
+    "--target",
+    type=TARGET,
+    help="Keep φ, neurons and bits within what this chip has; what else does not fit is told, and"
+    " `spikefront check` lists it.",
+)
+@click.option(
     "--pin",
     "pins",
     multiple=True,
@@ -169,6 +182,8 @@ def search(
     artifacts: str | None,
     phi_max: int,
     rho_max: float,
+    bits: tuple[int, ...],
+    target: str | None,
     pins: dict[str, Any],
     max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
@@ -199,8 +214,11 @@ def search(
         "calibrations": calibrations,
         "iterations": iterations,
         "label_weight": label_weight,
+        "bits": bits,
         "pins": pins,
     }
+    if target is not None:
+        limits |= _within(target, limits)
     if timesteps is not None:
         limits["timesteps"] = timesteps
     place = storage or out / rooms.JOURNAL_NAME
@@ -220,6 +238,8 @@ def search(
         budget = replace(budget, max_energy=limit.over(evaluator.ann_energy_pj))
         _check_place(out, place, name, budget=budget, **settings)
     budget.check(evaluator)
+    if target is not None:
+        _warn_of_what_never_fits(evaluator, space, target)
     _warn_of_a_useless_ann(evaluator)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
@@ -287,6 +307,41 @@ def _space(evaluator: Evaluator, limits: dict[str, Any]) -> LayerSpace:
         length=evaluator.profile.length,
         **limits,
     )
+
+
+def _within(name: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """The limits of a search, narrowed to those of a target."""
+    from conversion import NEURONS, ConfigError
+    from conversion.targets import target
+
+    chip = target(name)
+    allowed = tuple(n for n in limits["neurons"] if chip.negative_spikes or not NEURONS[n].signed)
+    if not allowed:
+        raise ConfigError(f"{chip.title} has no negative spikes: search with --neuron adafire")
+    most = min(limits["phi_max"], chip.most_spikes or limits["phi_max"])
+    usual = (chip.weight_bits,) if chip.weight_bits is not None else ()
+    return {"neurons": allowed, "phi_max": most, "bits": limits["bits"] or usual}
+
+
+def _warn_of_what_never_fits(evaluator: Evaluator, space: LayerSpace, name: str) -> None:
+    """Say what of the network does not fit a target, whatever is chosen."""
+    from conversion import ConversionConfig, convert
+    from conversion.export import program_of
+    from conversion.targets import check, target
+
+    config = ConversionConfig.uniform(
+        evaluator.layers, timesteps=min(space.timesteps), calibration="none",
+        calibration_timesteps=min(space.calibration_timesteps),
+    )  # fmt: skip
+    chip = target(name)
+    found = [v for v in check(program_of(convert(evaluator.profile, config)), chip) if not v.chosen]
+    for one in found[:3]:
+        LOG.warning(
+            "%s: %s is %s, %s has %s; %s",
+            one.layer, one.rule, one.found, chip.name, one.limit, one.change,
+        )  # fmt: skip
+    if len(found) > 3:
+        LOG.warning("and %d more that no choice changes; see `spikefront check`", len(found) - 3)
 
 
 def _check_place(out: Path, place: Any, name: str, **settings: Any) -> None:
