@@ -52,6 +52,8 @@ class Measurement:
             works at once and each does its own in turn: those of the busiest layer of each step.
             None in measurements of 0.1.0.
         counts: What any energy model prices; None in measurements of 0.1.0.
+        memory_bytes: Of weights, biases and potentials, each of 32 bits, in integers of theirs;
+            None in measurements of 0.1.0.
     """
 
     split: str
@@ -74,6 +76,7 @@ class Measurement:
     metric: str = "accuracy"
     latency_synops: Estimate | None = None
     counts: MeanCounts | None = None
+    memory_bytes: int | None = None
 
     def same_outputs(self, other: Measurement) -> bool | None:
         """Whether both saw the same outputs, bit for bit; None if one is too old to tell."""

@@ -26,6 +26,7 @@ from conversion import (
     joined_counts,
     sha256,
 )
+from conversion.integers import STATE_BITS
 from evaluators._estimate import estimate_mean
 from evaluators._measurement import DIGEST, ExitPoint, Measurement
 from evaluators.metrics import Metric
@@ -196,6 +197,7 @@ class Recording:
             spikes=estimate_mean(_at(self.counts.spikes.sum(0).cumsum(0), exits)),
             latency_synops=estimate_mean(_at(self._busiest().cumsum(0), exits)),
             counts=counts,
+            memory_bytes=self._memory_bytes(),
             timesteps=estimate_mean(exits + 1),
             kl=estimate_mean(_at(self.divergences, exits)),
             kl_by_step=tuple(self.divergences.mean(1).tolist()),
@@ -210,6 +212,12 @@ class Recording:
             return _at(found.cumsum(1).permute(1, 2, 0), exits).T
 
         return MeanCounts.of(self.counts.map(up_to_exit), exits + 1)
+
+    def _memory_bytes(self) -> int:
+        weight = self.counts.weight_bits
+        state = 32 if weight is None else STATE_BITS
+        bits = self.costs.parameters * (weight or 32) + self.costs.potentials * state
+        return -(-bits // 8)
 
     def _busiest(self) -> Tensor:
         """Synaptic operations of the layer that has most of them, at each step, ``(T, N)``."""

@@ -22,7 +22,9 @@ from search import (
     finished,
     is_feasible,
     measurement_of,
-    non_dominated,
+    non_dominated_rows,
+    objective_values,
+    objectives_of,
     samples_for,
     study_setup,
 )
@@ -92,6 +94,7 @@ class ParetoFront:
         energy_model: Prices of every energy.
         confidence: With which promises are made.
         within: The trials that keep the study's budget; all, if none does.
+        objectives: What the study wants small.
         rivals: By trial, the quantised ANN of as many levels, where it was measured.
     """
 
@@ -103,6 +106,7 @@ class ParetoFront:
     energy_model: EnergyModel = ENERGY_MODELS["horowitz45"]
     confidence: float = 0.9
     within: tuple[FrontPoint, ...] = ()
+    objectives: tuple[str, ...] = ("energy",)
     rivals: Mapping[int, QuantisedAnn] = field(default_factory=dict)
 
     @property
@@ -142,7 +146,8 @@ def pareto_front(
     within = [p for p, trial in zip(trials, done, strict=True) if is_feasible(trial)]
     if not within:
         _LOG.warning("no trial keeps the budget of the study: the front is that of all trials")
-    points = tuple(front_of(_better_than(ann["search"].chance, within or trials)))
+    candidates = _better_than(ann["search"].chance, within or trials)
+    points = tuple(front_of(candidates, setup.objectives))
     return ParetoFront(
         study=study.study_name,
         points=points,
@@ -152,6 +157,7 @@ def pareto_front(
         energy_model=setup.energy_model,
         confidence=confidence or setup.budget.confidence,
         within=tuple(within or trials),
+        objectives=setup.objectives,
     )
 
 
@@ -168,14 +174,18 @@ def front_so_far(study: optuna.Study) -> list[FrontPoint]:
     """The front within the budget of a study that may still run, by rising energy."""
     points = [FrontPoint.of(t) for t in finished(study) if is_feasible(t)]
     reference = ann_reference(study)
-    return front_of(_better_than(reference.chance, points) if reference else points)
+    candidates = _better_than(reference.chance, points) if reference else points
+    return front_of(candidates, objectives_of(study))
 
 
-def front_of(points: Sequence[FrontPoint]) -> list[FrontPoint]:
-    """The points that no other beats in accuracy and energy, by rising energy."""
+def front_of(
+    points: Sequence[FrontPoint], objectives: Sequence[str] = ("energy",)
+) -> list[FrontPoint]:
+    """The points that no other beats in accuracy and all objectives, by rising energy."""
     by_number = sorted(points, key=lambda p: p.trial)
-    pairs = np.array([(_energy(p), -_accuracy(p)) for p in by_number]).reshape(-1, 2)
-    return [by_number[i] for i in non_dominated(pairs)]
+    rows = [objective_values(p.search, objectives) for p in by_number]
+    losses = np.array([(*row[1:], -row[0]) for row in rows]).reshape(-1, len(objectives) + 1)
+    return [by_number[i] for i in non_dominated_rows(losses)]
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:

@@ -48,7 +48,7 @@ def repriced(front: ParetoFront, energy: EnergyModel, costs: Costs) -> ParetoFro
     candidates = [p for p in within if p.search.accuracy.low > front.ann["search"].chance]
     return replace(
         front,
-        points=tuple(front_of(candidates or within)),
+        points=tuple(front_of(candidates or within, front.objectives)),
         trials=tuple(trials.values()),
         within=within,
         ann={split: ann_under(ann, energy, costs) for split, ann in front.ann.items()},

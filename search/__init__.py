@@ -4,6 +4,12 @@ from search._budget import Budget, is_feasible
 from search._errors import StudyError
 from search._exits import measured_exits
 from search._front import dominated_area, non_dominated
+from search._objectives import (
+    OBJECTIVES,
+    checked_objectives,
+    non_dominated_rows,
+    objective_values,
+)
 from search._promise import DropModel, Promise, samples_for
 from search._status import StudyStatus, Worker, study_status
 from search._study import (
@@ -16,6 +22,7 @@ from search._study import (
     check_setup,
     load_study,
     note_ann,
+    objectives_of,
     open_study,
     plan_of,
     set_plan,
@@ -64,6 +71,7 @@ __all__ = [
     "ARTIFACTS_NAME",
     "DIRECTIONS",
     "JOURNAL_NAME",
+    "OBJECTIVES",
     "PHIS",
     "RHOS",
     "SAMPLER_NAMES",
@@ -90,6 +98,7 @@ __all__ = [
     "check_settings",
     "check_setup",
     "check_writable",
+    "checked_objectives",
     "choice_of",
     "cut_torn_line",
     "dominated_area",
@@ -105,7 +114,10 @@ __all__ = [
     "measured_exits",
     "measurement_of",
     "non_dominated",
+    "non_dominated_rows",
     "note_ann",
+    "objective_values",
+    "objectives_of",
     "open_states",
     "open_storage",
     "open_study",

@@ -21,11 +21,13 @@ class Budget:
         max_energy: Share of the ANN's energy, or None.
         max_accuracy_drop: Below the ANN's accuracy, as a fraction, or None. The search keeps what
             keeps it by its mean; reports and exports promise it with ``confidence``.
+        max_steps: Mean steps until the exit, or None.
         confidence: Of the promise that no more is lost.
     """
 
     max_energy: float | None = None
     max_accuracy_drop: float | None = None
+    max_steps: float | None = None
     confidence: float = 0.9
 
     def __post_init__(self) -> None:
@@ -33,6 +35,8 @@ class Budget:
             raise ConfigError(f"max_energy must be finite and > 0, got {self.max_energy!r}")
         if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 1:
             raise ConfigError(f"max_accuracy_drop must be in 0..1, got {self.max_accuracy_drop!r}")
+        if self.max_steps is not None and not 1 <= self.max_steps < math.inf:
+            raise ConfigError(f"max_steps must be finite and >= 1, got {self.max_steps!r}")
         normal_quantile(self.confidence)
 
     def __str__(self) -> str:
@@ -40,6 +44,7 @@ class Budget:
         energy, drop = self.max_energy, self.max_accuracy_drop
         limits = [] if energy is None else [f"at most {100 * energy:.3g} % of the ANN's energy"]
         limits += [] if drop is None else [f"{100 * drop:.3g} points lost at most"]
+        limits += [] if self.max_steps is None else [f"at most {self.max_steps:.3g} mean steps"]
         return ", ".join(limits)
 
     def constraints(self, measurement: Measurement, ann_accuracy: float) -> dict[str, float]:
@@ -47,6 +52,8 @@ class Budget:
         found = {}
         if self.max_energy is not None:
             found["energy"] = measurement.energy_ratio - self.max_energy
+        if self.max_steps is not None:
+            found["steps"] = measurement.timesteps.value - self.max_steps
         if self.max_accuracy_drop is not None:
             least = ann_accuracy - self.max_accuracy_drop
             found["accuracy"] = least - measurement.accuracy.value - 1e-12

@@ -16,9 +16,11 @@ from conversion import EnergyModel, energy_model
 from evaluators import AnnReference, Evaluator, TaskSpec
 from search._budget import NO_LIMITS, Budget
 from search._errors import StudyError
+from search._objectives import ENERGY, OBJECTIVES
 from spaces import LayerSpace
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+"""Of a study of the metric against energy alone."""
 
 _SETUP = "spikefront"
 _PLAN = "plan"
@@ -38,6 +40,7 @@ class StudySetup:
         task: What to load, or None if the caller brought objects of their own.
         budget: Limits that a point of the front must keep.
         metric: Name of the task's metric, the first objective.
+        objectives: What is to be small, energy first; see ``OBJECTIVES``.
         version: spikefront's.
     """
 
@@ -50,6 +53,7 @@ class StudySetup:
     task: TaskSpec | None = None
     budget: Budget = NO_LIMITS
     metric: str = "accuracy"
+    objectives: tuple[str, ...] = (ENERGY,)
     version: str | None = None
 
     @classmethod
@@ -59,6 +63,7 @@ class StudySetup:
         space: LayerSpace,
         task: TaskSpec | None = None,
         budget: Budget = NO_LIMITS,
+        objectives: tuple[str, ...] = (ENERGY,),
     ) -> StudySetup:
         """The setup of a study of ``space`` by ``evaluator``."""
         return cls(
@@ -71,6 +76,7 @@ class StudySetup:
             task=task,
             budget=budget,
             metric=evaluator.task.metric.name,
+            objectives=objectives,
             version=_version(),
         )
 
@@ -78,7 +84,8 @@ class StudySetup:
         """As JSON-able values."""
         nouns = ("space", "budget", "energy_model")
         values = {**vars(self), **{name: getattr(self, name).to_dict() for name in nouns}}
-        return {**values, "task": self.task.to_dict() if self.task else None}
+        task = self.task.to_dict() if self.task else None
+        return {**values, "task": task, "objectives": list(self.objectives)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudySetup:
@@ -88,7 +95,9 @@ class StudySetup:
         budget = Budget.from_dict(values.get("budget", {}))
         energy = values["energy_model"]  # a name, as studies of 0.1.0 began with
         energy = energy_model(energy) if isinstance(energy, str) else EnergyModel.from_dict(energy)
-        nouns = {"space": space, "task": task, "budget": budget, "energy_model": energy}
+        objectives = tuple(values.get("objectives", (ENERGY,)))
+        nouns = {"space": space, "task": task, "budget": budget, "energy_model": energy,
+                 "objectives": objectives}  # fmt: skip
         return cls(**{**values, **nouns})
 
 
@@ -160,7 +169,7 @@ def open_study(
         study_name=name,
         storage=storage,
         sampler=sampler,
-        directions=DIRECTIONS,
+        directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(setup.objectives)],
         load_if_exists=True,
     )
     if _SETUP in study.user_attrs:
@@ -170,7 +179,8 @@ def open_study(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([setup.metric, "energy_pj"])
+            shown = [OBJECTIVES[name][0] for name in setup.objectives]
+            study.set_metric_names([setup.metric, *shown])
         study.set_user_attr(_SETUP, setup.to_dict())
     return study
 
@@ -200,6 +210,11 @@ def study_setup(study: optuna.Study) -> StudySetup:
     return StudySetup.from_dict(study.user_attrs[_SETUP])
 
 
+def objectives_of(study: optuna.Study) -> tuple[str, ...]:
+    """What a study wants small; energy alone, if spikefront did not make it."""
+    return tuple(study.user_attrs.get(_SETUP, {}).get("objectives", (ENERGY,)))
+
+
 def check_settings(
     storage: BaseStorage,
     name: str,
@@ -207,6 +222,7 @@ def check_settings(
     energy: EnergyModel,
     task: TaskSpec,
     budget: Budget = NO_LIMITS,
+    objectives: tuple[str, ...] = (ENERGY,),
     **space: Any,
 ) -> None:
     """Check what a resumed search was told before anything is loaded or trained.
@@ -217,6 +233,7 @@ def check_settings(
         energy: The energy model.
         task: What to load.
         budget: Limits that a point of the front must keep.
+        objectives: What is to be small.
         **space: Fields of :class:`spaces.LayerSpace`.
 
     Raises:
@@ -233,6 +250,7 @@ def check_settings(
             seed=task.seed,
             task=task,
             budget=budget,
+            objectives=objectives,
             space=replace(there.space, **space),
         )
         _check_same(name, there, here)
@@ -254,7 +272,9 @@ def check_setup(
     name: str, there: StudySetup, evaluator: Evaluator, *, version: bool = True
 ) -> None:
     """As :func:`check_evaluator`, where the storage is not at hand."""
-    here = StudySetup.of(evaluator, there.space, there.task, there.budget)
+    here = StudySetup.of(
+        evaluator, there.space, there.task, there.budget, objectives=there.objectives
+    )
     if not version:
         here = replace(here, version=there.version)
     _check_same(name, there, here)
@@ -275,6 +295,7 @@ _MEANINGS = {
     "data_fingerprint": "calibration data",
     "search_fingerprint": "search split",
     "metric": "metric",
+    "objectives": "objectives",
     "version": "version of spikefront",
 }
 

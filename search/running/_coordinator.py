@@ -19,7 +19,8 @@ from conversion import Segment
 from evaluators import Evaluator, Measurement
 from search._errors import StudyError
 from search._interrupts import Interrupts
-from search._study import plan_of, study_setup
+from search._objectives import objective_values
+from search._study import objectives_of, plan_of, study_setup
 from search._trial import (
     TrialRecord,
     fail,
@@ -74,6 +75,7 @@ class Coordinator:
         grace: float,
     ) -> None:
         self._study = study
+        self._objectives = objectives_of(study)
         self._space = space
         self._owner = owner
         self._trials = trials
@@ -319,7 +321,7 @@ class Coordinator:
         for name, value in self._constraints(found).items():
             trial.set_constraint(name, value)
         try:
-            self._study.tell(trial, [found.accuracy.value, found.energy_pj.value])
+            self._study.tell(trial, objective_values(found, self._objectives))
         except UpdateFinishedTrialError:
             if self._state(trial) is not TrialState.COMPLETE:
                 raise  # else the storage's answer was lost, no more

@@ -10,6 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluators import Measurement
+from search._objectives import objective_values
+from search._study import objectives_of
 from search._trial import TrialRecord, segment_of
 from search.sampler._names import warm_start_attrs
 from spaces import LayerSpace
@@ -152,7 +154,7 @@ def add_exit(
     )
     study.add_trial(
         optuna.trial.create_trial(
-            values=[measurement.accuracy.value, measurement.energy_pj.value],
+            values=objective_values(measurement, objectives_of(study)),
             params={**trial.params, **exits},
             distributions=space.distributions(),
             user_attrs=record.attrs(),

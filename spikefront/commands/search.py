@@ -132,6 +132,16 @@ if TYPE_CHECKING:
     help="Largest ρ, factor on the threshold.",
 )
 @click.option(
+    "--objective",
+    "objectives",
+    default="energy",
+    show_default=True,
+    callback=lambda context, option, text: tuple(part.strip() for part in text.split(",")),
+    help="What is to be small beside a large metric, like energy,latency: energy, latency (steps"
+    " until the exit), synops (on the critical path), memory (bytes). The sampler additive steers"
+    " by energy alone; nsga2 by all.",
+)
+@click.option(
     "--bits",
     callback=lambda context, option, text: read_whole_numbers(text) if text else (),
     help="Widths of integer weights to choose from, like 8,6,4: every trial then runs in integers,"
@@ -154,6 +164,11 @@ if TYPE_CHECKING:
 @limit_options(
     "Most energy of a point of the front",
     "Most that it may lose of the task's metric (0.01 is one point).",
+)
+@click.option(
+    "--max-steps",
+    type=click.FloatRange(1),
+    help="Most mean steps until the exit of a point of the front: its latency.",
 )
 @confidence_option
 @click.option(
@@ -182,11 +197,13 @@ def search(
     artifacts: str | None,
     phi_max: int,
     rho_max: float,
+    objectives: tuple[str, ...],
     bits: tuple[int, ...],
     target: str | None,
     pins: dict[str, Any],
     max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
+    max_steps: float | None,
     confidence: float | None,
     paper: bool,
     **task: Any,
@@ -224,9 +241,15 @@ def search(
     place = storage or out / rooms.JOURNAL_NAME
     limit = max_energy or EnergyLimit()
     budget = rooms.Budget(
-        max_energy=limit.share, max_accuracy_drop=max_accuracy_drop, confidence=confidence or 0.9
+        max_energy=limit.share,
+        max_accuracy_drop=max_accuracy_drop,
+        max_steps=max_steps,
+        confidence=confidence or 0.9,
     )
-    settings = {"energy": energy_model(prices), "task": spec, **limits}
+    objectives = rooms.checked_objectives(objectives)
+    settings = {
+        "energy": energy_model(prices), "task": spec, "objectives": objectives, **limits
+    }  # fmt: skip
     if limit.picojoules is None:  # else what share that is shows when the network is loaded
         _check_place(out, place, name, budget=budget, **settings)
     states = artifacts or str((out / rooms.ARTIFACTS_NAME).resolve())
@@ -241,7 +264,7 @@ def search(
     if target is not None:
         _warn_of_what_never_fits(evaluator, space, target)
     _warn_of_a_useless_ann(evaluator)
-    setup = rooms.StudySetup.of(evaluator, space, spec, budget)
+    setup = rooms.StudySetup.of(evaluator, space, spec, budget, objectives)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
     resumed = len(rooms.passes(study))
     planned = max(trials, resumed)
