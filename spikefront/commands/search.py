@@ -234,10 +234,8 @@ def search(
         "bits": bits,
         "pins": pins,
     }
-    if target is not None:
-        limits |= _within(target, limits)
-    if timesteps is not None:
-        limits["timesteps"] = timesteps
+    limits |= _within(target, limits) if target is not None else {}
+    limits |= {"timesteps": timesteps} if timesteps is not None else {}
     place = storage or out / rooms.JOURNAL_NAME
     limit = max_energy or EnergyLimit()
     budget = rooms.Budget(
