@@ -28,7 +28,7 @@ from conversion.outputs import outputs_from_dict
 from conversion.simulation import SpikingModel
 
 SCHEMA = "spikefront/deploy"
-VERSION = 3
+VERSION = 4
 
 _LOG = logging.getLogger("spikefront")
 
@@ -73,6 +73,8 @@ class DeployConfig:
                 raise ConfigError(f"{name} must be a SHA-256 in hexadecimal digits")
         if Path(_text("tensors", self.tensors)).name != self.tensors:
             raise ConfigError(f"the tensors' file must lie beside the JSON, got {self.tensors!r}")
+        if not 1 <= len(self.tensors.encode("utf-8", "replace")) <= 255 or "\0" in self.tensors:
+            raise ConfigError(f"the tensors' file has no possible name, got {self.tensors[:40]!r}")
         if self.feed not in FEEDS:
             raise ConfigError(f"feed must be one of {', '.join(FEEDS)}, got {self.feed!r}")
         for name in ("inputs", "outputs", "energy_model", "measurement", "provenance"):
@@ -113,7 +115,7 @@ class DeployConfig:
             raise DeployError(f"{path} is not JSON: {error}") from error
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise DeployError(f"{path} is not a {SCHEMA} file")
-        if body.get("version") not in (1, 2, VERSION) or isinstance(body["version"], bool):
+        if body.get("version") not in range(1, VERSION + 1) or isinstance(body["version"], bool):
             raise DeployError(
                 f"{path} has version {body.get('version')!r} of {SCHEMA}; this spikefront reads"
                 f" versions 1 to {VERSION}"

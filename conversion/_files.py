@@ -58,6 +58,8 @@ def read_file(path: str | Path) -> bytes:
         raise
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise FileError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def sha256(data: bytes) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from conversion._errors import ConfigError
 from conversion.energy._costs import Costs, Operator
 from conversion.energy._models import INT16_ADD_PJ, EnergyModel, energy_kind, mac_pj
 from conversion.energy._prices import Prices
@@ -61,6 +62,13 @@ class Memory(EnergyModel):
     bus_bits: int = 0
     queue: int = 0
     weight_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("bits", "weight_bits"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 64:
+                raise ConfigError(f"{name} of {self.name!r} must be in 1..64, got {value!r}")
 
     @classmethod
     def _may_be_free(cls) -> Sequence[str]:

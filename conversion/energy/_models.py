@@ -22,6 +22,12 @@ INT8_MAC_PJ, INT8_ADD_PJ, INT16_ADD_PJ = 0.23, 0.03, 0.05
 """Horowitz, ISSCC 2014, 45 nm: int8 multiply 0.2 pJ + add 0.03 pJ; int16 add 0.05 pJ."""
 
 
+_DEAREST_PJ = 1e15
+"""A kilojoule: no operation costs as much, and sums of what is below stay finite."""
+
+_MOST = 2**31
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnergyModel(ABC):
     """What operations cost, in pJ: data with its source, of a kind that knows how they add up.
@@ -51,14 +57,22 @@ class EnergyModel(ABC):
         if self.burst not in ("count", "graded"):
             raise ConfigError(f"burst must be 'count' or 'graded', got {self.burst!r}")
         for field in fields(self):
-            value, floats = getattr(self, field.name), field.type.startswith("float")
-            if floats and not (value is None and "None" in field.type):
+            value, kind = getattr(self, field.name), str(field.type)
+            if value is None and "None" in kind:
+                continue
+            if kind.startswith("float"):
                 self._check_price(field.name, value)
+            elif kind.startswith("int") and not (type(value) is int and 0 <= value <= _MOST):
+                raise ConfigError(
+                    f"{field.name} of {self.name!r} must be a whole number >= 0, got {value!r}"
+                )
+            elif kind == "str" and not isinstance(value, str):
+                raise ConfigError(f"{field.name} of an energy model must be a text, got {value!r}")
 
     def _check_price(self, name: str, value: Any) -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         least = 0 if name in self._may_be_free() else None
-        if not number or not (value == least or 0 < value < float("inf")):
+        if not number or not (value == least or 0 < value < _DEAREST_PJ):
             rule = ">= 0" if least == 0 else "> 0"
             raise ConfigError(
                 f"energy prices must be finite and {rule}, got {name}={value!r} of {self.name!r}"

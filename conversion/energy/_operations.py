@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from conversion._errors import ConfigError
 from conversion.energy._costs import Costs
 from conversion.energy._models import (
     INT8_ADD_PJ,
@@ -36,6 +37,11 @@ class Operations(EnergyModel):
     ac_pj: float
     ann_mac_pj: float
     multiplier_bits: int = 24
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.multiplier_bits < 1:
+            raise ConfigError(f"multiplier_bits must be >= 1, got {self.multiplier_bits!r}")
 
     def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
         paid = "synops" if self.burst == "count" else "burst_synops"

@@ -12,6 +12,8 @@ from typing import Any
 from conversion._errors import ConfigError
 from conversion._files import read_file
 
+_MOST, _MOST_CORES = 2**48, 2**16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
@@ -28,6 +30,13 @@ class Core:
     weights: int
     neurons: int
     biases: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or not 0 <= value <= _MOST:
+                raise ConfigError(f"{name} of a core must be a whole number >= 0, got {value!r}")
+        if self.count > _MOST_CORES:
+            raise ConfigError(f"count of a core must be at most {_MOST_CORES}, got {self.count!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +103,7 @@ class Target:
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
             whole = kind.startswith("int") and value is not None
-            if whole and (type(value) is not int or value < 1):
+            if whole and (type(value) is not int or not 1 <= value <= _MOST):
                 raise ConfigError(f"{field.name} must be a whole number >= 1, got {value!r}")
             if kind == "bool" and type(value) is not bool:
                 raise ConfigError(f"{field.name} must be true or false, got {value!r}")
@@ -121,13 +130,20 @@ class Target:
         try:
             for name in ("strides", "pools", "input_size", "output_size"):
                 if name in found:
-                    found[name] = tuple(int(n) for n in found[name])
+                    found[name] = _whole_numbers(name, found[name])
             found["cores"] = tuple(Core(**core) for core in found.get("cores", ()))
             return cls(**found)
         except (TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"malformed target: {error}") from error
+
+
+def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    numbers = isinstance(values, list) and all(type(n) is int and 1 <= n <= _MOST for n in values)
+    if not numbers or (name.endswith("size") and len(values) != 2):
+        raise ConfigError(f"{name} must be a list of whole numbers >= 1, got {values!r}")
+    return tuple(values)
 
 
 MEMORIES = ("plain", "powers of two")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -312,3 +313,86 @@ def test_version_1_is_read_with_a_warning(
     other = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
     with pytest.raises(ConfigError, match="unknown layer 'relu' in the config"):
         load(old, other)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_earlier_versions_are_read(
+    version: int, small_net: nn.Module, small_inputs: Tensor, tmp_path: Path
+) -> None:
+    """Files as that version wrote them; another PyTorch may capture the model otherwise."""
+    golden = Path(__file__).parent / "golden"
+    for file in golden.glob(f"version{version}*"):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / f"version{version}.json"
+    found = profile(small_net, small_inputs)
+    edit(path, lambda body: body.update(model_fingerprint=found.network.fingerprint))
+    model = load(path, small_net)
+    assert model.exit == ExitRule(score="entropy", thresholds=(0.1, 0.2, 0.3, 0.4))
+    assert {layer.phi for layer in model.config.layers.values()} == {2}
+    assert model.config.bits is None
+    expected = torch.tensor(DeployConfig.read(path).provenance["logits"])
+    torch.testing.assert_close(
+        model.simulate(small_inputs).logits[-1, :2], expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_what_is_written_keeps_the_published_schema(model: SpikingModel, tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(Path(_deploy.__file__).with_name("deploy.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    save(model, tmp_path / "a.json", provenance={"trial": 3})
+    save(model.with_bits(8), tmp_path / "b.json")
+    for name in ("a.json", "b.json"):
+        body = json.loads((tmp_path / name).read_text())
+        validator.validate(body)
+        for key in schema["required"]:
+            without = {k: v for k, v in body.items() if k != key}
+            assert list(validator.iter_errors(without)), key
+    body["conversion"]["bits"] = 99
+    assert list(validator.iter_errors(body))
+    assert schema["properties"]["version"]["const"] == _deploy.VERSION
+
+
+_BLOCKED = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    # All that spikefront requires beside PyTorch, NumPy and safetensors.
+    names = {
+        "optuna", "torchvision", "pandas", "joblib", "matplotlib", "PIL", "sklearn", "scipy",
+        "click", "rich", "platformdirs", "sqlalchemy", "alembic", "evaluators", "spaces",
+        "search", "reports", "spikefront",
+    }
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+        return None
+
+sys.meta_path.insert(0, Absent())
+import torch
+from torch import nn
+from conversion import load
+from conversion.export import program_of, save_npz
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+for name in ("float.json", "bits.json"):
+    model = load(name, net)
+    print(model(torch.ones(2, 4)).shape)
+    save_npz(program_of(model), "m.npz")
+"""
+
+
+def test_a_model_loads_with_torch_numpy_and_safetensors_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    found = profile(net, torch.randn(64, 4))
+    made = convert(found, ConversionConfig.uniform(found.layers, timesteps=2, phi=2))
+    save(made, tmp_path / "float.json")
+    save(made.with_bits(6), tmp_path / "bits.json")
+    result = subprocess.run(
+        [sys.executable, "-c", _BLOCKED], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.splitlines() == ["torch.Size([2, 3])"] * 2, result.stderr
