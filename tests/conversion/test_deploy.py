@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -354,23 +356,7 @@ def test_what_is_written_keeps_the_published_schema(model: SpikingModel, tmp_pat
     assert schema["properties"]["version"]["const"] == _deploy.VERSION
 
 
-_BLOCKED = """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    # All that spikefront requires beside PyTorch, NumPy and safetensors.
-    names = {
-        "optuna", "torchvision", "pandas", "joblib", "matplotlib", "PIL", "sklearn", "scipy",
-        "click", "rich", "platformdirs", "sqlalchemy", "alembic", "evaluators", "spaces",
-        "search", "reports", "spikefront",
-    }
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.names:
-            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
-        return None
-
-sys.meta_path.insert(0, Absent())
+_LOADS = """
 import torch
 from torch import nn
 from conversion import load
@@ -385,6 +371,26 @@ for name in ("float.json", "bits.json"):
 """
 
 
+def environment(folder: Path, *packages: str) -> None:
+    """A folder of these packages and what they require, like the site-packages of a fresh one."""
+    waiting, done = list(packages), set()
+    while waiting:
+        name = waiting.pop()
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra
+        done.add(name)
+        for file in found.files or []:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (folder / top).exists():
+                (folder / top).symlink_to(Path(str(found.locate_file(top))).resolve())
+        for requirement in found.requires or []:
+            needed = re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
+            if "extra ==" not in requirement and needed not in done:
+                waiting.append(needed)
+
+
 def test_a_model_loads_with_torch_numpy_and_safetensors_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
@@ -392,7 +398,18 @@ def test_a_model_loads_with_torch_numpy_and_safetensors_alone(tmp_path: Path) ->
     made = convert(found, ConversionConfig.uniform(found.layers, timesteps=2, phi=2))
     save(made, tmp_path / "float.json")
     save(made.with_bits(6), tmp_path / "bits.json")
+    site = tmp_path / "site"
+    site.mkdir()
+    environment(site, "torch", "numpy", "safetensors")
+    (site / "conversion").symlink_to(Path(_deploy.__file__).parent)
+    absent = {"optuna", "scipy", "pandas", "matplotlib", "torchvision", "click"}
+    assert not absent & {one.name for one in site.iterdir()}
     result = subprocess.run(
-        [sys.executable, "-c", _BLOCKED], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-S", "-c", _LOADS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.stdout.splitlines() == ["torch.Size([2, 3])"] * 2, result.stderr
