@@ -217,7 +217,7 @@ def test_plugins_are_offered_and_searched(
     )  # fmt: skip
     found = json.loads(spikefront(*plugin, "report", *task, "--json").stdout)
     assert found["energy_model"] == "mine"
-    assert "1.0 pJ per MAC, 0.5 pJ per synaptic" in (
+    assert "mac_pj 1, ac_pj 0.5" in (
         tmp_path / "spikefront-out" / "report.html"
     ).read_text().replace("\n", " ")
     spikefront(*plugin, "export", *task, "--to", "a.json")
@@ -226,6 +226,97 @@ def test_plugins_are_offered_and_searched(
     assert "neurons must be out of adafire, dual-threshold, got ('lazy',)" in failed.stderr
     failed = spikefront("--plugin", "none.py", "search", check=False)
     assert "there is no file" in failed.stderr
+
+
+CHIP = """
+name = "ours"
+kind = "chip"
+synop_pj = 2.0
+update_pj = 1.0
+source = "a test"
+"""
+
+
+def test_a_study_under_another_energy_model(
+    spikefront: CommandLine, searched: str, tmp_path: Path
+) -> None:
+    (tmp_path / "ours.toml").write_text(CHIP)
+    task = ("--task", searched)
+    plain = json.loads(spikefront("report", *task, "--json").stdout)
+    other = json.loads(spikefront("report", *task, "--json", "--energy-model", "ours.toml").stdout)
+    assert (plain["energy_model"], other["energy_model"]) == ("horowitz45", "ours")
+    energies = {
+        row["trial"]: row["energy_pj"] for row in plain["front"] if row["split"] == "search"
+    }
+    again = {row["trial"]: row["energy_pj"] for row in other["front"] if row["split"] == "search"}
+    shared = energies.keys() & again.keys()
+    assert shared
+    assert all(energies[trial] != again[trial] for trial in shared)
+    table = (tmp_path / "spikefront-out" / "energy_models.csv").read_text()
+    assert table.splitlines()[1].startswith("ours,")
+    assert "lemaire" in table
+
+
+def test_a_point_goes_to_other_programs(
+    spikefront: CommandLine, searched: str, tmp_path: Path
+) -> None:
+    task = ("--task", searched, "--to", "m.json")
+    found = spikefront("export", *task, "--format", "npz")
+    assert "As npz: m.npz" in found.stdout
+    assert (tmp_path / "m.npz").exists()
+    spikefront("export", *task, "--format", "torch")
+    assert (tmp_path / "m.pt2.host.py").exists()
+    refused = spikefront("export", *task, "--format", "nir", "--reader", "snntorch", check=False)
+    assert refused.returncode == 1
+    assert "snntorch would run another network" in refused.stderr
+    assert not (tmp_path / "m.nir").exists()
+    written = spikefront(
+        "export", *task, "--format", "nir", "--reader", "snntorch", "--approximate"
+    )
+    assert "snntorch runs another network" in written.stdout
+
+
+def test_a_search_for_a_chip_fits_it(spikefront: CommandLine, small: str, tmp_path: Path) -> None:
+    """Kept within its limits; a config of another search is told what does not fit."""
+    task = ("--task", small)
+    search = ("search", *task, "--trials", 12, "--timesteps", "1,4", "--no-paper")
+    found = spikefront(*search, "--target", "digital", "--phi-max", 40, "--out", "chip")
+    assert "adafire" in found.stdout
+    assert "dual-threshold" not in found.stdout
+    spikefront("export", *task, "--out", "chip", "--to", "fits.json")
+    fits = spikefront("check", "fits.json", *task, "--target", "digital")
+    assert "fits a plain digital core" in fits.stdout
+    assert "8 bits" in fits.stdout
+    spikefront(*search, "--neuron", "dual-threshold", "--phi-max", 1, "--out", "free")
+    spikefront("export", *task, "--out", "free", "--to", "free.json")
+    failed = spikefront(
+        "check", "free.json", *task, "--target", "digital", "--bits", "8,4", "--json", check=False
+    )
+    assert failed.returncode == 1
+    told = json.loads(failed.stdout)
+    assert told["fits"] is False
+    assert {one["rule"] for one in told["violations"]} == {"negative spikes"}
+    assert [row["bits"] for row in told["measured"]] == [None, 8, 4]
+
+
+def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_path: Path) -> None:
+    task = ("--task", small)
+    spikefront(
+        "search", *task, "--trials", 14, "--timesteps", "1,4", "--no-paper", "--bits", "8,3",
+        "--objective", "energy,latency", "--max-steps", 3.5, "--sampler", "nsga2",
+    )  # fmt: skip
+    study = load_study(open_storage(tmp_path / "spikefront-out" / "study.journal"), "small")
+    assert study.metric_names == ["accuracy", "energy_pj", "timesteps"]
+    assert {trial.params["bits"] for trial in finished(study)} == {8, 3}
+    for trial in finished(study):
+        assert trial.values[2] == trial.user_attrs["measurement"]["timesteps"]["value"]
+        assert trial.user_attrs["measurement"]["counts"]["weight_bits"] == trial.params["bits"]
+    within = [t for t in finished(study) if all(v <= 0 for v in t.constraints.values())]
+    assert within
+    assert all(t.values[2] <= 3.5 for t in within)
+    spikefront("export", *task, "--to", "m.json")
+    verified = spikefront("verify", "m.json", *task)
+    assert "the same outputs, bit for bit" in verified.stdout
 
 
 @pytest.mark.parametrize(
@@ -261,6 +352,21 @@ def test_plugins_are_offered_and_searched(
         (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
         (["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"], "as .png or .svg"),
         (["diagnose", "--config", "a.json", "--phi", "3"], "either --config or --phi"),
+        (["search", "--energy-model", "watt"], "'watt' is not one of horowitz45"),
+        (["search", "--energy-model", "none.toml"], "cannot read none.toml"),
+        (["search", "--target", "brain"], "'brain' is not one of digital"),
+        (["search", "--bits", "8,99", "--task", "small.py:make_task"], "bits must be different"),
+        (["search", "--objective", "joy"], "objective 'joy' is unknown; known: energy, latency"),
+        (["search", "--objective", "latency"], "objectives must be different, energy among them"),
+        (
+            ["search", "--target", "xylo", "--neuron", "dual-threshold"],
+            "has no negative spikes: search with --neuron adafire",
+        ),
+        (["check", "no.json", "--target", "speck"], "cannot read no.json"),
+        (["check", "no.json"], "Missing option '--target'"),
+        (["export", "--format", "nir"], "--format nir needs --reader"),
+        (["export", "--format", "npz", "--unrolled"], "--unrolled needs --format onnx or torch"),
+        (["export", "--reader", "sinabs"], "--reader needs --format nir"),
         (["explode"], "No such command 'explode'"),
     ],
 )

@@ -112,6 +112,16 @@ class EnergyModel(ABC):
             bits: Of the activations that each operator reads, where they are fewer.
         """
 
+    @property
+    def summary(self) -> str:
+        """Its prices in one line."""
+        words = ("name", "source", "leaves_out", "node_nm", "burst")
+        prices = {n: v for n, v in asdict(self).items() if n not in words and v is not None}
+        found = ", ".join(f"{name} {value:g}" for name, value in prices.items())
+        return f"{self.kind}; {found}; " + {
+            "count": "n spikes of a burst are n events", "graded": "a burst is one event"
+        }[self.burst]  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
         return {"kind": self.kind, **asdict(self)}
