@@ -4,7 +4,7 @@ from conversion.export._formats import FORMATS, Format, Options
 from conversion.export._nir import nir_graph, save_nir
 from conversion.export._npz import save_npz
 from conversion.export._program import ExportError, Layer, Neuron, Program, program_of
-from conversion.export._run import RunState, run_program, run_step
+from conversion.export._run import RunState, binary_trains, run_program, run_step
 from conversion.export._semantics import READERS, Agreement, Reader, compare
 from conversion.export._step import StepModule, UnrolledModule, exported, save_onnx, save_torch
 
@@ -22,6 +22,7 @@ __all__ = [
     "RunState",
     "StepModule",
     "UnrolledModule",
+    "binary_trains",
     "compare",
     "exported",
     "nir_graph",

@@ -163,3 +163,23 @@ def run_program(
         total = output if total is None else total + output
         means.append(total / (step + 1))
     return torch.stack(means), state
+
+
+def binary_trains(counts: Tensor, phi: int) -> Tensor:
+    """Bursts as single spikes, for hardware that knows no others.
+
+    A step becomes φ micro-steps, and a burst of n spikes one spike in each of the first n of them.
+    An integrate-and-fire neuron of one spike a micro-step fires just so, if all that arrives in a
+    step is there before its first micro-step: layers take turns, each φ micro-steps of its own.
+    Negative spikes stay negative.
+
+    Args:
+        counts: Spike counts of each step, ``(T, N, ...)``.
+        phi: Most of them, in size.
+
+    Returns:
+        −1, 0 or 1, ``(T·φ, N, ...)``.
+    """
+    micro = torch.arange(phi, device=counts.device).view(1, phi, *[1] * (counts.dim() - 1))
+    fires = (micro < counts.abs().unsqueeze(1)).to(counts.dtype)
+    return (fires * counts.sign().unsqueeze(1)).flatten(0, 1)

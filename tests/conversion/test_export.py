@@ -19,6 +19,7 @@ from conversion.export import (
     Program,
     StepModule,
     UnrolledModule,
+    binary_trains,
     compare,
     exported,
     nir_graph,
@@ -137,6 +138,40 @@ def test_what_no_format_knows_is_named() -> None:
 
     with pytest.raises(ExportError, match="'sigmoid' is sigmoid, which these formats do not know"):
         program_of(spiking(Odd()))
+
+
+@pytest.mark.parametrize("phi", [1, 3, 7])
+def test_bursts_as_single_spikes(phi: int) -> None:
+    """A network of binary neurons whose layers take turns sends the same spikes, one at a time."""
+    model, x = spiking(phi=phi), images()[:8].double()
+    program = program_of(model)
+    bursts: dict[str, list[Tensor]] = {}
+    means, _ = run_program(program, x, lambda n, s: bursts.setdefault(n, []).append(s))
+    singles: dict[str, list[Tensor]] = {}
+
+    def one_at_a_time(layer, current: Tensor, state: RunState) -> Tensor:
+        if layer.name not in state.membrane:
+            state.membrane[layer.name] = layer.neuron.v_init.expand_as(current)
+        state.membrane[layer.name] = state.membrane[layer.name] + current
+        sent = torch.zeros_like(current)
+        for _ in range(phi):  # nothing arrives in between: the layer before has had its turn
+            fires = (state.membrane[layer.name] >= 1).double()
+            state.membrane[layer.name] = state.membrane[layer.name] - fires
+            singles.setdefault(layer.name, []).append(fires)
+            sent = sent + fires
+        return sent
+
+    state, total = RunState(), torch.zeros(())
+    for _ in range(T):
+        total = total + run_step(program, x, state, fire=one_at_a_time)
+    torch.testing.assert_close(total / T, means[-1])
+    for name, counts in bursts.items():
+        trains = binary_trains(torch.stack(counts), phi)
+        assert torch.equal(trains, torch.stack(singles[name])), name
+        assert set(trains.unique().tolist()) <= {0.0, 1.0}
+        assert trains.sum() == torch.stack(counts).sum() > 0
+    signed = torch.tensor([[2.0, -1.0, 0.0]])
+    assert binary_trains(signed, 2).tolist() == [[1, -1, 0], [1, 0, 0]]
 
 
 # --- onnx and torch -----------------------------------------------------------------------------
