@@ -53,6 +53,16 @@ def searched(spikefront: CommandLine, small: str) -> str:
     return small
 
 
+PLAIN = ("--trials", 9, "--timesteps", "1,4", "--no-paper", "--calibration", "light")
+"""A search that learns nothing, in a few seconds."""
+
+
+@pytest.fixture
+def plainly_searched(spikefront: CommandLine, small: str) -> str:
+    spikefront("search", "--task", small, *PLAIN)
+    return small
+
+
 def test_the_road_from_study_to_a_verified_config(
     spikefront: CommandLine, searched: str, tmp_path: Path
 ) -> None:
@@ -238,10 +248,10 @@ source = "a test"
 
 
 def test_a_study_under_another_energy_model(
-    spikefront: CommandLine, searched: str, tmp_path: Path
+    spikefront: CommandLine, plainly_searched: str, tmp_path: Path
 ) -> None:
     (tmp_path / "ours.toml").write_text(CHIP)
-    task = ("--task", searched)
+    task = ("--task", plainly_searched)
     plain = json.loads(spikefront("report", *task, "--json").stdout)
     other = json.loads(spikefront("report", *task, "--json", "--energy-model", "ours.toml").stdout)
     assert (plain["energy_model"], other["energy_model"]) == ("horowitz45", "ours")
@@ -258,9 +268,9 @@ def test_a_study_under_another_energy_model(
 
 
 def test_a_point_goes_to_other_programs(
-    spikefront: CommandLine, searched: str, tmp_path: Path
+    spikefront: CommandLine, plainly_searched: str, tmp_path: Path
 ) -> None:
-    task = ("--task", searched, "--to", "m.json")
+    task = ("--task", plainly_searched, "--to", "m.json")
     found = spikefront("export", *task, "--format", "npz")
     assert "As npz: m.npz" in found.stdout
     assert (tmp_path / "m.npz").exists()
@@ -279,7 +289,7 @@ def test_a_point_goes_to_other_programs(
 def test_a_search_for_a_chip_fits_it(spikefront: CommandLine, small: str, tmp_path: Path) -> None:
     """Kept within its limits; a config of another search is told what does not fit."""
     task = ("--task", small)
-    search = ("search", *task, "--trials", 12, "--timesteps", "1,4", "--no-paper")
+    search = ("search", *task, *PLAIN)
     found = spikefront(*search, "--target", "digital", "--phi-max", 40, "--out", "chip")
     assert "adafire" in found.stdout
     assert "dual-threshold" not in found.stdout
@@ -302,7 +312,7 @@ def test_a_search_for_a_chip_fits_it(spikefront: CommandLine, small: str, tmp_pa
 def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_path: Path) -> None:
     task = ("--task", small)
     spikefront(
-        "search", *task, "--trials", 14, "--timesteps", "1,4", "--no-paper", "--bits", "8,3",
+        "search", *task, *PLAIN, "--trials", 14, "--bits", "8,3",
         "--objective", "energy,latency", "--max-steps", 3.5, "--sampler", "nsga2",
     )  # fmt: skip
     study = load_study(open_storage(tmp_path / "spikefront-out" / "study.journal"), "small")
