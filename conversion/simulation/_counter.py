@@ -39,7 +39,7 @@ class SpikeCounter:
         rows = counts.permute(order).reshape(len(counts), -1)
         single = self._bits[node] == 1
         spikes, synops = _summed(rows, weights, steps)
-        bursts = (spikes, synops) if single else _summed((rows > 0.5).to(rows), weights, steps)
+        bursts = (spikes, synops) if single else _summed(rows.clamp_max(1), weights, steps)
         self._sums[node] = (spikes, bursts[0], synops, bursts[1])
 
     def take_over(self, other: SpikeCounter) -> None:
