@@ -245,7 +245,8 @@ class Book:
 def _prices(costs: Costs, space: LayerSpace, energy: EnergyModel) -> Prices:
     """Of events as wide as the space has them."""
     widest = dict.fromkeys(space.layers, graded_bits(space.phi_max))
-    return energy.prices(costs, bits_of(costs, widest))
+    model = energy.in_integers(max(space.bits)) if space.bits else energy
+    return model.prices(costs, bits_of(costs, widest))
 
 
 def _per_accumulate(prices: Prices, costs: Costs, space: LayerSpace) -> np.ndarray:

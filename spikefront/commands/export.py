@@ -129,6 +129,11 @@ def _write_format(
     from conversion import Inputs
     from conversion.export import FORMATS, Options
 
+    if model.config.bits is not None:
+        LOG.warning(
+            "the trial ran with weights of %d bits; %s is written in floating point",
+            model.config.bits, kind,
+        )  # fmt: skip
     x, _ = next(evaluator.task.search.batches(8))
     (first, *_others) = Inputs.of(x).to(evaluator.device).tensors
     path = config.with_suffix(FORMATS[kind].suffix)

@@ -163,7 +163,7 @@ def test_a_config_knows_how_its_inputs_come(tmp_path: Path) -> None:
     again = load(tmp_path / "a.json", made())
     assert torch.equal(again.simulate(x).logits, model.simulate(x).logits)
     body = json.loads((tmp_path / "a.json").read_text())
-    assert body["version"] == 3
+    assert body["version"] == 4
 
 
 @pytest.mark.parametrize(
