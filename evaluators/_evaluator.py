@@ -230,12 +230,16 @@ class Evaluator:
         """Energy of one inference of the ANN, pJ."""
         return self.energy.ann_pj(self.profile.costs)
 
-    @property
-    def least_energy_pj(self) -> float:
-        """What an inference of one step costs before the first spike, pJ."""
+    def least_energy_pj(self, bits: Iterable[int] = ()) -> float:
+        """What an inference of one step costs before the first spike, pJ.
+
+        Args:
+            bits: Of weights in integers that there are; none: floating point.
+        """
         costs = self.profile.costs
-        prices = self.energy.prices(costs, [1] * len(costs.fan_out))
-        return prices.once + prices.step
+        models = [self.energy.in_integers(width) for width in bits] or [self.energy]
+        found = [model.prices(costs, [1] * len(costs.fan_out)) for model in models]
+        return min(prices.once + prices.step for prices in found)
 
     def ann(self, split: str) -> AnnReference:
         """Accuracy and energy of the ANN on a split."""

@@ -48,9 +48,8 @@ class Measurement:
             and as the energy model counts them updates of neurons and idle power.
         logits_sha256: Hash of the outputs of all steps, for ``spikefront verify``.
         metric: Name of the task's metric.
-        latency_synops: Synaptic operations one after the other until the exit, where every layer
-            works at once and each does its own in turn: those of the busiest layer of each step.
-            None in measurements of 0.1.0.
+        latency_synops: Synaptic operations one after the other until the exit, where the layers
+            are a pipeline and each does its own in turn. None in measurements of 0.1.0.
         counts: What any energy model prices; None in measurements of 0.1.0.
         memory_bytes: Of weights, biases and potentials, each of 32 bits, in integers of theirs;
             None in measurements of 0.1.0.

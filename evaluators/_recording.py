@@ -195,7 +195,7 @@ class Recording:
             energy_ratio=energy.value / self.energy.ann_pj(self.costs),
             energy_ratio_int8=energy.value / self.energy.ann_pj(self.costs, int8=True),
             spikes=estimate_mean(_at(self.counts.spikes.sum(0).cumsum(0), exits)),
-            latency_synops=estimate_mean(_at(self._busiest().cumsum(0), exits)),
+            latency_synops=estimate_mean(_at(pipelined(self.counts.synops), exits)),
             counts=counts,
             memory_bytes=self._memory_bytes(),
             timesteps=estimate_mean(exits + 1),
@@ -216,13 +216,9 @@ class Recording:
     def _memory_bytes(self) -> int:
         weight = self.counts.weight_bits
         state = 32 if weight is None else STATE_BITS
-        bits = self.costs.parameters * (weight or 32) + self.costs.potentials * state
+        costs = self.costs
+        bits = costs.weights * (weight or 32) + (costs.biases + costs.potentials) * state
         return -(-bits // 8)
-
-    def _busiest(self) -> Tensor:
-        """Synaptic operations of the layer that has most of them, at each step, ``(T, N)``."""
-        synops = self.counts.synops
-        return synops.amax(0) if len(synops) else synops.sum(0)
 
     def _exit_curve(self, score: Score) -> tuple[ExitPoint, ...]:
         """Accuracy, energy ratio and KL at T = 1, 2, 4, … and all steps, thresholds 0.05 to 1."""
@@ -247,3 +243,23 @@ class Recording:
 def _at(per_step: Tensor, exits: Tensor) -> Tensor:
     """``(T, N, ...)`` at each sample's own step, ``(N, ...)``."""
     return per_step[exits, torch.arange(len(exits), device=exits.device)]
+
+
+def pipelined(synops: Tensor) -> Tensor:
+    """Operations one after the other until the answer after each step, ``(T, N)``.
+
+    Each source has an engine of its own for the synaptic operations of its spikes, and does one at
+    a time; it begins a step when it is done with the last one, and the source before it with this
+    one. With one step that is the sum over all; with many steps the busiest one tells.
+
+    Args:
+        synops: Of each source, in order of execution, ``(sources, T, N)``.
+    """
+    ready = torch.zeros_like(synops[0] if len(synops) else synops.sum(0))
+    for own in synops:
+        done, rows = torch.zeros_like(ready[0]), []
+        for before, work in zip(ready, own, strict=True):
+            done = torch.maximum(done, before) + work
+            rows.append(done)
+        ready = torch.stack(rows)
+    return ready

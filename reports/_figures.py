@@ -341,7 +341,7 @@ def _three_points(front: ParetoFront) -> list[tuple[str, FrontPoint]]:
     named = [
         ("cheapest", front.points[0]),
         ("knee", knee(front.points)),
-        ("most accurate", front.points[-1]),
+        ("most accurate", max(front.points, key=lambda p: p.search.accuracy.value)),
     ]
     seen: dict[int, tuple[str, FrontPoint]] = {}
     for label, point in named:

@@ -87,7 +87,7 @@ class ParetoFront:
 
     Attributes:
         study: Name of the study.
-        points: By rising energy, hence rising accuracy.
+        points: By rising energy; of a study of energy alone hence by rising accuracy.
         trials: Every finished trial, by number.
         ann: The ANN on each split that was measured.
         budget: Limits that the points keep, in words; empty without any.
@@ -229,7 +229,9 @@ def select(
         points = [p for p in points if is_promised(p, max_accuracy_drop, front.confidence)]
     if not points:
         raise ConfigError(_nothing_fits(front, max_energy, max_accuracy_drop))
-    return points[-1] if max_accuracy_drop is None else min(points, key=_energy)
+    if max_accuracy_drop is None:
+        return max(points, key=lambda point: (_accuracy(point), -_energy(point)))
+    return min(points, key=_energy)
 
 
 def is_promised(point: FrontPoint, limit: float, confidence: float) -> bool:
@@ -243,6 +245,7 @@ def knee(points: Sequence[FrontPoint]) -> FrontPoint:
     Both axes are scaled to 0..1 over the front, but for points of much less accuracy than the
     best; of equally far ones it is the most accurate.
     """
+    points = front_of(points)  # of accuracy and energy, whatever else a study wants small
     least = _accuracy(points[-1]) - _KNEE_DROP
     points = [point for point in points if _accuracy(point) >= least]
     first, last = points[0], points[-1]
@@ -270,7 +273,7 @@ def _by_number(front: ParetoFront, trial: int) -> FrontPoint:
 
 
 def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) -> str:
-    best, cheapest = front.points[-1], front.points[0]
+    best, cheapest = max(front.points, key=_accuracy), front.points[0]
     if drop is None:
         return (
             f"no point of the front has an energy <= {100 * (energy or 0):g}% of the ANN's; the"

@@ -117,26 +117,35 @@ class UnderModel:
         near = [p for p in self.front.points if p.search.accuracy.value >= ann - drop - 1e-12]
         return near[0] if near else None
 
-    def rival_ratio(self, point: FrontPoint, *, int8: bool = False) -> float | None:
-        """Energy of the quantised ANN of as many levels, over the ANN's; None: not measured."""
-        rival = self.front.rivals.get(point.trial)
+    def rival_ratio(self, point: FrontPoint, *, int8: bool | None = None) -> float | None:
+        """Energy of the quantised ANN of as many levels, over the ANN's; None: not measured.
+
+        Args:
+            point: Whose rival.
+            int8: Whether its weights are int8; None: as the point's are integers or not.
+        """
+        pj = self._rival_pj(point, int8)
+        return None if pj is None else pj / self.energy.ann_pj(self.costs)
+
+    def _rival_pj(self, point: FrontPoint, int8: bool | None = None) -> float | None:
+        rival, counts = self.front.rivals.get(point.trial), point.search.counts
         if rival is None:
             return None
-        reference = self.energy.ann_pj(self.costs)
-        return rival.energy_pj(self.energy, self.costs, int8=int8) / reference
+        if int8 is None:
+            int8 = counts is not None and counts.weight_bits is not None
+        return rival.energy_pj(self.energy, self.costs, int8=int8)
 
     def beats_its_rival(self, point: FrontPoint) -> bool | None:
-        """Whether a point costs less than the quantised ANN of as many levels."""
+        """Whether a point costs less than the quantised ANN of as many levels, weights alike."""
         ratio = self.rival_ratio(point)
         return None if ratio is None else point.search.energy_ratio < ratio
 
     def break_even_rate(self, point: FrontPoint) -> float | None:
         """Spikes per neuron and step at which it would cost what its rival does."""
-        rival, counts = self.front.rivals.get(point.trial), point.search.counts
-        if rival is None or counts is None:
+        pj, counts = self._rival_pj(point), point.search.counts
+        if pj is None or counts is None:
             return None
         prices = self.energy.prices_of(self.costs, counts)
-        pj = rival.energy_pj(self.energy, self.costs)
         return prices.break_even_rate(self.costs, counts.steps, pj)
 
 
@@ -189,6 +198,7 @@ def _row(under: UnderModel, point: FrontPoint, on_front: bool) -> Mapping[str, o
         "quantised_bits": rival.bits if rival else None,
         "quantised_drop": rival.drop.mean if rival else None,
         "quantised_energy_ratio": under.rival_ratio(point),
+        "quantised_int8_energy_ratio": under.rival_ratio(point, int8=True),
         "cheaper_than_quantised": under.beats_its_rival(point),
     }
 

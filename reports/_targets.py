@@ -15,7 +15,7 @@ from evaluators import Measurement
 def violations_table(found: Sequence[Violation], title: str) -> Table:
     """What does not fit, layer by layer."""
     table = Table(
-        title=f"{len(found)} things do not fit {title}",
+        title=f"{len(found)} thing{'s do' if len(found) > 1 else ' does'} not fit {title}",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
@@ -31,7 +31,7 @@ def bits_table(measured: Sequence[tuple[int | None, Measurement]], program: Prog
     """Accuracy and energy in floating point and in integers."""
     first = measured[0][1]
     table = Table(
-        title=f"in integers, potentials of 16 bits ({first.split} split, n = {first.n})",
+        title=f"in integers ({first.split} split, n = {first.n})",
         caption="energy: share of the fp32 ANN's by operations (Horowitz, 45 nm; int16 additions)",
         box=box.SIMPLE_HEAD,
         show_edge=False,

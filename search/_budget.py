@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,17 +59,22 @@ class Budget:
             found["accuracy"] = least - measurement.accuracy.value - 1e-12
         return found
 
-    def check(self, evaluator: Evaluator) -> None:
+    def check(self, evaluator: Evaluator, bits: Iterable[int] = ()) -> None:
         """Say early what no choice can keep.
+
+        Args:
+            evaluator: Of the task.
+            bits: Of weights in integers that the space has.
 
         Raises:
             ConfigError: What runs on analog values alone costs more than ``max_energy``.
         """
-        least = evaluator.least_energy_pj / evaluator.ann_energy_pj
+        least = evaluator.least_energy_pj(bits) / evaluator.ann_energy_pj
         if self.max_energy is not None and least >= self.max_energy:
             raise ConfigError(
-                f"no choice keeps an energy of {self.max_energy:.3g} times the ANN's: the layers"
-                f" that stay analog need {least:.3g} times before the first spike"
+                f"no choice keeps an energy of {self.max_energy:.3g} times the ANN's: it takes"
+                f" {least:.3g} times before the first spike, for what works on analog values and"
+                " at every step"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -92,6 +92,18 @@ def worst_of(front: np.ndarray, dearest: float, margin: float) -> tuple[float, f
     return min(math.log(_INTERESTING_ENERGY) + front[-1, 0], dearest), margin + front[0, 1]
 
 
+def dearest_of(ratios: np.ndarray) -> float:
+    """Where the range of interest ends, without a limit of the user's: its logarithm.
+
+    At the ANN's energy; where all that was measured is dearer, at the dearest of it.
+
+    Args:
+        ratios: Energies over the ANN's of the finished trials, ``(n,)``.
+    """
+    above = len(ratios) > 0 and float(ratios.min()) > 1
+    return math.log(float(ratios.max())) if above else 0.0
+
+
 def staircase(curve: np.ndarray, space: LayerSpace, loss: Criterion) -> np.ndarray:
     """Log energy and log loss of the best exits of a pass, ``(rows, 2)``, a dozen of them.
 

@@ -31,7 +31,7 @@ OBJECTIVES: dict[str, tuple[str, Callable[[Measurement], float]]] = {
 """By the name on the command line: what Optuna shows, and what is to be small.
 
 ``latency`` is the mean number of steps until a sample exits; ``synops`` the synaptic operations on
-the critical path, those of the busiest layer of each step; ``memory`` the bytes of weights and
+the critical path of a pipeline of layers; ``memory`` the bytes of weights and
 potentials.
 """
 

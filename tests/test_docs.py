@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.export import program_of, save_npz
+from conversion.export import FORMATS, Options, program_of, save_npz
 from tests.conftest import ROOT, CommandLine
 from tests.conversion.test_export import Residual, Six, images, spiking
 
@@ -41,7 +41,7 @@ def test_a_sixth_task_in_under_60_lines(spikefront: CommandLine, tmp_path: Path)
 def test_the_numpy_simulator_is_the_engine(tmp_path: Path) -> None:
     """The whole of docs/export.md's simulator, on a network with every layer that it knows."""
     (source,) = [b for b in blocks("export.md", "python") if "def simulate" in b]
-    assert len([line for line in source.splitlines() if line.strip()]) <= 80
+    assert len([line for line in source.splitlines() if line.strip()]) <= 90
     found: dict[str, Any] = {}
     exec(compile(source, "export.md", "exec"), found)
     x = images()[:8]
@@ -52,3 +52,9 @@ def test_the_numpy_simulator_is_the_engine(tmp_path: Path) -> None:
             means = found["simulate"](tmp_path / "m.npz", x.numpy())
             expected = model.simulate(x).logits.numpy()
             np.testing.assert_allclose(means, expected, atol=1e-4)
+    for neuron in ("adafire", "dual-threshold"):
+        model = spiking(Residual(branch=True), neuron=neuron, bits=4)
+        FORMATS["npz"].save(model, tmp_path / "i.npz", Options())
+        assert np.load(tmp_path / "i.npz")["inner/weight"].dtype == np.int32
+        means = found["simulate"](tmp_path / "i.npz", x.numpy())
+        np.testing.assert_allclose(means, model.simulate(x).logits.numpy(), atol=1e-5)

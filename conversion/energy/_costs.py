@@ -93,9 +93,14 @@ class Costs:
         return sum(self.analog_macs.values())
 
     @property
-    def parameters(self) -> int:
-        """Weights and biases of all operators."""
-        return sum(op.weights + op.biases for op in self.operators.values())
+    def weights(self) -> int:
+        """Weights of all operators."""
+        return sum(op.weights for op in self.operators.values())
+
+    @property
+    def biases(self) -> int:
+        """Biases of all operators."""
+        return sum(op.biases for op in self.operators.values())
 
     @property
     def potentials(self) -> int:
@@ -205,7 +210,7 @@ class _EventPass:
             self._add(node.name, GATE_EVENTS(node, self._events_or_zeros).sum())
             return self._source(node)
         self.analog_macs[node.name] = max(macs, sample_size(node))
-        self.operators[node.name] = self._operator(node, self.analog_macs[node.name], "currents")
+        self.operators[node.name] = self._operator(node, macs, "currents")
         return _Signal(None, True)
 
     def _source(self, node: fx.Node) -> _Signal:

@@ -48,6 +48,7 @@ class Memory(EnergyModel):
         bus_bits: Width of the memory's bus: as many values as fit share an access.
         queue: Elements of a queue of spikes.
         weight_bits: Width of the weights, where it is another.
+        multiplier_bits: Width of the multiplier that ``multiply_pj`` is of, where it is another.
     """
 
     kind: ClassVar[str] = "memory"
@@ -62,10 +63,11 @@ class Memory(EnergyModel):
     bus_bits: int = 0
     queue: int = 0
     weight_bits: int | None = None
+    multiplier_bits: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("bits", "weight_bits"):
+        for name in ("bits", "weight_bits", "multiplier_bits"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= 64:
                 raise ConfigError(f"{name} of {self.name!r} must be in 1..64, got {value!r}")
@@ -82,7 +84,11 @@ class Memory(EnergyModel):
 
     def in_integers(self, bits: int) -> EnergyModel:
         return replace(
-            self, bits=min(self.bits, 16), weight_bits=bits, add_pj=min(self.add_pj, INT16_ADD_PJ)
+            self,
+            bits=16,
+            weight_bits=bits,
+            add_pj=INT16_ADD_PJ,
+            multiplier_bits=self.multiplier_bits or self.bits,
         )
 
     def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
@@ -91,7 +97,8 @@ class Memory(EnergyModel):
         n = len(costs.fan_out)
         whole = self.multiply_pj + self.add_pj
         add = self.add_pj
-        macs = [mac_pj(whole, add, width, self.bits) if graded else add for width in bits]
+        wide = self.multiplier_bits or self.bits
+        macs = [mac_pj(whole, add, width, wide) if graded else add for width in bits]
         at = [_Reached.of(self, costs, reached) for reached in costs.targets.values()]
         resets = np.array([name in costs.integrators for name in costs.fan_out], float)
         queue = self.access_pj(self.queue) * np.array([1.0 + r.readers for r in at])
@@ -116,10 +123,12 @@ class Memory(EnergyModel):
             },
         }
         analog = {part: [0.0, 0.0] for part in PARTS}
-        for operator in costs.operators.values():
+        for name, operator in costs.operators.items():
             if operator.stage != "spikes":
-                for part, paid in self._operator_pj(operator).items():
-                    analog[part][operator.stage == "currents"] += paid
+                every_step = operator.stage == "currents"
+                paying = replace(operator, macs=costs.analog_macs.get(name, operator.macs))
+                for part, paid in self._operator_pj(paying).items():
+                    analog[part][every_step] += paid
         return Prices.summed(
             {
                 part: Prices.of(

@@ -139,6 +139,10 @@ class EnergyModel(ABC):
             raise ConfigError(
                 f"energy models of kind {kind!r} are unknown; known: {', '.join(ENERGY_KINDS)}"
             )
+        shipped = ENERGY_MODELS.get(str(fields.get("name")))
+        if kind == "operations" and "multiplier_bits" not in fields and shipped is not None:
+            # Studies of 0.1.0 began without it.
+            fields["multiplier_bits"] = getattr(shipped, "multiplier_bits", 24)
         try:
             return ENERGY_KINDS[kind](**fields)
         except TypeError as error:

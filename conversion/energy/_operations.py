@@ -53,7 +53,7 @@ class Operations(EnergyModel):
         )
 
     def in_integers(self, bits: int) -> EnergyModel:
-        return replace(self, ac_pj=min(self.ac_pj, INT16_ADD_PJ))
+        return replace(self, ac_pj=INT16_ADD_PJ)
 
     def ann_pj(
         self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None

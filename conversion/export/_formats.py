@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from conversion.export._nir import save_nir
-from conversion.export._npz import save_npz
-from conversion.export._program import ExportError, program_of
+from conversion.export._npz import Integers, save_npz
+from conversion.export._program import ExportError, Program, program_of
 from conversion.export._step import save_onnx, save_torch
 from conversion.simulation import SpikingModel
 
@@ -45,30 +45,54 @@ class Format:
     save: Callable[[SpikingModel, Path, Options], tuple[list[Path], str]]
 
 
+def _floating(model: SpikingModel) -> Program:
+    """The program of a model that does not run in integers."""
+    if model.config.bits is not None:
+        raise ExportError(
+            f"the config has weights of {model.config.bits} bits: only npz holds integers; search"
+            " or convert without bits for the other formats"
+        )
+    return program_of(model)
+
+
 def _npz(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
-    return save_npz(program_of(model), path, exit=model.exit), ""
+    fixed = getattr(model, "fixed", None)  # of a model in integers
+    if fixed is None:
+        return save_npz(program_of(model), path, exit=model.exit), ""
+    integers = Integers(
+        weight_bits=fixed.weight_bits,
+        state_bits=fixed.state_bits,
+        output_scale=fixed.output_scale,
+    )
+    program = replace(fixed.program, timesteps=model.config.timesteps)
+    return save_npz(program, path, exit=model.exit, integers=integers), ""
 
 
 def _onnx(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
-    program, unrolled = program_of(model), options.unrolled
+    program, unrolled = _floating(model), options.unrolled
     return save_onnx(program, path, exit=model.exit, unrolled=unrolled), ""
 
 
 def _torch(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
-    program, unrolled = program_of(model), options.unrolled
+    program, unrolled = _floating(model), options.unrolled
     return save_torch(program, path, exit=model.exit, unrolled=unrolled), ""
 
 
 def _nir(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
     if options.reader is None or options.x is None:
         raise ExportError("NIR is written for one reader: name it with --reader")
+    _floating(model)
     found, files = save_nir(
         model, path, reader=options.reader, x=options.x, approximate=options.approximate
     )
     if found.exact:
-        return files, f"{options.reader} runs the same spikes as spikefront"
+        return files, (
+            f"{options.reader} runs the same spikes on {found.samples} samples, from the potentials"
+            " in the .nir.npz file"
+        )
     return files, (
-        f"{options.reader} runs another network: {found.differing:.2%} of the spike counts differ,"
+        f"{options.reader} runs another network: of {found.samples} samples"
+        f" {found.differing:.2%} of the spike counts differ,"
         f" outputs by up to {found.output:.1%}; {found.decisions:.0%} of the decisions stay"
     )
 

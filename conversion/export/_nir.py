@@ -153,7 +153,7 @@ def save_nir(
         model: The spiking model.
         path: Of the graph.
         reader: Who will read it, of :data:`READERS`.
-        x: Inputs to replay.
+        x: Inputs to compare on; the first eight are replayed.
         approximate: Whether a network that the reader runs otherwise is written all the same.
 
     Raises:
@@ -164,7 +164,7 @@ def save_nir(
         raise ExportError(f"reader {reader!r} is unknown; known: {', '.join(READERS)}")
     program = program_of(model, plain_shortcuts=not READERS[reader].uniform)
     graph = nir_graph(program)
-    x = x[:_GOLDEN].double().cpu()
+    x = x.double().cpu()
     found = compare(program, READERS[reader], x)
     if READERS[reader].depth_first and (missed := missed_sums(graph.edges)):
         raise ExportError(
@@ -191,7 +191,7 @@ def save_nir(
     files = [
         write_file(path, _bytes(graph)),
         write_file(path.with_suffix(".nir.json"), json.dumps(about, indent=2) + "\n"),
-        write_file(path.with_suffix(".nir.npz"), _golden(program, x)),
+        write_file(path.with_suffix(".nir.npz"), _golden(program, x[:_GOLDEN])),
     ]
     return found, files
 

@@ -100,11 +100,13 @@ class Program:
         layers: By name.
         timesteps: T.
         over_time: Whether the input is another one at each step.
+        events: Whether the input is counts of spikes.
     """
 
     layers: Mapping[str, Layer] = field(default_factory=dict)
     timesteps: int = 1
     over_time: bool = False
+    events: bool = False
 
     def users(self, name: str) -> list[Layer]:
         """The layers that read one."""
@@ -155,8 +157,10 @@ def program_of(model: SpikingModel, *, plain_shortcuts: bool = False) -> Program
             layer = reader.layer(node)
             place[node] = layer.name
             layers[layer.name] = layer
-    steps, over_time = model.config.timesteps, network.feed != "static"
-    return _Normaliser(Program(layers, steps, over_time), plain_shortcuts).unit_spikes()
+    raw = Program(
+        layers, model.config.timesteps, network.feed != "static", network.feed == "events"
+    )
+    return _Normaliser(raw, plain_shortcuts).unit_spikes()
 
 
 class _Reader:
@@ -276,6 +280,10 @@ class _Reader:
         if site.channels != 1:
             raise self._unknown(node)
         neuron = self._model.neurons[site.name]
+        if not vars(type(neuron)).get("described", False):
+            raise ExportError(
+                f"{type(neuron).__name__} is a neuron of its own, which these formats do not know"
+            )
         size = neuron.threshold.detach().double().cpu()
         shape = self._network.sample_shape(node)
         v_init = neuron.v_init.detach().double().cpu().expand(shape).clone()

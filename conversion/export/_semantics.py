@@ -72,12 +72,14 @@ class Agreement:
     """How a reader's network differs from ours on the same inputs.
 
     Attributes:
+        samples: How many.
         spikes: Spike counts compared, over all layers, steps and samples.
         differing: Those that differ, as a fraction.
         output: Largest difference of the mean outputs, over the largest output.
         decisions: Samples whose largest output is the same, as a fraction.
     """
 
+    samples: int
     spikes: int
     differing: float
     output: float
@@ -128,6 +130,7 @@ def compare(program: Program, reader: Reader, x: Tensor) -> Agreement:
     largest = float(sums[0].abs().max())
     decided = [total.flatten(1).argmax(1) for total in sums]
     return Agreement(
+        samples=len(x),
         spikes=counted,
         differing=different / max(counted, 1),
         output=float((sums[0] - sums[1]).abs().max()) / max(largest, 1e-12),

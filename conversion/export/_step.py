@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ class StepModule(nn.Module):
 
     def __init__(self, program: Program) -> None:
         super().__init__()
-        self.program = program
+        self.program = program = in_float32(program)
         self._shapes = dict(_state_shapes(program))
         self._starts: dict[str, Tensor] = {}
         for layer in program.fires:
@@ -76,7 +77,7 @@ class UnrolledModule(nn.Module):
 
     def __init__(self, program: Program) -> None:
         super().__init__()
-        self.program = program
+        self.program = in_float32(program)
 
     def forward(self, x: Tensor) -> Tensor:
         """All steps; an input over time is ``(N, T, ...)``."""
@@ -86,6 +87,23 @@ class UnrolledModule(nn.Module):
             total = output if total is None else total + output
             means.append(total / (step + 1))
         return torch.stack(means)
+
+
+def in_float32(program: Program) -> Program:
+    """The same program with weights and neurons in single precision."""
+
+    def single(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) else value
+
+    layers = {}
+    for name, layer in program.layers.items():
+        neuron = layer.neuron and replace(
+            layer.neuron, **{key: single(value) for key, value in vars(layer.neuron).items()}
+        )
+        layers[name] = replace(
+            layer, weight=single(layer.weight), bias=single(layer.bias), neuron=neuron
+        )
+    return replace(program, layers=layers)
 
 
 def _state_shapes(program: Program) -> list[tuple[str, tuple[int, ...]]]:
@@ -143,7 +161,7 @@ def save_onnx(
     for package in ("onnx", "onnxscript"):
         _package(package)
     module = None if unrolled else StepModule(program)
-    names = [] if module is None else [_plain(name) for name in module.names]
+    names = [] if module is None else _plain_names(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = torch.onnx.export(
@@ -158,14 +176,25 @@ def save_onnx(
     return [write_file(path, data), *_host(program, path, exit, unrolled, "onnx")]
 
 
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name)
+def _plain_names(module: StepModule) -> list[str]:
+    """Names of the state for ONNX: no dots, and each once."""
+    found: list[str] = []
+    for name in module.names:
+        plain = "".join(letter if letter.isalnum() else "_" for letter in name)
+        found.append(plain if plain not in found else f"{plain}_{len(found)}")
+    return found
 
 
 def _host(
     program: Program, path: Path, exit: ExitRule | None, unrolled: bool, kind: str
 ) -> list[Path]:
     """What the loop needs: T, thresholds of the exit, and the state before the first step."""
+    outputs = program.output.shape
+    if exit is not None and not unrolled and (len(outputs) != 1 or outputs[0] < 2):
+        raise ExportError(
+            f"the host's loop knows the early exit of classes alone, not of outputs {outputs};"
+            " export it --unrolled"
+        )
     about: dict[str, Any] = {
         "timesteps": program.timesteps,
         "input_over_time": program.over_time,
@@ -178,7 +207,7 @@ def _host(
         arrays = dict(zip(module.names, module.initial(1), strict=True))
         buffer = io.BytesIO()
         np.savez(buffer, *[value[0].numpy() for value in arrays.values()])
-        about["state"] = [_plain(name) for name in module.names]
+        about["state"] = _plain_names(module)
         files = [
             write_file(_beside(path, "state.npz"), buffer.getvalue()),
             write_file(_beside(path, "host.py"), _host_code(path.name, kind)),

@@ -90,8 +90,9 @@ def fixed_point(
         raise ConfigError(f"weight_bits must be in 2..16, got {weight_bits!r}")
     if not 8 <= state_bits <= 32:
         raise ConfigError(f"state_bits must be in 8..32, got {state_bits!r}")
-    program = _with_totals(program)
-    layers, outside = dict(program.layers), _outside(program)
+    outside = _outside(program)
+    program = _with_totals(program, outside)
+    layers = dict(program.layers)
     most, highest = 2 ** (weight_bits - 1) - 1, 2 ** (state_bits - 1) - 1
     clipped = counted = 0
     for fire in program.fires:
@@ -104,8 +105,9 @@ def fixed_point(
         clipped += sum(_clipped(feed, units[feed.name], most) for feed in inside)
         counted += sum(feed.weight.numel() for feed in inside if feed.weight is not None)
         layers[fire.name] = _integer_neurons(fire, threshold)
-    scale, outputs = _output_layers(program, layers, most)
+    scale, outputs = _output_layers(program, layers, most, outside)
     layers |= outputs
+    _check_whole(layers, outside)
     return FixedPoint(
         program=replace(program, layers=layers),
         weight_bits=weight_bits,
@@ -180,13 +182,13 @@ class _Watch:
         return inside
 
 
-def _with_totals(program: Program) -> Program:
+def _with_totals(program: Program, outside: set[str]) -> Program:
     """Average pools of spikes as sums; their division goes into the weights behind."""
     layers = dict(program.layers)
     shares: dict[str, float] = {}
     for layer in program.layers.values():
         share = shares.get(layer.inputs[0], 1.0) if layer.inputs else 1.0
-        if layer.kind == "average":
+        if layer.kind == "average" and layer.name not in outside:
             layers[layer.name] = replace(layer, kind="total")
             shares[layer.name] = share / prod(layer.kernel)
         elif layer.kind in ("flatten", "largest"):
@@ -202,16 +204,26 @@ def _with_totals(program: Program) -> Program:
 
 
 def _outside(program: Program) -> set[str]:
-    """Layers that work on analog inputs, once: their currents are made outside."""
-    if program.over_time:
+    """Layers that work on analog inputs: their currents are made outside."""
+    if program.events:
         return set()
     found = {program.input.name}
     for layer in program.layers.values():
-        if layer.kind not in ("fire", "output") and found & set(layer.inputs):
-            if not set(layer.inputs) <= found:
-                continue  # a sum of a current from outside and one of spikes
+        alone = bool(layer.inputs) and set(layer.inputs) <= found
+        if layer.kind not in ("fire", "output") and alone:
             found.add(layer.name)
     return found
+
+
+def _check_whole(layers: Mapping[str, Layer], outside: set[str]) -> None:
+    """Raise :class:`ExportError` where a layer of spikes kept weights that are not whole."""
+    for layer in layers.values():
+        weight = layer.weight
+        if weight is not None and layer.name not in outside and not weight.equal(weight.round()):
+            raise ExportError(
+                f"{layer.name!r} feeds no layer of neurons of its own, nor the output: its weights"
+                " have no unit to be whole in"
+            )
 
 
 def _feeds(program: Program, source: str) -> Iterator[str]:
@@ -300,12 +312,14 @@ def _integer_neurons(fire: Layer, threshold: Tensor) -> Layer:
 
 
 def _output_layers(
-    program: Program, layers: Mapping[str, Layer], most: int
+    program: Program, layers: Mapping[str, Layer], most: int, outside: set[str]
 ) -> tuple[float, dict[str, Layer]]:
     """The last layers with one scale for all outputs, since these are compared."""
-    try:
-        feeds = [layers[name] for name in _feeds(program, program.output.inputs[0])]
-    except ExportError:
+    source = program.output.inputs[0]
+    while program.layers[source].kind == "flatten":
+        source = program.layers[source].inputs[0]
+    feeds = [layers[name] for name in _feeds(program, source)]
+    if all(feed.name in outside for feed in feeds):
         return 1.0, {}
     largest = max(float(_rows(feed).abs().max()) for feed in feeds)
     unit = most / max(largest, 1e-12)

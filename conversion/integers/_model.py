@@ -88,11 +88,15 @@ class IntegerModel(SpikingModel):
 
     def running(self, timesteps: int) -> SpikingModel:
         """The same network with another T, and without an exit rule."""
-        return in_integers(super().running(timesteps))
+        return in_integers(super().running(timesteps), state_bits=self.fixed.state_bits)
 
 
-def in_integers(model: SpikingModel) -> SpikingModel:
+def in_integers(model: SpikingModel, *, state_bits: int = STATE_BITS) -> SpikingModel:
     """A model with as many bits as its config says; the model itself, if that says nothing.
+
+    Args:
+        model: The model.
+        state_bits: Of potentials, biases and thresholds.
 
     Raises:
         ConversionError: The network has an operation that has no form in integers.
@@ -101,7 +105,7 @@ def in_integers(model: SpikingModel) -> SpikingModel:
     if bits is None:
         return model
     try:
-        fixed = fixed_point(program_of(model), weight_bits=bits, state_bits=STATE_BITS)
+        fixed = fixed_point(program_of(model), weight_bits=bits, state_bits=state_bits)
     except ExportError as error:
         raise ConversionError(f"{bits} bits need a network in integers: {error}") from error
     found = IntegerModel(

@@ -66,9 +66,12 @@ class AdaFire:
 
     Attributes:
         signed: Whether a spike may be negative.
+        described: Whether φ, thresholds and ``signed`` say all of it: then other programs and
+            integers can stand for it. Of the class itself; a subclass says it again.
     """
 
     signed = False
+    described = True
 
     @staticmethod
     def staircase(

@@ -21,6 +21,7 @@ class DualThreshold(AdaFire):
     """
 
     signed = True
+    described = True
 
     def start(self, current: Tensor) -> NeuronState:
         """The state before the first step."""

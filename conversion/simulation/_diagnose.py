@@ -52,6 +52,8 @@ def diagnose(model: SpikingModel, inputs: Any) -> list[LayerDiagnosis]:
     """
     if not model.neurons:
         raise ConversionError("nothing in the network spikes: there is no layer to diagnose")
+    if model.config.bits is not None:
+        raise ConversionError("a model in integers has no diagnosis; diagnose it without bits")
     activations: dict[str, Tensor] = {}
     with torch.inference_mode():
         AnalogPass(model.network, activations.__setitem__).run(inputs)

@@ -76,6 +76,15 @@ def _spikes(program: Program, target: Target) -> Iterator[Violation]:
 
 
 @rule
+def _input(program: Program, target: Target) -> Iterator[Violation]:
+    if not (target.analog_input or program.events):
+        yield Violation(
+            layer=program.input.name, rule="input", found="values", limit="spikes",
+            change="feed events, or make the first layer's currents outside the chip",
+        )  # fmt: skip
+
+
+@rule
 def _operations(program: Program, target: Target) -> Iterator[Violation]:
     for layer in program.layers.values():
         if layer.kind == "largest" and not target.max_pool:
@@ -190,7 +199,7 @@ def _cores(program: Program, target: Target) -> Iterator[Violation]:
     if (placed < 0).any():
         yield Violation(
             layer="network", rule="cores", found=f"{len(layers)} layers",
-            limit=f"{len(cores)} cores, {int((placed >= 0).sum())} of the layers find one",
+            limit=f"{int((placed >= 0).sum())} of them find a core of their own",
             change="use fewer or smaller layers",
         )  # fmt: skip
 

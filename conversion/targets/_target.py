@@ -48,6 +48,7 @@ class Target:
         title: In words.
         source: Where the limits come from.
         phi: Most spikes per neuron and step.
+        analog_input: Whether a first layer may work on values that are no spikes.
         graded: Whether a spike carries a number.
         spike_bits: Of such a number.
         negative_spikes: Whether a neuron may fire −1.
@@ -73,6 +74,7 @@ class Target:
     title: str
     source: str
     phi: int | None = None
+    analog_input: bool = True
     graded: bool = False
     spike_bits: int | None = None
     negative_spikes: bool = True

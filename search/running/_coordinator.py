@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from conversion import Segment
 from evaluators import Evaluator, Measurement
 from search._errors import StudyError
+from search._exits import dearest_of
 from search._interrupts import Interrupts
 from search._objectives import objective_values
 from search._study import objectives_of, plan_of, study_setup
@@ -260,15 +261,16 @@ class Coordinator:
     def _asked(
         self, trial: optuna.Trial, every: Sequence[FrozenTrial], lineage: Sequence[Segment]
     ) -> Asked:
-        drop = self._budget.max_accuracy_drop
+        drop, limit = self._budget.max_accuracy_drop, self._budget.max_energy
+        known = known_points(every)
         record = TrialRecord.of(trial)
         took = [TrialRecord.of(t).seconds for t in passes_of(every)]
         return Asked(
             number=trial.number,
             params=dict(trial.params),
             space=self._space,
-            known=known_points(every),
-            dearest=math.log(self._budget.max_energy or 1.0),
+            known=known,
+            dearest=math.log(limit) if limit else dearest_of(known[:, 1]),
             least_accuracy=0.0 if drop is None else (self._ann_accuracy or 0.0) - drop,
             seconds=self._timeout or auto_timeout(took),
             suspect=record.suspect,

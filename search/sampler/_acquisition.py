@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search._exits import LOSSES, Criterion, interesting_front, logarithms, points_of, worst_of
+from search._exits import (
+    LOSSES,
+    Criterion,
+    dearest_of,
+    interesting_front,
+    logarithms,
+    points_of,
+    worst_of,
+)
 from search._front import dominated_area, expected_gain
 from search.sampler._known import Known
 
@@ -19,15 +27,26 @@ _RECENT = 6
 """Passes of a kind by whose gains the next one is judged."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Limits:
     """The range of interest.
 
     Attributes:
         dearest: Logarithm of the share of the ANN's energy from which nothing counts.
+        fixed: Whether the user has set it.
     """
 
     dearest: float
+    fixed: bool = False
+
+    def widen(self, ratios: np.ndarray) -> None:
+        """Where all that was measured is dearer than the ANN, go on to the dearest of it.
+
+        Args:
+            ratios: Energies over the ANN's of the finished trials, ``(n,)``.
+        """
+        if not self.fixed:
+            self.dearest = dearest_of(ratios)
 
     def gains(
         self,

@@ -98,7 +98,8 @@ class AdditiveSampler(BaseSampler):
     ) -> None:
         self._space = space
         self._weighers = space.energy_weighers
-        self._limits = Limits(math.log(budget.max_energy) if budget.max_energy else 0.0)
+        limit = budget.max_energy
+        self._limits = Limits(math.log(limit) if limit else 0.0, fixed=limit is not None)
         self._random = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
         self._book = Book(profile, space, energy)
@@ -124,6 +125,7 @@ class AdditiveSampler(BaseSampler):
         """Propose all parameters of a trial, and note what its learning goes on from."""
         trials = [t for t in finished(study) if self._book.is_readable(t)]
         known = [self._book.seen(study, t) for t in trials]
+        self._limits.widen(np.array([k.measurement.energy_ratio for k in known]))
         if not known and study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             self._warn_of_missing_measurements()
         running = [

@@ -135,6 +135,11 @@ class Book:
         """What each layer's spikes were measured to cost, over what is predicted, ``(layers,)``."""
         return self._scale
 
+    @property
+    def price(self) -> np.ndarray:
+        """Of as many accumulates as the ANN has MACs, over the ANN's energy, ``(layers,)``."""
+        return self._price
+
     def is_readable(self, trial: FrozenTrial) -> bool:
         """Whether a trial has the parameters of the space."""
         return self._names <= trial.params.keys()

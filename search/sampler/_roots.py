@@ -183,7 +183,7 @@ class Roots:
         for _ in range(_DRAWS):
             kinds = self._draw_kinds(best)
             features = self._book.features(kinds)
-            energy = features.energy * self._book.scale[:, None]
+            energy = features.energy * (self._book.price * self._book.scale)[:, None]
             errors = surrogate.drawn_terms(features.error, self._random)
             middle = errors[np.isfinite(errors)].mean() / max(energy.mean(), 1e-12)
             prices = middle * 10 ** self._random.uniform(-4, 3, _PRICES)

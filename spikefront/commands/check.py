@@ -57,7 +57,8 @@ def check(
     found = violations_of(program, chip)
     evaluator = Evaluator(loaded, seed=spec.seed)
     widths = bits or ((chip.weight_bits,) if chip.weight_bits else ())
-    measured = _measured(model, evaluator, widths, split)
+    state = min(chip.state_bits or 16, 32)
+    measured, failed = _measured(model, evaluator, widths, split, state)
     if as_json:
         fixed = [{"bits": width, **_figures(m)} for width, m in measured]
         lines = [asdict(one) for one in found]
@@ -72,21 +73,26 @@ def check(
             print_table(violations_table(found, chip.title))
         print_table(bits_table(measured, program))
         click.echo(f"\nLimits: {chip.source}")
-    if found:
+    if failed:
+        click.echo(f"error: {failed}", err=True)
+    if found or failed:
         raise click.exceptions.Exit(1)
 
 
 def _measured(
-    model: SpikingModel, evaluator: Evaluator, widths: tuple[int, ...], split: str
-) -> list[tuple[int | None, Measurement]]:
-    """The model in floating point and with weights of some bits, with its early exit."""
-    from conversion import in_integers
+    model: SpikingModel, evaluator: Evaluator, widths: tuple[int, ...], split: str, state: int
+) -> tuple[list[tuple[int | None, Measurement]], str]:
+    """The model in floating point and with weights of some bits; and why it has no integers."""
+    from conversion import ConversionError, in_integers
 
     found: list[tuple[int | None, Measurement]] = []
     for width in (None, *widths):
-        run = in_integers(model.with_bits(width))
+        try:
+            run = in_integers(model.with_bits(width), state_bits=state)
+        except ConversionError as error:
+            return found, str(error)
         found.append((width, evaluator.record(run, split).measure(model.exit)))
-    return found
+    return found, ""
 
 
 def _figures(m: Measurement) -> dict[str, float]:

@@ -112,6 +112,9 @@ def export(
         _write_format(kind, evaluator, model, target, options)
 
 
+_COMPARED = 256
+"""Samples of the search split on which a reader of NIR is compared."""
+
 _OF_FORMATS = {"reader": ("nir",), "approximate": ("nir",), "unrolled": ("onnx", "torch")}
 
 
@@ -129,12 +132,7 @@ def _write_format(
     from conversion import Inputs
     from conversion.export import FORMATS, Options
 
-    if model.config.bits is not None:
-        LOG.warning(
-            "the trial ran with weights of %d bits; %s is written in floating point",
-            model.config.bits, kind,
-        )  # fmt: skip
-    x, _ = next(evaluator.task.search.batches(8))
+    x, _ = next(evaluator.task.search.batches(_COMPARED))
     (first, *_others) = Inputs.of(x).to(evaluator.device).tensors
     path = config.with_suffix(FORMATS[kind].suffix)
     files, note = FORMATS[kind].save(model, path, Options(x=first, **options))

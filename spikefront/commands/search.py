@@ -258,7 +258,7 @@ def search(
     if limit.picojoules is not None:
         budget = replace(budget, max_energy=limit.over(evaluator.ann_energy_pj))
         _check_place(out, place, name, budget=budget, **settings)
-    budget.check(evaluator)
+    budget.check(evaluator, bits)
     if target is not None:
         _warn_of_what_never_fits(evaluator, space, target)
     _warn_of_a_useless_ann(evaluator)

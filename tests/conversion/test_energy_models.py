@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -311,6 +312,41 @@ def test_the_break_even_rate_breaks_even(chain: Profile) -> None:
         )  # fmt: skip
         assert prices.mean_pj(means) == pytest.approx(reference)
     assert Prices.of(0).break_even_rate(replace(chain.costs, fan_out={}), 1, 1.0) == float("inf")
+
+
+def test_the_ann_costs_the_same_with_and_without_bits() -> None:
+    """Operations that stay analog are charged for what they do, not for what they give."""
+    net = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3)
+    )
+    found = profile(net, torch.randn(64, 6)).costs
+    assert found.analog_macs
+    for model in ENERGY_MODELS.values():
+        assert model.ann_pj(found, bits={}) == pytest.approx(model.ann_pj(found))
+
+
+def test_integers_never_cost_more_than_floating_point(chain: Profile) -> None:
+    for name in ("horowitz45", "lemaire", "lemaire-graded", "lemaire-blocks"):
+        model = energy_model(name)
+        plain = model.prices(chain.costs, [8, 3, 3, 3])
+        costs = [plain.per_spike(chain.costs)]
+        costs += [
+            model.in_integers(bits).prices(chain.costs, [8, 3, 3, 3]).per_spike(chain.costs)
+            for bits in (16, 8, 4)
+        ]
+        for dearer, cheaper in itertools.pairwise(costs):
+            assert (cheaper <= dearer + 1e-12).all(), name
+    eight = energy_model("horowitz45-int8").in_integers(8)
+    assert eight.to_dict()["ac_pj"] == 0.05  # potentials have 16 bits
+
+
+def test_models_of_earlier_studies_are_those_of_today() -> None:
+    old = {"name": "horowitz45-int8", "mac_pj": 0.23, "ac_pj": 0.03, "ann_mac_pj": 0.23,
+           "burst": "count", "source": "Horowitz"}  # fmt: skip
+    found = EnergyModel.from_dict(old)
+    assert replace(found, source="", leaves_out="", node_nm=None) == replace(
+        energy_model("horowitz45-int8"), source="", leaves_out="", node_nm=None
+    )
 
 
 MINE = """

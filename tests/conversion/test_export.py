@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conversion import ConversionConfig, ExitRule, SpikingModel, convert, profile
+from conversion import AdaFire, ConversionConfig, ExitRule, SpikingModel, convert, profile
 from conversion.export import (
     READERS,
     ExportError,
@@ -138,6 +138,27 @@ def test_what_no_format_knows_is_named() -> None:
 
     with pytest.raises(ExportError, match="'sigmoid' is sigmoid, which these formats do not know"):
         program_of(spiking(Odd()))
+
+
+def test_a_neuron_of_its_own_is_no_adafire() -> None:
+    model = spiking()
+
+    class Silent(AdaFire):
+        def fire(self, currents: Tensor, state, steps: int) -> Tensor:
+            return torch.zeros_like(super().fire(currents, state, steps))
+
+    model.neurons["first"].__class__ = Silent
+    with pytest.raises(ExportError, match="Silent is a neuron of its own"):
+        program_of(model)
+
+
+def test_the_host_knows_exits_of_classes_alone(tmp_path: Path) -> None:
+    dense = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    rule = ExitRule(score="entropy", thresholds=(0.5,) * T)
+    program = program_of(spiking(dense))
+    with pytest.raises(ExportError, match="the early exit of classes alone"):
+        save_torch(program, tmp_path / "m.pt2", exit=rule)
+    save_torch(program, tmp_path / "m.pt2")
 
 
 @pytest.mark.parametrize("phi", [1, 3, 7])

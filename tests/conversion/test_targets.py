@@ -23,7 +23,16 @@ def rules(program: Program, chip: Target) -> set[tuple[str, str]]:
 
 
 def chain(*layers: nn.Module, x: Tensor | None = None, **options) -> Program:
-    return program_of(spiking(nn.Sequential(*layers), x, **options))
+    """As if its inputs were events: values are a violation of their own."""
+    return replace(program_of(spiking(nn.Sequential(*layers), x, **options)), events=True)
+
+
+def test_values_are_no_spikes() -> None:
+    program = chain(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 3))
+    analog = replace(program, events=False)
+    assert rules(analog, replace(TARGETS["xylo"], inputs=None)) == {("input input_1", "input")}
+    assert rules(program, replace(TARGETS["xylo"], inputs=None)) == set()
+    assert check(analog, TARGETS["digital"]) == []
 
 
 def test_a_network_that_fits_everywhere() -> None:
@@ -115,7 +124,7 @@ def test_layers_find_cores_only_together() -> None:
     core = Core(count=1, weights=16384, neurons=65536, biases=1024)
     one = replace(TARGETS["speck"], cores=(core,))
     (found,) = check(program, one)
-    assert (found.rule, found.limit) == ("cores", "1 cores, 1 of the layers find one")
+    assert (found.rule, found.limit) == ("cores", "1 of them find a core of their own")
     assert check(program, replace(one, cores=(replace(core, count=3),))) == []
     tiny = replace(one, cores=(replace(core, count=9, weights=100),))
     alone = check(program, tiny)

@@ -16,6 +16,7 @@ from conversion import (
     confidence,
 )
 from evaluators import Evaluator, Measurement, Task, _evaluator
+from evaluators._recording import pipelined
 
 
 def choice(evaluator: Evaluator, *, alpha: float = 1.0, beta: float = 0.0, **options) -> Choice:
@@ -152,6 +153,18 @@ def test_energy_models_change_prices_only(small_task: Task) -> None:
     assert int8.energy_ratio == pytest.approx(int8.energy_ratio_int8)
     assert int8.energy_pj.value < fp32.energy_pj.value
     assert graded.energy_pj.value < fp32.energy_pj.value
+
+
+def test_the_critical_path_of_a_pipeline() -> None:
+    """Two layers, three steps, by hand: 2 then 5; 4 waits for 2, and its 1 for the 5 before."""
+    synops = torch.tensor([[[2.0], [4.0], [3.0]], [[5.0], [1.0], [6.0]]])
+    assert pipelined(synops)[:, 0].tolist() == [7.0, 8.0, 15.0]
+    many = torch.rand(4, 6, 10, generator=torch.Generator().manual_seed(0))
+    found = pipelined(many)
+    torch.testing.assert_close(found[0], many[:, 0].sum(0))
+    assert bool((found[-1] >= many.sum(1).amax(0) - 1e-6).all()), "the busiest layer bounds it"
+    assert bool((found[-1] <= many.sum((0, 1)) + 1e-6).all())
+    assert pipelined(torch.zeros(0, 3, 2)).tolist() == [[0, 0]] * 3
 
 
 def test_out_of_memory_halves_the_batch(small_task: Task, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -95,6 +96,18 @@ def test_a_report_puts_models_side_by_side(studied, tmp_path: Path) -> None:
     assert (same.cheaper_than_quantised == cheaper).all()
     page = (tmp_path / "r" / "report.html").read_text()
     assert "Where a spiking network pays" in page
+
+
+def test_the_rival_of_an_integer_trial_has_integer_weights(studied) -> None:
+    study, evaluator = studied
+    front = measure_front(study, evaluator, rivals=True)
+    point = front.points[0]
+    counts = replace(point.search.counts, weight_bits=8)
+    whole = replace(point, search=replace(point.search, counts=counts))
+    (under,) = under_models(front, evaluator.profile.costs, [front.energy_model])
+    assert under.rival_ratio(whole) == under.rival_ratio(point, int8=True)
+    assert under.rival_ratio(whole) < under.rival_ratio(point)
+    assert under.break_even_rate(whole) is not None
 
 
 def test_trials_without_counts_say_so(studied) -> None:

@@ -93,6 +93,22 @@ pairs = st.lists(
 )
 
 
+def test_of_three_objectives_the_accurate_point_is_not_the_last() -> None:
+    """Energy and steps: the dearest point may be the fastest and the worst."""
+    points = [
+        replace(p, search=replace(p.search, timesteps=Estimate(value=t, low=t, high=t)))
+        for p, t in zip(
+            (point(0, 0.90, 100), point(1, 0.95, 200), point(2, 0.60, 300)), (8, 4, 1), strict=True
+        )
+    ]
+    chosen = front_of(points, ("energy", "latency"))
+    assert [p.trial for p in chosen] == [0, 1, 2]
+    assert [p.trial for p in front_of(points)] == [0, 1]
+    front = replace(made_front(*points), points=tuple(chosen), objectives=("energy", "latency"))
+    assert knee(front.points).trial == 1
+    assert select(front, max_energy=0.3).trial == 1
+
+
 @given(pairs)
 def test_the_front_against_brute_force(values: list[tuple[float, float]]) -> None:
     points = [point(i, a, e) for i, (a, e) in enumerate(values)]
