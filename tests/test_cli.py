@@ -367,6 +367,7 @@ def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_
         (["search", "--target", "brain"], "'brain' is not one of digital"),
         (["search", "--bits", "8,99", "--task", "small.py:make_task"], "bits must be different"),
         (["search", "--objective", "joy"], "objective 'joy' is unknown; known: energy, latency"),
+        (["search", "--objective", "energy,memory"], "memory differs with --bits alone"),
         (["search", "--objective", "latency"], "objectives must be different, energy among them"),
         (
             ["search", "--target", "xylo", "--neuron", "dual-threshold"],

@@ -137,9 +137,9 @@ if TYPE_CHECKING:
     default="energy",
     show_default=True,
     callback=lambda context, option, text: tuple(part.strip() for part in text.split(",")),
-    help="What is to be small beside a large metric, like energy,latency: energy, latency (steps"
-    " until the exit), synops (on the critical path), memory (bytes). The sampler additive steers"
-    " by energy alone; nsga2 by all.",
+    help="What to minimise while the metric is maximised, like energy,latency: energy, latency"
+    " (mean steps until the exit), synops (on the critical path), memory (bytes; with --bits)."
+    " The sampler additive steers by energy alone, Optuna's by all of them.",
 )
 @click.option(
     "--bits",
@@ -150,8 +150,8 @@ if TYPE_CHECKING:
 @click.option(
     "--target",
     type=TARGET,
-    help="Keep φ, neurons and bits within what this chip has; what else does not fit is told, and"
-    " `spikefront check` lists it.",
+    help="Keep φ, neurons and bits within the limits of this chip. Warns of everything else that"
+    " does not fit; `spikefront check` lists it.",
 )
 @click.option(
     "--pin",
@@ -244,7 +244,7 @@ def search(
         max_steps=max_steps,
         confidence=confidence or 0.9,
     )
-    objectives = rooms.checked_objectives(objectives)
+    objectives = _objectives(objectives, limits["bits"])
     settings = {
         "energy": energy_model(prices), "task": spec, "objectives": objectives, **limits
     }  # fmt: skip
@@ -328,6 +328,14 @@ def _space(evaluator: Evaluator, limits: dict[str, Any]) -> LayerSpace:
         length=evaluator.profile.length,
         **limits,
     )
+
+
+def _objectives(names: tuple[str, ...], bits: tuple[int, ...]) -> tuple[str, ...]:
+    from search import checked_objectives
+
+    if "memory" in names and len(bits) < 2:
+        raise click.UsageError("memory differs with --bits alone: name two widths or more")
+    return checked_objectives(names)
 
 
 def _within(name: str, limits: dict[str, Any]) -> dict[str, Any]:
