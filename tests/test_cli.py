@@ -293,7 +293,10 @@ def test_a_search_for_a_chip_fits_it(spikefront: CommandLine, small: str, tmp_pa
     found = spikefront(*search, "--target", "digital", "--phi-max", 40, "--out", "chip")
     assert "adafire" in found.stdout
     assert "dual-threshold" not in found.stdout
-    spikefront("export", *task, "--out", "chip", "--to", "fits.json")
+    exported = spikefront(
+        "export", *task, "--out", "chip", "--to", "fits.json", "--target", "digital"
+    )
+    assert "It fits a plain digital core" in exported.stdout
     fits = spikefront("check", "fits.json", *task, "--target", "digital")
     assert "fits a plain digital core" in fits.stdout
     assert "8 bits" in fits.stdout

@@ -10,6 +10,7 @@ import click
 from spikefront.options import (
     FORMAT,
     READER,
+    TARGET,
     EnergyLimit,
     artifacts_option,
     confidence_option,
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 @click.option(
     "--unrolled", is_flag=True, help="onnx, torch: all T steps in one graph, instead of one step."
 )
+@click.option(
+    "--target", type=TARGET, help="Say what does not fit this chip, as `spikefront check` does."
+)
 @click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
 def export(
     out: Path,
@@ -65,6 +69,7 @@ def export(
     reader: str | None,
     approximate: bool,
     unrolled: bool,
+    target: str | None,
     to: Path | None,
     **task: Any,
 ) -> None:
@@ -87,10 +92,10 @@ def export(
     model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
     measurement = evaluator.record(model, "search").measure(model.exit)
     test = tested(study, point.trial)
-    target = to or out / f"trial-{point.trial}.json"
+    path = to or out / f"trial-{point.trial}.json"
     config = save(
         model,
-        target,
+        path,
         energy_model=evaluator.energy.to_dict(),
         measurement=measurement.to_dict(),
         provenance={
@@ -106,16 +111,31 @@ def export(
     if test is not None:
         print_table(measurement_table(test, ann_on_test(study)))
     _warn_of_a_broken_promise(test, max_accuracy_drop)
-    click.echo(f"\nTrial {point.trial} is in {target} and {target.parent / config.tensors}")
+    click.echo(f"\nTrial {point.trial} is in {path} and {path.parent / config.tensors}")
+    if target is not None:
+        _print_fit(model, target)
     if kind is not None:
         options = {"reader": reader, "approximate": approximate, "unrolled": unrolled}
-        _write_format(kind, evaluator, model, target, options)
+        _write_format(kind, evaluator, model, path, options)
 
 
 _COMPARED = 256
 """Samples of the search split on which a reader of NIR is compared."""
 
 _OF_FORMATS = {"reader": ("nir",), "approximate": ("nir",), "unrolled": ("onnx", "torch")}
+
+
+def _print_fit(model: SpikingModel, name: str) -> None:
+    from conversion.export import program_of
+    from conversion.targets import check, target
+    from reports import violations_table
+
+    chip = target(name)
+    found = check(program_of(model), chip)
+    if found:
+        print_table(violations_table(found, chip.title))
+    else:
+        click.echo(f"It fits {chip.title}.")
 
 
 def _check_format(kind: str | None, **options: Any) -> None:
