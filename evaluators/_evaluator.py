@@ -360,12 +360,13 @@ class Evaluator:
         self, config: ConversionConfig, on_iteration: OnIteration | None = None
     ) -> SpikingModel:
         """The spiking model of a config; those that differ in T or bits are calibrated once."""
-        if config.bits is not None:
-            plain = self._converted(replace(config, bits=None), on_iteration)
-            return in_integers(plain.with_bits(config.bits))
         key = config.without_steps().to_json()
         if key not in self._models:
-            self._models[key] = self._made(config, on_iteration)
+            if config.bits is None:
+                self._models[key] = self._made(config, on_iteration)
+            else:
+                plain = self._converted(replace(config, bits=None), on_iteration)
+                self._models[key] = in_integers(plain.with_bits(config.bits))
             while len(self._models) > _REMEMBERED_MODELS:
                 self._models.popitem(last=False)
         self._models.move_to_end(key)

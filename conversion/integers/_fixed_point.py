@@ -119,22 +119,23 @@ def fixed_point(
 
 @torch.inference_mode()
 def run_fixed_point(fixed: FixedPoint, x: Tensor) -> FixedRun:
-    """All T steps, in integers (held in double precision, where they are exact).
+    """All T steps, in integers, held in floats of enough digits to be exact.
 
     Args:
         fixed: The program of integers.
         x: ``(N, ...)``, or ``(N, T, ...)`` of one over time.
     """
     program, state = fixed.program, RunState()
+    dtype = torch.float32 if largest_sum(fixed) < 2**24 else torch.float64
     watch = _Watch(2 ** (fixed.state_bits - 1))
     total, means = torch.zeros(()), []
     spikes: dict[str, list[Tensor]] = {}
     for step in range(program.timesteps):
-        frame = (x[:, step] if program.over_time else x).double()
+        frame = (x[:, step] if program.over_time else x).to(dtype)
         output = run_step(
             program, frame, state, lambda n, s: spikes.setdefault(n, []).append(s), fire=watch.fire
         )
-        total = total + output * fixed.output_scale
+        total = total + output.double() * fixed.output_scale
         means.append(total / (step + 1))
     return FixedRun(
         means=torch.stack(means),
@@ -142,6 +143,32 @@ def run_fixed_point(fixed: FixedPoint, x: Tensor) -> FixedRun:
         overflows=watch.stopped / max(watch.seen, 1),
         largest=watch.largest,
     )
+
+
+def largest_sum(fixed: FixedPoint) -> float:
+    """A bound on every sum of whole numbers: of currents, biases and a potential."""
+    program, largest = fixed.program, 0.0
+    most: dict[str, float] = {}
+    for layer in program.layers.values():
+        given = [most[name] for name in layer.inputs]
+        if layer.kind == "input":
+            found = 2.0**15 if program.events else 0.0  # analog values are rounded only later
+        elif layer.kind == "fire":
+            assert layer.neuron is not None
+            largest = max(largest, given[0] + 2.0 ** (fixed.state_bits - 1))
+            found = float(layer.neuron.phi)
+        elif layer.kind == "total":
+            found = given[0] * prod(layer.kernel)
+        elif layer.kind == "largest":
+            found = given[0] * program.timesteps
+        elif layer.weight is not None:
+            bias = 0.0 if layer.bias is None else float(layer.bias.abs().max())
+            found = float(_rows(layer).abs().sum(1).max()) * given[0] + bias
+        else:
+            found = sum(given)
+        most[layer.name] = found
+        largest = max(largest, found)
+    return largest
 
 
 class _Watch:

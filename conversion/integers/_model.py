@@ -88,7 +88,10 @@ class IntegerModel(SpikingModel):
 
     def running(self, timesteps: int) -> SpikingModel:
         """The same network with another T, and without an exit rule."""
-        return in_integers(super().running(timesteps), state_bits=self.fixed.state_bits)
+        plain = super().running(timesteps)
+        if any(neuron.ceiling is not None for neuron in self.neurons.values()):  # they count steps
+            return in_integers(plain, state_bits=self.fixed.state_bits)
+        return _as_integers(plain, self.fixed)
 
 
 def in_integers(model: SpikingModel, *, state_bits: int = STATE_BITS) -> SpikingModel:
@@ -108,6 +111,10 @@ def in_integers(model: SpikingModel, *, state_bits: int = STATE_BITS) -> Spiking
         fixed = fixed_point(program_of(model), weight_bits=bits, state_bits=state_bits)
     except ExportError as error:
         raise ConversionError(f"{bits} bits need a network in integers: {error}") from error
+    return _as_integers(model, fixed)
+
+
+def _as_integers(model: SpikingModel, fixed: FixedPoint) -> IntegerModel:
     found = IntegerModel(
         model.network,
         model.costs,

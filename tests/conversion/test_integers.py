@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unittest.mock
+
 import numpy as np
 import pytest
 import torch
@@ -20,8 +22,9 @@ from conversion import (
 )
 from conversion.export import ExportError, program_of
 from conversion.integers import FixedPoint, fixed_point, run_fixed_point
+from conversion.integers._fixed_point import largest_sum
 from evaluators import Evaluator, Task
-from tests.conversion.test_export import Residual, T, images, spiking
+from tests.conversion.test_export import Residual, Six, T, images, spiking
 
 
 def integer_machine(fixed: FixedPoint, x: np.ndarray) -> list[np.ndarray]:
@@ -270,3 +273,26 @@ def test_networks_without_integers_fail_with_a_reason(small_task: Task) -> None:
 def test_a_current_that_two_layers_read_has_no_unit() -> None:
     with pytest.raises(ExportError, match="'more' feeds no layer of neurons of its own"):
         fixed_point(program_of(spiking(Twice())), weight_bits=8)
+
+
+@pytest.mark.parametrize("net", [Residual(), Six()])
+def test_more_steps_of_the_same_integers(net: nn.Module) -> None:
+    model = spiking(net, bits=6, timesteps=2)
+    longer = model.running(5)
+    again = spiking(net, bits=6, timesteps=5)
+    x = images()[:8]
+    assert torch.equal(longer.simulate(x).logits, again.simulate(x).logits)
+
+
+def test_single_precision_is_taken_only_where_it_is_exact() -> None:
+    fixed = fixed_point(program_of(spiking()), weight_bits=8)
+    assert largest_sum(fixed) < 2**24
+    wide = fixed_point(program_of(spiking()), weight_bits=16, state_bits=32)
+    assert largest_sum(wide) > 2**24
+    run = run_fixed_point(fixed, images()[:16])
+    with unittest.mock.patch(
+        "conversion.integers._fixed_point.largest_sum", return_value=float("inf")
+    ):
+        double = run_fixed_point(fixed, images()[:16])
+    assert all(torch.equal(run.spikes[n].double(), double.spikes[n]) for n in run.spikes)
+    assert torch.equal(run.means, double.means)
