@@ -37,7 +37,8 @@ def front_table(front: ParetoFront) -> Table:
         + f"lost: points of {front.metric} against the ANN on the same samples, 95 % interval;"
         f" ≤: at most, with {front.confidence:.0%} confidence and allowing for the choice of the"
         " best\n"
-        f"energy: share of the ANN's; /int8: of the same ANN's in int8 ({last} split);"
+        f"energy: share of the ANN's by {front.energy_model.name}; /int8: of the same ANN's in"
+        f" int8 ({last} split);"
         " +n: learned on from n segments\n" + "".join(["* the knee of the front", *notes]),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

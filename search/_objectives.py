@@ -47,7 +47,8 @@ def checked_objectives(names: Sequence[str]) -> tuple[str, ...]:
         known = ", ".join(OBJECTIVES)
         raise ConfigError(f"objective {unknown[0]!r} is unknown; known: {known}")
     if ENERGY not in names or len(set(names)) < len(names):
-        raise ConfigError(f"objectives must be different, energy among them, got {tuple(names)!r}")
+        given = ",".join(names)
+        raise ConfigError(f"objectives must be different, energy among them, got {given!r}")
     return (ENERGY, *(name for name in names if name != ENERGY))
 
 

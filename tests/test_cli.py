@@ -279,7 +279,7 @@ def test_a_point_goes_to_other_programs(
     refused = spikefront("export", *task, "--format", "nir", "--reader", "snntorch", check=False)
     assert refused.returncode == 1
     assert "snntorch would run another network" in refused.stderr
-    assert not (tmp_path / "m.nir").exists()
+    assert not (tmp_path / "m.snntorch.nir").exists()
     written = spikefront(
         "export", *task, "--format", "nir", "--reader", "snntorch", "--approximate"
     )

@@ -21,7 +21,8 @@ class Options:
 
     Attributes:
         reader: Of NIR: which program will read it.
-        approximate: Of NIR: whether to write what the reader runs otherwise.
+        approximate: Whether to write what runs otherwise: of NIR what the reader makes another
+            network of, of integers their floating-point origin.
         unrolled: Of ONNX and torch: all steps in one graph instead of one step.
         x: Inputs for golden vectors, ``(N, ...)``.
     """
@@ -45,12 +46,12 @@ class Format:
     save: Callable[[SpikingModel, Path, Options], tuple[list[Path], str]]
 
 
-def _floating(model: SpikingModel) -> Program:
-    """The program of a model that does not run in integers."""
-    if model.config.bits is not None:
+def _floating(model: SpikingModel, options: Options) -> Program:
+    """The program in floating point, also of a model in integers if that is allowed."""
+    if model.config.bits is not None and not options.approximate:
         raise ExportError(
-            f"the config has weights of {model.config.bits} bits: only npz holds integers; search"
-            " or convert without bits for the other formats"
+            f"the config has weights of {model.config.bits} bits: only npz holds integers;"
+            " --approximate writes the floating-point network that they were rounded from"
         )
     return program_of(model)
 
@@ -69,19 +70,19 @@ def _npz(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path],
 
 
 def _onnx(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
-    program, unrolled = _floating(model), options.unrolled
+    program, unrolled = _floating(model, options), options.unrolled
     return save_onnx(program, path, exit=model.exit, unrolled=unrolled), ""
 
 
 def _torch(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
-    program, unrolled = _floating(model), options.unrolled
+    program, unrolled = _floating(model, options), options.unrolled
     return save_torch(program, path, exit=model.exit, unrolled=unrolled), ""
 
 
 def _nir(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
     if options.reader is None or options.x is None:
         raise ExportError("NIR is written for one reader: name it with --reader")
-    _floating(model)
+    _floating(model, options)
     found, files = save_nir(
         model, path, reader=options.reader, x=options.x, approximate=options.approximate
     )

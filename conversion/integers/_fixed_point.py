@@ -296,7 +296,7 @@ def _units(
 
 def _best_units(rows: Tensor, options: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Of each candidate V, ``(options, C)``: the least squared error, and its unit."""
-    shifts = 2.0 ** torch.arange(16, dtype=torch.float64)
+    shifts = 2.0 ** torch.arange(32, dtype=torch.float64)
     errors, units = [], []
     for size in options.tolist():
         tried = size / shifts

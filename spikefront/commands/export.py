@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 )
 @click.option("--reader", type=READER, help="nir: the program that will read it.")
 @click.option(
-    "--approximate", is_flag=True, help="nir: write it even if the reader runs another network."
+    "--approximate",
+    is_flag=True,
+    help="Write it even if it runs otherwise: a NIR reader's neurons, or floats for integers.",
 )
 @click.option(
     "--unrolled", is_flag=True, help="onnx, torch: all T steps in one graph, instead of one step."
@@ -122,7 +124,11 @@ def export(
 _COMPARED = 256
 """Samples of the search split on which a reader of NIR is compared."""
 
-_OF_FORMATS = {"reader": ("nir",), "approximate": ("nir",), "unrolled": ("onnx", "torch")}
+_OF_FORMATS = {
+    "reader": ("nir",),
+    "approximate": ("nir", "onnx", "torch"),
+    "unrolled": ("onnx", "torch"),
+}
 
 
 def _print_fit(model: SpikingModel, name: str) -> None:
@@ -154,7 +160,9 @@ def _write_format(
 
     x, _ = next(evaluator.task.search.batches(_COMPARED))
     (first, *_others) = Inputs.of(x).to(evaluator.device).tensors
-    path = config.with_suffix(FORMATS[kind].suffix)
+    special = options["reader"] or ("unrolled" if options["unrolled"] else None)
+    kept = f".{special}" if special else ""
+    path = config.with_name(f"{config.stem}{kept}{FORMATS[kind].suffix}")
     files, note = FORMATS[kind].save(model, path, Options(x=first, **options))
     click.echo(f"As {kind}: {', '.join(str(file) for file in files)}")
     if note:

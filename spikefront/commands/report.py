@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @task_options
 @run_options
 @artifacts_option
-@energy_option(None, "Price the finished trials by another model; nothing is run again.")
+@energy_option(None, "Price the finished trials by another model, without running them again")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--no-test", is_flag=True, help="Leave the test split alone.")
 def report(

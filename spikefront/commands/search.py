@@ -347,6 +347,8 @@ def _within(name: str, limits: dict[str, Any]) -> dict[str, Any]:
     allowed = tuple(n for n in limits["neurons"] if chip.negative_spikes or not NEURONS[n].signed)
     if not allowed:
         raise ConfigError(f"{chip.title} has no negative spikes: search with --neuron adafire")
+    if limits["bits"] and chip.weight_bits and max(limits["bits"]) > chip.weight_bits:
+        raise ConfigError(f"{chip.title} has weights of {chip.weight_bits} bits, see --bits")
     most = min(limits["phi_max"], chip.most_spikes or limits["phi_max"])
     usual = (chip.weight_bits,) if chip.weight_bits is not None else ()
     return {"neurons": allowed, "phi_max": most, "bits": limits["bits"] or usual}

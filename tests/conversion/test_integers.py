@@ -164,6 +164,18 @@ def test_many_bits_are_the_model_itself() -> None:
         assert fixed.clipped < 0.01
 
 
+def test_wider_potentials_lose_nothing() -> None:
+    """Weights of eight bits are as good beside potentials of thirty-two as of sixteen."""
+    model, x = spiking(), images()
+    exact = model.simulate(x).logits[-1]
+    errors = [
+        float((run_fixed_point(fixed_point(program_of(model), weight_bits=8, state_bits=width), x)
+               .means[-1].float() - exact).square().mean())
+        for width in (16, 24, 32)
+    ]  # fmt: skip
+    assert max(errors) < 3 * min(errors) + 1e-6
+
+
 def test_error_falls_with_bits() -> None:
     model, x = spiking(), images()
     exact = model.simulate(x).logits[-1]
