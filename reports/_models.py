@@ -217,7 +217,7 @@ def models_figure(found: Sequence[UnderModel]) -> Figure:
     for axes in grid[len(found) :]:
         axes.set_visible(False)
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     for axes in grid[max(0, len(found) - columns) : len(found)]:
         axes.set_xlabel("energy, share of the ANN's", fontsize=9)
     for axes in grid[::columns]:
@@ -234,9 +234,9 @@ def _panel(axes: Axes, under: UnderModel) -> None:
         for p in front.trials
         if (ratio := under.rival_ratio(p)) is not None
     ]
-    _dots(axes, trials, "trials", color=_OTHER, marker=".", s=14)
+    _dots(axes, trials, "trials (less accurate ones are cut off)", color=_OTHER, marker=".", s=14)
     hollow = {"facecolors": "none", "edgecolors": _FALLEN, "marker": "o", "s": 30}
-    _dots(axes, fallen, "on the studied front only", **hollow)
+    _dots(axes, fallen, "on the study's own front only", **hollow)
     _dots(axes, rivals, "quantised ANN of as many levels", color=_RIVAL, marker="x", s=24)
     line = [(p.search.energy_ratio, p.search.accuracy.value) for p in front.points]
     axes.plot(
@@ -247,8 +247,8 @@ def _panel(axes: Axes, under: UnderModel) -> None:
     axes.axvline(
         ann.energy_int8_pj / ann.energy_pj, color="#333333", linestyle=":", label="ANN in int8"
     )
-    axes.axvline(1.0, color="#333333", linewidth=0.8)
-    axes.axhline(ann.accuracy.value, color=_FRONT, linewidth=0.7, alpha=0.6)
+    axes.axvline(1.0, color="#333333", linewidth=0.8, label="ANN's energy")
+    axes.axhline(ann.accuracy.value, color=_FRONT, linewidth=0.7, alpha=0.6, label="ANN's accuracy")
     _dress(axes, under)
 
 

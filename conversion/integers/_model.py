@@ -115,16 +115,7 @@ def in_integers(model: SpikingModel, *, state_bits: int = STATE_BITS) -> Spiking
 
 
 def _as_integers(model: SpikingModel, fixed: FixedPoint) -> IntegerModel:
-    found = IntegerModel(
-        model.network,
-        model.costs,
-        model.config,
-        outputs=model.outputs,
-        thetas=model.thetas,
-        biases=model.biases,
-        v_inits=model.v_inits,
-        weights=model.weights,
-        exit=model.exit,
-    )
-    found.fixed = fixed
+    found = model._with(IntegerModel)
+    assert isinstance(found, IntegerModel)
+    found.exit, found.fixed = model.exit, fixed
     return found

@@ -136,8 +136,9 @@ class SpikingModel(nn.Module):
         """The same network, whose config asks for weights of so many bits."""
         return self._with(bits=bits)
 
-    def _with(self, **changes: Any) -> SpikingModel:
-        return SpikingModel(
+    def _with(self, kind: type[SpikingModel] | None = None, **changes: Any) -> SpikingModel:
+        """The same parts in a model of a kind, with changes of the config, without an exit rule."""
+        return (kind or SpikingModel)(
             self.network,
             self.costs,
             replace(self.config, **changes),

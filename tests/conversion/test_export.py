@@ -127,15 +127,18 @@ def test_a_program_of_signals_and_of_events() -> None:
     torch.testing.assert_close(means.float(), expected, atol=1e-5, rtol=1e-4)
 
 
+class Odd(nn.Module):
+    """With an operation that no format knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Linear(48, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.sigmoid(self.relu(self.conv(x))).flatten(1))
+
+
 def test_what_no_format_knows_is_named() -> None:
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.relu, self.head = nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Linear(48, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.sigmoid(self.relu(self.conv(x))).flatten(1))
-
     with pytest.raises(ExportError, match="'sigmoid' is sigmoid, which these formats do not know"):
         program_of(spiking(Odd()))
 

@@ -24,7 +24,7 @@ from conversion.export import ExportError, program_of
 from conversion.integers import FixedPoint, fixed_point, run_fixed_point
 from conversion.integers._fixed_point import largest_sum
 from evaluators import Evaluator, Task
-from tests.conversion.test_export import Residual, Six, T, images, spiking
+from tests.conversion.test_export import Odd, Residual, Six, T, images, spiking
 
 
 def integer_machine(fixed: FixedPoint, x: np.ndarray) -> list[np.ndarray]:
@@ -269,15 +269,7 @@ def test_fewer_bits_cost_less_where_memory_counts(small_task: Task) -> None:
     assert energies[4] < energies[8] < energies[None]
 
 
-def test_networks_without_integers_fail_with_a_reason(small_task: Task) -> None:
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.relu, self.head = nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Linear(48, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.sigmoid(self.relu(self.conv(x))).flatten(1))
-
+def test_networks_without_integers_fail_with_a_reason() -> None:
     with pytest.raises(ConversionError, match="8 bits need a network in integers: 'sigmoid'"):
         spiking(Odd(), bits=8)
 
