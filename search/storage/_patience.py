@@ -33,6 +33,9 @@ def is_away(error: BaseException | None) -> bool:
         return is_away(error.__cause__)
     if isinstance(error, sqlalchemy.exc.DBAPIError):
         return _is_away_database(error)
+    # Optuna tries a query that failed again, in another form; a lost connection does not allow it.
+    if isinstance(error, sqlalchemy.exc.PendingRollbackError):
+        return is_away(error.__context__)
     if isinstance(error, sqlalchemy.exc.TimeoutError):  # no connection of the pool came free
         return True
     if isinstance(error, OSError):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from spikefront.options import run_options, task_options
 from spikefront.shared import make_evaluator, named_task, print_table, working
-
-if TYPE_CHECKING:
-    pass
-
 
 @click.command()
 @task_options
@@ -27,7 +24,7 @@ def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> 
         evaluator = make_evaluator(spec, device, "horowitz45", batch_size)
     found = evaluator.profile
     if as_json:
-        costs = {name: value for name, value in vars(found.costs).items() if name != "fan_out"}
+        costs = dataclasses.asdict(dataclasses.replace(found.costs, fan_out={}))
         nodes = {"analog_nodes": found.network.analog_nodes}
         click.echo(json.dumps({"layers": layer_rows(found), **costs, **nodes}))
         return

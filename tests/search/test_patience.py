@@ -33,6 +33,14 @@ def database_error(kind: type[sqlalchemy.exc.DBAPIError]) -> Exception:
     return outer
 
 
+def tried_again_on_a_lost_connection() -> Exception:
+    """As Optuna's query of trials leaves it, whose second form meets an invalid transaction."""
+    outer = database_error(sqlalchemy.exc.OperationalError)
+    again = sqlalchemy.exc.PendingRollbackError("Can't reconnect until it is rolled back.")
+    again.__context__, outer.__cause__ = outer.__cause__, again
+    return outer
+
+
 class StatusError(Exception):
     """As grpc.RpcError tells its status."""
 
@@ -46,12 +54,14 @@ class StatusError(Exception):
 PASSING = [
     database_error(sqlalchemy.exc.OperationalError),
     database_error(sqlalchemy.exc.InterfaceError),
+    tried_again_on_a_lost_connection(),
     OSError(errno.ENOSPC, "No space left on device"),
     ConnectionResetError("reset by peer"),
     StatusError("UNAVAILABLE"),
 ]
 LASTING = [
     database_error(sqlalchemy.exc.IntegrityError),
+    sqlalchemy.exc.PendingRollbackError("An error of ours before it."),
     OSError(errno.ENOENT, "No such file"),
     KeyError("no such trial"),
     StatusError("UNKNOWN"),
