@@ -1,18 +1,5 @@
 """What a person sees: the front, tables, figures, one HTML page, and choosing a point."""
 
-from reports._console import (
-    diagnosis_table,
-    front_table,
-    layer_rows,
-    measurement_table,
-    model_table,
-    paper_rows,
-    paper_table,
-    profile_table,
-    sensitivity_table,
-    status_table,
-)
-from reports._figures import FIGURES, diagnosis_figure, sensitivity_figure
 from reports._front import (
     FrontPoint,
     ParetoFront,
@@ -23,18 +10,37 @@ from reports._front import (
     pareto_front,
     select,
 )
-from reports._models import UnderModel, models_figure, models_frame, repriced, under_models
-from reports._pictures import classes_figure, samples_figure
-from reports._report import (
-    ann_on_test,
-    compare_knee,
-    measure_front,
-    tested,
+from reports._measured import ann_on_test, compare_knee, measure_front, tested
+from reports._models import UnderModel, repriced, under_models
+from reports.figures import (
+    FIGURES,
+    classes_figure,
+    diagnosis_figure,
+    models_figure,
+    samples_figure,
+    sensitivity_figure,
     write_figure,
-    write_report,
 )
-from reports._tables import front_frame, front_rows, summary, trials_frame
-from reports._targets import bits_table, violations_table
+from reports.page import write_report
+from reports.tables import (
+    bits_table,
+    diagnosis_table,
+    front_frame,
+    front_rows,
+    front_table,
+    layer_rows,
+    measurement_table,
+    model_table,
+    models_frame,
+    paper_rows,
+    paper_table,
+    profile_table,
+    sensitivity_table,
+    status_table,
+    summary,
+    trials_frame,
+    violations_table,
+)
 
 __all__ = [
     "FIGURES",

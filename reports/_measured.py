@@ -1,0 +1,117 @@
+"""What a report measures: the front on the test split, its rivals, the knee beside the ANN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import optuna
+
+from conversion import EnergyModel
+from evaluators import AnnReference, Comparison, Evaluator, Measurement, QuantisedAnn
+from reports._front import FrontPoint, ParetoFront, knee, pareto_front
+from reports._models import ann_under, repriced
+from search import study_setup
+
+_TEST = "test/{trial}"
+
+_TEST_ANN = "test/ann"
+
+_RIVAL = "quantised/{trial}"
+
+
+def measure_front(
+    study: optuna.Study,
+    evaluator: Evaluator,
+    *,
+    test: bool = True,
+    rivals: bool = False,
+    energy: EnergyModel | None = None,
+    confidence: float | None = None,
+    on_point: Callable[[int, int], None] | None = None,
+) -> ParetoFront:
+    """The front of a study, each point measured once on the test split.
+
+    Test measurements are kept in the study: a later report shows them and does not touch the
+    test split again.
+
+    Args:
+        study: A study with finished trials.
+        evaluator: Of the study's task.
+        test: Whether to look at the test split; if not, the front shows what an earlier report
+            measured there, if it measured all of the points.
+        rivals: Whether to measure the quantised ANN of as many levels beside each point, on the
+            search split.
+        energy: Another energy model than the study's: the front is then another one.
+        confidence: With which promises are made; None: the study's.
+        on_point: Told (points done, points in all).
+
+    Raises:
+        ConfigError: The study has no finished trial, or none that can be priced otherwise.
+    """
+    ann, costs = {"search": evaluator.ann("search")}, evaluator.profile.costs
+    studied = pareto_front(study, ann, confidence=confidence)
+    front = studied if energy is None else repriced(studied, energy, costs)
+    if rivals:
+        points = {p.trial: p for p in (*studied.points, *front.points)}.values()
+        found = {p.trial: _rival(study, evaluator, p) for p in points}
+        front = replace(front, rivals=found)
+    known = {_TEST_ANN, *(_TEST.format(trial=point.trial) for point in front.points)}
+    if not test and not known <= set(study.user_attrs):
+        return front
+    model = front.energy_model
+    tested_ann = _ann_on_test(study, evaluator)
+    points_ = []
+    for done, point in enumerate(front.points, 1):
+        found_ = _on_test(study, evaluator, point)
+        found_ = found_ if energy is None else found_.priced(model, costs)
+        points_.append(replace(point, test=found_))
+        if on_point is not None:
+            on_point(done, len(front.points))
+    return replace(
+        front,
+        points=tuple(points_),
+        ann={**front.ann, "test": ann_under(tested_ann, model, costs)},
+    )
+
+
+def _rival(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> QuantisedAnn:
+    """The quantised ANN of as many levels as a point has; measured once, the study keeps it."""
+    key = _RIVAL.format(trial=point.trial)
+    if key not in study.user_attrs:
+        choice = study_setup(study).space.choice(point.params, point.lineage)
+        found = evaluator.quantised(choice.conversion, point.search.timesteps.value, "search")
+        study.set_user_attr(key, found.to_dict())
+    return QuantisedAnn.from_dict(study.user_attrs[key])
+
+
+def tested(study: optuna.Study, trial: int) -> Measurement | None:
+    """What a trial gave on the test split, if an earlier report measured it."""
+    found = study.user_attrs.get(_TEST.format(trial=trial))
+    return None if found is None else Measurement.from_dict(found)
+
+
+def ann_on_test(study: optuna.Study) -> AnnReference:
+    """What the ANN gave there; KeyError if no report has looked."""
+    return AnnReference.from_dict(study.user_attrs[_TEST_ANN])
+
+
+def _ann_on_test(study: optuna.Study, evaluator: Evaluator) -> AnnReference:
+    if _TEST_ANN not in study.user_attrs:
+        study.set_user_attr(_TEST_ANN, evaluator.ann("test").to_dict())
+    return ann_on_test(study)
+
+
+def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Measurement:
+    key = _TEST.format(trial=point.trial)
+    if key not in study.user_attrs:
+        choice = study_setup(study).space.choice(point.params, point.lineage)
+        study.set_user_attr(key, evaluator.measure(choice, "test").to_dict())
+    return Measurement.from_dict(study.user_attrs[key])
+
+
+def compare_knee(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> Comparison:
+    """The knee of a front beside the ANN, on the last split that was measured."""
+    point = next(p for p in front.points if p.trial == knee(front.points).trial)
+    choice = study_setup(study).space.choice(point.params, point.lineage)
+    return evaluator.compare(choice, list(front.ann)[-1])

@@ -1,0 +1,72 @@
+"""The front as a table."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from evaluators import Measurement
+from reports._front import ParetoFront, knee
+from reports.tables._cells import cells
+from spaces import names
+
+_MARKS = {
+    "uniform": ("u", "uniform φ and ρ"),
+    "pareto_dp": ("p", "the paper's search"),
+    "learned": ("l", "uniform φ and ρ, one lineage at rising prices"),
+}
+"""Of baselines: a letter, and what it means."""
+
+
+def front_table(front: ParetoFront) -> Table:
+    """The front on every split that was measured, the ANN below it."""
+    best = knee(front.points).trial
+    last = list(front.ann)[-1]
+    shown = {point.baseline for point in front.points}
+    notes = [f"   {mark} baseline: {what}" for k, (mark, what) in _MARKS.items() if k in shown]
+    limits = [f"within the budget: {front.budget}\n"] if front.budget else []
+    table = Table(
+        title=f"{front.study}: {len(front.points)} points on the front of {front.passes} trials"
+        f" and {len(front.trials) - front.passes} additional exits of the same passes",
+        caption="".join(limits)
+        + f"lost: points of {front.metric} against the ANN on the same samples, 95 % interval;"
+        f" ≤: at most, with {front.confidence:.0%} confidence and allowing for the choice of the"
+        " best\n"
+        f"energy: share of the ANN's by {front.energy_model.name}; /int8: of the same ANN's in"
+        f" int8 ({last} split);"
+        " +n: learned on from n segments\n" + "".join(["* the knee of the front", *notes]),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("trial", justify="right", no_wrap=True)
+    for split in front.ann:
+        for column in (split, "lost", "energy"):
+            table.add_column(column, justify="right", no_wrap=True)
+    for column in ("≤", "/int8", "steps", "T", "exit"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("neuron, calibration", no_wrap=True)
+    for point in front.points:
+        mark = _MARKS[point.baseline][0] if point.baseline in _MARKS else ""
+        sign = ("*" if point.trial == best else "") + mark
+        found = [cell for split in front.ann for cell in cells(getattr(point, split))]
+        m: Measurement = getattr(point, last)
+        bound = point.promise.bound(front.confidence) if point.promise else None
+        table.add_row(
+            f"{sign} {point.trial}".strip(),
+            *found,
+            "" if bound is None else f"{100 * bound:.1f}",
+            f"{m.energy_ratio_int8:.0%}",
+            f"{m.timesteps.value:.2f}",
+            str(point.params[names.TIMESTEPS]),
+            f"{point.params[names.ALPHA]:.2f}",
+            point.how,
+        )
+    table.add_section()
+    reference: list[str] = []
+    for ann in front.ann.values():
+        reference += [f"{ann.accuracy.value:.2%}", "", "100.0%"]
+    int8 = front.ann[last].energy_pj / front.ann[last].energy_int8_pj
+    table.add_row("ANN", *reference, "", f"{int8:.0%}", "", "", "", "")
+    return table
