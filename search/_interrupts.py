@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_LOG = logging.getLogger("spikefront")
+
 
 class Interrupts:
     """Lets Ctrl-C and SIGTERM stop a search between two changes of its study, never within one.
 
-    Whoever insists, a second time, stops it at once: a storage that is away may be waited for.
+    A second signal stops it at once: it may be waiting for a storage that is away or full.
     """
 
     def __init__(self) -> None:
@@ -52,3 +55,4 @@ class Interrupts:
         if not self._shielded or self._pending:
             raise KeyboardInterrupt
         self._pending = True
+        _LOG.warning("stopping once the study is written; a second Ctrl-C stops at once")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, median
 
@@ -49,10 +49,10 @@ class StudyStatus:
         planned: Trials that it is to run; None if that is not known.
         run: Trials that were run.
         states: Number of trials by Optuna's state, exits of passes among the complete ones.
-        exits: Further exits of passes.
+        exits: Additional exits of passes.
         workers: Those that have a trial running.
         per_hour: Rate of the last trials; None before there are two.
-        seconds_left: At this rate; None if unknown.
+        seconds_left: At this rate; None if unknown, or if no worker is at work.
         reasons: The last different reasons of failures, the newest first.
     """
 
@@ -67,10 +67,14 @@ class StudyStatus:
     reasons: tuple[str, ...]
 
     @property
+    def at_work(self) -> bool:
+        """Whether a worker has a trial running and shows signs of life."""
+        return any(worker.silent < _SILENT for worker in self.workers)
+
+    @property
     def is_done(self) -> bool:
         """Whether as many trials were run as planned, and no more are running."""
-        at_work = any(worker.silent < _SILENT for worker in self.workers)
-        return self.planned is not None and self.run >= self.planned and not at_work
+        return self.planned is not None and self.run >= self.planned and not self.at_work
 
 
 def study_status(study: optuna.Study) -> StudyStatus:
@@ -79,13 +83,12 @@ def study_status(study: optuna.Study) -> StudyStatus:
     done = passes(study)
     planned = _planned(study)
     rate = _per_hour(done)
-    left = None if rate is None or planned is None else max(0, planned - len(done)) / rate * 3600
     reasons = dict.fromkeys(
         reason
         for t in reversed(every)
         if t.state is TrialState.FAIL and (reason := reason_of(t)) and not is_double(t)
     )
-    return StudyStatus(
+    found = StudyStatus(
         name=study.study_name,
         planned=planned,
         run=len(done),
@@ -93,9 +96,12 @@ def study_status(study: optuna.Study) -> StudyStatus:
         exits=sum(exit_of(trial) is not None for trial in every),
         workers=_workers(running_of(every)),
         per_hour=rate,
-        seconds_left=left,
+        seconds_left=None,
         reasons=tuple(reasons)[:3],
     )
+    if rate is None or planned is None or not found.at_work:
+        return found
+    return replace(found, seconds_left=max(0, planned - len(done)) / rate * 3600)
 
 
 def _planned(study: optuna.Study) -> int | None:

@@ -117,12 +117,14 @@ class Plan:
         sampler: Name of the sampler.
         timeout: Seconds that a trial may take, or None.
         artifacts: Where learned states are kept: a folder, ``s3://`` or ``gs://``; None: nowhere.
+        options: Of the command that makes the study again, as typed; None if unknown.
     """
 
     trials: int
     sampler: str = "additive"
     timeout: float | None = None
     artifacts: str | None = None
+    options: Mapping[str, Any] | None = None
 
 
 def set_plan(study: optuna.Study, plan: Plan) -> None:

@@ -145,8 +145,11 @@ class LayerSpace:
             if name not in free:
                 raise ConfigError(f"{name!r} cannot be pinned: {_known(name, self.layers)}")
             if not _offers(free[name], value):
+                most = {"phi": "phi_max (--phi-max)", "rho": "rho_max (--rho-max)"}
+                kind = name.partition("/")[0]
+                limit = f"; {most[kind]} sets the largest" if kind in most else ""
                 raise ConfigError(
-                    f"{name} cannot be pinned to {value!r}, only to {_offer(free[name])}"
+                    f"{name} cannot be pinned to {value!r}, only to {_offer(free[name])}{limit}"
                 )
 
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 
 from search import Plan, finished, load_study, open_storage, passes, set_plan
-from spikefront.shared import artifacts_of
+from spikefront.loading import artifacts_of
 from tests.conftest import ROOT, CommandLine
 
 SMALL = """
@@ -93,7 +93,7 @@ def test_the_road_from_study_to_a_verified_config(
 
     again = spikefront("search", "--task", searched, "--trials", 24, "--timesteps", "1,4")
     assert "points on the front of 24 trials" in again.stdout
-    assert "has run 24 trials already: nothing to run" in again.stderr
+    assert "the study has run 24 trials: nothing to run" in again.stderr
     assert ",test," in (out / "front.csv").read_text(), "what a report measured stays in the files"
     changed = spikefront("search", "--task", searched, "--phi-max", 3, check=False)
     assert changed.returncode == 1
@@ -148,7 +148,7 @@ def test_evaluate_profile_and_diagnose(spikefront: CommandLine, small: str, tmp_
     assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
     spikefront("search", "--task", small, "--trials", 1, "--timesteps", 2)
     spikefront("export", "--task", small, "--to", "a.json")
-    exported = spikefront("diagnose", "--task", small, "--config", "a.json", "--json").stdout
+    exported = spikefront("diagnose", "--task", small, "a.json", "--json").stdout
     assert [layer["layer"] for layer in json.loads(exported)["layers"]] == ["1", "3"]
     found = json.loads(spikefront("profile", "--task", small, "--json").stdout)
     assert [layer["layer"] for layer in found["layers"]] == ["1", "3"]
@@ -356,7 +356,10 @@ def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_
         (["sensitivity", "--rho", "2,3"], "give factors from 1 on"),
         (["pareto-dp", "--phi", "0"], "whole numbers"),
         (["search", "--trials", "0"], "0 is not in the range x>=1"),
-        (["report", "--out", "empty"], "there is no study in empty; run `spikefront search"),
+        (
+            ["report", "--out", "empty"],
+            "no study in empty; `spikefront search --out empty` makes one",
+        ),
         (["verify", "no.json"], "cannot read no.json"),
         (["evaluate", "--task", "small.py:make_task", "--split", "train"], "'train' is not one of"),
         (["evaluate", "--task", "small.py:make_task", "--alpha", "7"], "7.0 is not in the range"),
@@ -364,7 +367,7 @@ def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_
         (["diagnose", "--iterations", "9"], "--iterations needs --calibration tuned or learned"),
         (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
         (["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"], "as .png or .svg"),
-        (["diagnose", "--config", "a.json", "--phi", "3"], "either --config or --phi"),
+        (["diagnose", "a.json", "--phi", "3"], "either CONFIG or --phi"),
         (["search", "--energy-model", "watt"], "'watt' is not one of horowitz45"),
         (["search", "--energy-model", "none.toml"], "cannot read none.toml"),
         (["search", "--target", "brain"], "'brain' is not one of digital"),

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from spikefront import cli
+from spikefront.__main__ import cli
 from tests.conftest import ROOT
 
 RECIPES = ROOT / "docs" / "recipes"

@@ -33,8 +33,16 @@ def open_journal(path: Path) -> BaseStorage:
         raise FileError(f"cannot write the study's journal {path}: {error.strerror}") from error
     except (ValueError, KeyError) as error:
         line = _damaged_line(path)
-        where = f"line {line} of {path} is damaged" if line else f"{path} is not an Optuna journal"
-        raise StudyError(f"{where}: {error}") from error
+        raise StudyError(_not_readable(path, line, error)) from error
+
+
+def _not_readable(path: Path, line: int | None, error: Exception) -> str:
+    if line is None:
+        return f"{path} is not an Optuna journal: {error}"
+    return (
+        f"line {line} of {path} is damaged: {error}. The lines before it are whole:"
+        f" `head -n {line - 1} {path} > mended.journal` keeps them; put that in its place"
+    )
 
 
 class _JournalLock(JournalFileOpenLock):
@@ -48,11 +56,13 @@ class _JournalLock(JournalFileOpenLock):
         super().__init__(str(journal), grace_period=None)
         self._journal = journal
         self._lock = journal_lock(journal)
+        self._told = False
 
     def acquire(self) -> bool:
         self._lock.acquire()
         try:
-            cut_torn_line(self._journal)
+            # On a full disk every attempt to write leaves such a line: once is enough to say so.
+            self._told |= cut_torn_line(self._journal, quiet=self._told)
         except OSError:
             self._lock.release()
             raise
@@ -67,8 +77,12 @@ def journal_lock(journal: Path) -> FileLock:
     return FileLock(f"{journal}.flock")
 
 
-def cut_torn_line(journal: Path) -> None:
-    """Cut off a last line without its line end: the write that a killed process left behind."""
+def cut_torn_line(journal: Path, *, quiet: bool = False) -> bool:
+    """Cut off a last line without its line end: the write that a killed process left behind.
+
+    Returns:
+        Whether there was one.
+    """
     with journal.open("r+b") as file:
         size = position = file.seek(0, os.SEEK_END)
         while position > 0:
@@ -80,8 +94,10 @@ def cut_torn_line(journal: Path) -> None:
                 break
             position = start
         if position < size:
-            _LOG.warning("%s: cut %d bytes of an unfinished line", journal, size - position)
+            level = logging.DEBUG if quiet else logging.WARNING
+            _LOG.log(level, "%s: cut %d bytes of an unfinished line", journal, size - position)
             file.truncate(position)
+        return position < size
 
 
 def _damaged_line(journal: Path) -> int | None:

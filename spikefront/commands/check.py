@@ -7,55 +7,71 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
+from click.exceptions import Exit
 
-from spikefront.options import TARGET, read_whole_numbers, split_option, task_options
-from spikefront.shared import print_table, recorded_task, working
+from spikefront.loading import loaded_config
+from spikefront.options import (
+    SETTING,
+    TARGET,
+    command,
+    json_option,
+    option,
+    read_by,
+    split_option,
+    task_options,
+    whole_numbers,
+)
+from spikefront.output import print_table
 
 if TYPE_CHECKING:
     from conversion import SpikingModel
     from evaluators import Evaluator, Measurement
 
 
-@click.command()
+@command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--target", "name", type=TARGET, required=True, help="The chip, or a file of limits.")
-@task_options
-@click.option(
+@option(
+    SETTING,
+    "--target",
+    "name",
+    type=TARGET,
+    required=True,
+    help="The chip; built in:",
+)
+@option(
+    SETTING,
     "--bits",
-    callback=lambda context, option, text: read_whole_numbers(text) if text else (),
+    callback=read_by(whole_numbers),
+    metavar="N,N,…",
     help="Weight bits to measure, like 8,6,4. Default: the target's.",
 )
+@task_options
 @split_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def check(
     config: Path, name: str, bits: tuple[int, ...], split: str, as_json: bool, **task: Any
 ) -> None:
-    """Say what of an exported CONFIG does not fit a chip, layer by layer, and what to change.
+    """List what in an exported CONFIG does not fit a chip, layer by layer, and what to change.
 
-    The network is then run in integers of the chip's widths, and its accuracy shown. Fails if
-    something does not fit.
+    The network then runs in integers of the chip's widths, to show their accuracy. The exit code
+    is 1 if something does not fit.
 
     \b
     spikefront check runs/digits/trial-59.json --target speck
     spikefront check runs/digits/trial-59.json --target xylo --bits 8,6,4
     """  # noqa: D301 - click wants the control character
-    from conversion import DeployConfig, load
     from conversion.export import program_of
     from conversion.targets import check as violations_of
     from conversion.targets import target
-    from evaluators import Evaluator, load_task
+    from evaluators import Evaluator
     from reports import bits_table, violations_table
 
     chip = target(name)
-    deployed = DeployConfig.read(config)
-    spec = recorded_task(deployed.provenance.get("task"), task)
-    with working(f"loading {spec.task}"):
-        loaded = load_task(spec)
-        model = load(config, loaded.model)
+    deployed, used, model = loaded_config(config, task)
     program = program_of(model)
     found = violations_of(program, chip)
-    evaluator = Evaluator(loaded, seed=spec.seed)
+    evaluator = Evaluator(used, seed=deployed.provenance.get("seed", 0))
     widths = bits or ((chip.weight_bits,) if chip.weight_bits else ())
     state = min(chip.state_bits or 16, 32)
     measured, failed = _measured(model, evaluator, widths, split, state)
@@ -76,7 +92,7 @@ def check(
     if failed:
         click.echo(f"error: {failed}", err=True)
     if found or failed:
-        raise click.exceptions.Exit(1)
+        raise Exit(1)
 
 
 def _measured(

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import rich_click as click
 
-from spikefront.options import run_options, split_option, task_options
-from spikefront.shared import print_table, recorded_task
+from spikefront.loading import loaded_config
+from spikefront.options import (
+    OUTPUT,
+    command,
+    option,
+    run_options,
+    split_option,
+    task_options,
+)
+from spikefront.output import print_table
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.command()
+@command()
 @click.argument("config", type=click.Path(path_type=Path))
 @task_options
+@split_option
 @run_options
-@click.option(
+@option(
+    OUTPUT,
     "--logits",
     type=click.Path(path_type=Path),
-    help="Write the outputs and exit steps of a split here (safetensors).",
+    metavar="FILE",
+    help="Write the outputs and exit steps of the split here (.safetensors).",
 )
-@split_option
 def convert(
     config: Path, device: str, batch_size: int | None, logits: Path | None, split: str, **task: Any
 ) -> None:
-    """Rebuild the spiking model of an exported CONFIG and say what it is."""
+    """Rebuild the spiking model of an exported CONFIG and describe it.
+
+    \b
+    spikefront convert spikefront-out/trial-17.json
+    spikefront convert spikefront-out/trial-17.json --split test --logits answers.safetensors
+    """  # noqa: D301 - click wants the control character
     import safetensors.torch
     import torch
 
-    from conversion import DeployConfig, Inputs, load, write_file
-    from evaluators import load_task
+    from conversion import Inputs, write_file
     from reports import model_table
 
-    deployed = DeployConfig.read(config)
-    loaded = load_task(recorded_task(deployed.provenance.get("task"), task))
-    model = load(config, loaded.model, device=device)
+    _, task_loaded, model = loaded_config(config, task, device)
     if logits is not None:
-        batches = loaded.split(split).batches(batch_size or 32)
+        batches = task_loaded.split(split).batches(batch_size or 32)
         answers = [model.infer(Inputs.of(x).to(device)) for x, _ in batches]
         names = [name for name in answers[0].answers if name != model.outputs.output]
         write_file(
@@ -53,4 +62,5 @@ def convert(
             ),
         )
     print_table(model_table(model))
-    click.echo(f"Every hash of {config} is right; {logits or 'the model'} is ready.")
+    written = f"; the outputs are in {logits}" if logits else ""
+    click.echo(f"Every hash of {config} is right{written}.")

@@ -2,92 +2,101 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
+from spikefront.loading import (
+    check_learning,
+    loaded,
+    loaded_config,
+    of_recordings,
+    uniform_config,
+)
 from spikefront.options import (
     CHOICE,
+    SETTING,
     choice_options,
-    named_options,
+    command,
+    figure_option,
+    json_option,
+    option,
     part_options,
     run_options,
     split_option,
     task_options,
 )
-from spikefront.shared import (
-    check_learning,
-    learning_bar,
-    make_evaluator,
-    named_task,
-    of_recordings,
-    print_table,
-    recorded_task,
-    uniform_config,
-    working,
-)
+from spikefront.output import learning_bar, show
+from spikefront.settings import named_options
 
 if TYPE_CHECKING:
-    pass
+    from conversion import SpikingModel
+    from evaluators import Task
 
 
-@click.command()
+@command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
 @task_options
-@run_options
 @choice_options
 @split_option
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="Look into this exported config instead of a uniform choice.",
-)
-@click.option("--samples", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
+    SETTING, "--samples", type=click.IntRange(1), default=64, show_default=True, metavar="N",
+    help="Of the split.",
+)  # fmt: skip
+@run_options
+@figure_option
+@json_option
 def diagnose(
+    config: Path | None,
     device: str,
     batch_size: int | None,
     split: str,
-    config: Path | None,
     samples: int,
     figure: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Tell which layer to mend: how much of its error is clipping, rounding, uneven input.
+    """Show where the error of each layer comes from: clipping, rounding, uneven input.
 
-    The figure shows the same. Inherited is what came with the input, from the layers before.
-    """
-    from conversion import DeployConfig, Inputs, load
-    from conversion import convert as make_spiking
+    Of an exported CONFIG, or of a uniform setting. An inherited error came with the input, from
+    the layers before.
+
+    \b
+    spikefront diagnose --phi 2 --timesteps 4 --figure errors.png
+    spikefront diagnose spikefront-out/trial-17.json
+    """  # noqa: D301 - click wants the control character
+    from conversion import Inputs
     from conversion import diagnose as find_errors
     from reports import diagnosis_figure, diagnosis_table, write_figure
 
     choice, task = part_options(options)
     if config is not None and (given := named_options(*CHOICE)):
-        raise click.UsageError(f"give either --config or --{given[0].replace('_', '-')}, not both")
+        raise click.UsageError(f"give either CONFIG or --{given[0].replace('_', '-')}, not both")
     check_learning(choice)
-    deployed = DeployConfig.read(config) if config else None
-    spec = recorded_task(deployed.provenance.get("task"), task) if deployed else named_task(task)
-    with working(f"loading {spec.task} and profiling its network"):
-        evaluator = make_evaluator(spec, device, "horowitz45", batch_size)
-    if config:
-        model = load(config, evaluator.task.model, device=device)
+    if config is not None:
+        _, used, model = loaded_config(config, task, device)
     else:
-        conversion = uniform_config(evaluator.layers, of_recordings(choice, evaluator))
-        with learning_bar(conversion) as on_iteration:
-            model = make_spiking(evaluator.profile, conversion, on_iteration=on_iteration)
-    given, _ = next(evaluator.task.split(split).batches(samples))
+        used, model = _uniform(choice, task, device, batch_size)
+    given, _ = next(used.split(split).batches(samples))
     inputs = Inputs.of(given)
-    found = find_errors(model, inputs.to(evaluator.device))
+    found = find_errors(model, inputs.to(device))
     if figure is not None:
         write_figure(diagnosis_figure(found), figure)
-    if as_json:
-        click.echo(
-            json.dumps({"split": split, "n": len(inputs), "layers": list(map(asdict, found))})
-        )
-        return
-    print_table(diagnosis_table(found))
+    show(
+        as_json,
+        lambda: {"split": split, "n": len(inputs), "layers": list(map(asdict, found))},
+        lambda: diagnosis_table(found),
+    )
+
+
+def _uniform(
+    choice: dict[str, Any], task: dict[str, Any], device: str, batch_size: int | None
+) -> tuple[Task, SpikingModel]:
+    from conversion import convert
+
+    evaluator, _ = loaded(task, device, batch_size)
+    conversion = uniform_config(evaluator.layers, of_recordings(choice, evaluator))
+    with learning_bar(conversion) as on_iteration:
+        return evaluator.task, convert(evaluator.profile, conversion, on_iteration=on_iteration)

@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import rich_click as click
 
+from spikefront.loading import check_learning, loaded, of_recordings, uniform_config
 from spikefront.options import (
+    SETTING,
     choice_options,
+    command,
     energy_option,
+    json_option,
+    option,
     part_options,
     run_options,
     split_option,
     task_options,
 )
-from spikefront.shared import (
-    check_learning,
-    learning_bar,
-    make_evaluator,
-    named_task,
-    of_recordings,
-    print_table,
-    uniform_config,
-    working,
-)
-
-if TYPE_CHECKING:
-    pass
+from spikefront.output import learning_bar, show
 
 
-@click.command()
+@command()
 @task_options
-@run_options
-@energy_option("horowitz45")
 @choice_options
-@click.option(
+@option(
+    SETTING,
     "--alpha",
     type=click.FloatRange(0, 1),
     default=0.6,
     show_default=True,
-    help="Exit above this confidence; 1 never exits.",
+    help="A sample exits above this confidence; 1: never.",
 )
-@click.option(
+@option(
+    SETTING,
     "--beta",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Part of the exit threshold that follows the calibration entropy.",
+    help="Part of the exit threshold that follows the entropy of the calibration samples.",
 )
 @split_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@energy_option("horowitz45")
+@run_options
+@json_option
 def evaluate(
     device: str,
     batch_size: int | None,
@@ -62,15 +56,18 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure one uniform choice, without a study."""
+    """Measure one uniform setting, without a study.
+
+    \b
+    spikefront evaluate --phi 4 --rho 2 --timesteps 8
+    spikefront evaluate --phi 1 --timesteps 2 --calibration learned --alpha 1
+    """  # noqa: D301 - click wants the control character
     from conversion import Choice, ExitPolicy
     from reports import measurement_table
 
     choice, task = part_options(options)
     check_learning(choice)
-    spec = named_task(task)
-    with working(f"loading {spec.task} and profiling its network"):
-        evaluator = make_evaluator(spec, device, prices, batch_size)
+    evaluator, _ = loaded(task, device, batch_size, prices)
     conversion = uniform_config(evaluator.layers, of_recordings(choice, evaluator))
     policy = ExitPolicy(
         score=evaluator.profile.outputs.score or "entropy",
@@ -80,8 +77,6 @@ def evaluate(
     with learning_bar(conversion) as on_iteration:
         given = Choice(conversion=conversion, exit=policy)
         model = evaluator.convert(given, on_iteration=on_iteration)
-    measurement = evaluator.record(model, split).measure(model.exit)
-    if as_json:
-        click.echo(json.dumps({**measurement.to_dict(), "ann": asdict(evaluator.ann(split))}))
-        return
-    print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
+    m = evaluator.record(model, split).measure(model.exit)
+    ann = evaluator.ann(split)
+    show(as_json, lambda: {**m.to_dict(), "ann": asdict(ann)}, lambda: measurement_table(m, ann))

@@ -5,57 +5,78 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
+from spikefront.loading import evaluator_of, open_existing, provenance_of
 from spikefront.options import (
     FORMAT,
+    LIMITS,
+    OUTPUT,
     READER,
+    SETTING,
     TARGET,
     EnergyLimit,
     artifacts_option,
+    command,
     confidence_option,
     limit_options,
+    option,
     run_options,
     study_options,
     task_options,
 )
-from spikefront.shared import LOG, evaluator_of, open_existing, print_table, provenance_of
+from spikefront.output import LOG, print_table
 
 if TYPE_CHECKING:
     from conversion import SpikingModel
     from evaluators import Evaluator, Measurement
 
 
-@click.command()
+@command()
 @study_options
-@task_options
-@run_options
-@artifacts_option
-@click.option("--trial", type=click.IntRange(0), help="This trial.")
+@option(LIMITS, "--trial", type=click.IntRange(0), metavar="N", help="This trial.")
 @limit_options(
     "The most accurate point up to this energy",
-    "The cheapest trial that is promised to lose at most this much (0.01 is one point).",
+    "The cheapest trial that loses at most this much, with confidence: 0.01 is one point.",
 )
 @confidence_option
-@click.option(
+@option(
+    OUTPUT,
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Default: OUT/trial-N.json.",
+)
+@option(
+    OUTPUT,
     "--format",
     "kind",
     type=FORMAT,
-    help="Write it for other programs too: npz needs NumPy alone; see docs/export.md.",
+    help="Also write it for other programs; npz needs NumPy alone. One of:",
 )
-@click.option("--reader", type=READER, help="nir: the program that will read it.")
-@click.option(
+@option(OUTPUT, "--reader", type=READER, help="nir: the program that will read it, one of:")
+@option(
+    OUTPUT,
     "--approximate",
     is_flag=True,
-    help="Write it even if it runs otherwise: a NIR reader's neurons, or floats for integers.",
+    help="Write it even if it will run differently: a"
+    " NIR reader's neurons, or floats for integers.",
 )
-@click.option(
-    "--unrolled", is_flag=True, help="onnx, torch: all T steps in one graph, instead of one step."
+@option(
+    OUTPUT,
+    "--unrolled",
+    is_flag=True,
+    help="onnx, torch: all T steps in one graph, instead of one step.",
 )
-@click.option(
-    "--target", type=TARGET, help="Say what does not fit this chip, as `spikefront check` does."
+@option(
+    SETTING,
+    "--target",
+    type=TARGET,
+    help="Also list what does not fit this chip, as `spikefront check` does. Built in:",
 )
-@click.option("--to", type=click.Path(path_type=Path), help="Default: OUT/trial-N.json.")
+@task_options
+@run_options
+@artifacts_option
 def export(
     out: Path,
     storage: str | None,
@@ -77,8 +98,14 @@ def export(
 ) -> None:
     """Write one point of the front as a config that deploys: JSON and safetensors.
 
-    Without a choice it takes the knee of the front.
-    """
+    Without --trial or a limit it takes the knee of the front: the point farthest from the line
+    between the cheapest and the most accurate one.
+
+    \b
+    spikefront export --max-energy 0.08
+    spikefront export --max-accuracy-drop 0.01 --confidence 0.95
+    spikefront export --trial 17 --format nir --reader sinabs
+    """  # noqa: D301 - click wants the control character
     from conversion import save
     from reports import ann_on_test, measure_front, measurement_table, select, tested
     from search import study_setup

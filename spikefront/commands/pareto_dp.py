@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import rich_click as click
 
-from spikefront.options import energy_option, run_options, sweep_options, task_options
-from spikefront.shared import (
-    make_evaluator,
-    measured_sensitivity,
-    named_task,
-    print_table,
-    steps_of_sweep,
-    working,
+from spikefront.loading import loaded, measured_sensitivity, steps_of_sweep
+from spikefront.options import (
+    SETTING,
+    command,
+    energy_option,
+    json_option,
+    option,
+    run_options,
+    sweep_options,
+    task_options,
 )
-
-if TYPE_CHECKING:
-    pass
+from spikefront.output import show
 
 
-@click.command("pareto-dp")
+@command("pareto-dp")
 @task_options
-@run_options
-@energy_option("horowitz45")
 @sweep_options
-@click.option("--points", type=click.IntRange(2), default=12, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
+    SETTING, "--points", type=click.IntRange(2), default=12, show_default=True, metavar="N",
+    help="Points to measure.",
+)  # fmt: skip
+@energy_option("horowitz45")
+@run_options
+@json_option
 def pareto_dp(
     device: str,
     batch_size: int | None,
@@ -40,18 +42,19 @@ def pareto_dp(
     as_json: bool,
     **task: Any,
 ) -> None:
-    """The paper's search: φ, then ρ, by sensitivities that add up; each point measured.
+    """Run the search of Wang et al.: φ, then ρ, by sensitivities that add up.
 
-    Wang et al.'s dynamic programme for a range of budgets, on one sensitivity profile. Every step
-    runs, without early exit; `spikefront search` measures such points among its baselines.
-    """
+    Their dynamic programme for a range of budgets, on one sensitivity profile; each point is then
+    measured, without early exit. `spikefront search` measures such points among its baselines.
+
+    \b
+    spikefront pareto-dp --points 6
+    """  # noqa: D301 - click wants the control character
     from conversion import Choice, ConversionConfig, ExitPolicy, LayerConfig
     from reports import paper_rows, paper_table
     from search import ParetoSearch
 
-    spec = named_task(task)
-    with working(f"loading {spec.task} and profiling its network"):
-        evaluator = make_evaluator(spec, device, prices, batch_size)
+    evaluator, _ = loaded(task, device, batch_size, prices)
     timesteps = steps_of_sweep(timesteps, evaluator)
     front = ParetoSearch(measured_sensitivity(evaluator, timesteps, phi, rho)).front(points)
     measured = []
@@ -60,8 +63,10 @@ def pareto_dp(
         config = ConversionConfig(timesteps=timesteps, layers=layers)
         measured.append(evaluator.measure(Choice(conversion=config, exit=ExitPolicy())))
     ann = evaluator.ann("search")
-    if as_json:
-        rows = paper_rows(front, measured)
-        click.echo(json.dumps({"timesteps": timesteps, "ann": asdict(ann), "points": rows}))
-        return
-    print_table(paper_table(front, measured, ann))
+    show(
+        as_json,
+        lambda: {
+            "timesteps": timesteps, "ann": asdict(ann), "points": paper_rows(front, measured)
+        },
+        lambda: paper_table(front, measured, ann),
+    )  # fmt: skip

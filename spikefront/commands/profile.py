@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from dataclasses import asdict, replace
 from typing import Any
 
-import click
+from spikefront.loading import loaded
+from spikefront.options import command, json_option, run_options, task_options
+from spikefront.output import show
 
-from spikefront.options import run_options, task_options
-from spikefront.shared import make_evaluator, named_task, print_table, working
 
-@click.command()
+@command()
 @task_options
 @run_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> None:
-    """Print the spiking layers and what the calibration data shows of them."""
+    """List the spiking layers and what the calibration data shows of them.
+
+    \b
+    spikefront profile
+    spikefront profile --task cifar10 --data ~/data --weights resnet20.safetensors
+    """  # noqa: D301 - click wants the control character
     from reports import layer_rows, profile_table
 
-    spec = named_task(task)
-    with working(f"loading {spec.task} and profiling its network"):
-        evaluator = make_evaluator(spec, device, "horowitz45", batch_size)
+    evaluator, _ = loaded(task, device, batch_size)
     found = evaluator.profile
-    if as_json:
-        costs = dataclasses.asdict(dataclasses.replace(found.costs, fan_out={}))
-        nodes = {"analog_nodes": found.network.analog_nodes}
-        click.echo(json.dumps({"layers": layer_rows(found), **costs, **nodes}))
-        return
-    print_table(profile_table(found))
+    show(
+        as_json,
+        lambda: {
+            "layers": layer_rows(found),
+            **asdict(replace(found.costs, fan_out={})),
+            "analog_nodes": found.network.analog_nodes,
+        },
+        lambda: profile_table(found),
+    )

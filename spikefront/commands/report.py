@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import rich_click as click
 
+from spikefront.loading import (
+    evaluator_of,
+    named_again,
+    open_existing,
+    provenance_of,
+    write_settings,
+)
 from spikefront.options import (
+    SETTING,
     artifacts_option,
+    command,
     energy_option,
+    json_option,
+    option,
     run_options,
     study_options,
     task_options,
 )
-from spikefront.shared import (
-    evaluator_of,
-    named_again,
-    open_existing,
-    print_table,
-    progress_bar,
-    provenance_of,
-)
-
-if TYPE_CHECKING:
-    pass
+from spikefront.output import progress_bar, show
 
 
-@click.command()
+@command()
 @study_options
+@energy_option(None, "Price the finished trials by another model, without running them again")
+@option(SETTING, "--no-test", is_flag=True, help="Leave the test split alone.")
 @task_options
 @run_options
 @artifacts_option
-@energy_option(None, "Price the finished trials by another model, without running them again")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--no-test", is_flag=True, help="Leave the test split alone.")
+@json_option
 def report(
     out: Path,
     storage: str | None,
@@ -48,10 +48,14 @@ def report(
     no_test: bool,
     **task: Any,
 ) -> None:
-    """Write front.csv, trials.csv, figures and report.html; re-measure the front on test.
+    """Measure the front on the test split; write tables, figures and report.html.
 
     Each point is measured on the test split once; the study keeps the result.
-    """
+
+    \b
+    spikefront report
+    spikefront report --energy-model loihi --json
+    """  # noqa: D301 - click wants the control character
     from conversion import energy_model
     from reports import compare_knee, front_table, measure_front, summary, write_report
 
@@ -77,8 +81,9 @@ def report(
         task=evaluator.task,
         again=named_again(task),
     )
-    if as_json:
-        click.echo(json.dumps(summary(front), allow_nan=False))
-        return
-    print_table(front_table(front))
-    click.echo(f"\n{len(files)} files in {out}; open {files[-1]}")
+    show(as_json, lambda: summary(front), lambda: front_table(front))
+    if not as_json:
+        again = write_settings(study, out)
+        click.echo(f"\n{len(files) + len(again)} files in {out}; open {files[-1]}")
+        if again:
+            click.echo(f"The same study again: spikefront search --config {again[0]}")

@@ -7,176 +7,218 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
-from spikefront.options import (
-    CALIBRATION,
-    NEURON,
-    SAMPLER,
-    TARGET,
-    EnergyLimit,
-    artifacts_option,
-    confidence_option,
-    energy_option,
-    limit_options,
-    read_pins,
-    read_whole_numbers,
-    run_options,
-    study_options,
-    task_options,
-    timeout_option,
-)
-from spikefront.shared import (
-    LOG,
+from spikefront.loading import (
     checked_evaluator,
     make_evaluator,
     measured_sensitivity,
     named_again,
     named_task,
-    print_table,
     provenance_of,
-    trial_bar,
-    working,
+    write_settings,
 )
+from spikefront.options import (
+    CALIBRATION,
+    LIMITS,
+    MACHINE,
+    NEURON,
+    SAMPLER,
+    SETTING,
+    STUDY,
+    TARGET,
+    EnergyLimit,
+    artifacts_option,
+    command,
+    confidence_option,
+    energy_option,
+    limit_options,
+    log_option,
+    option,
+    read_by,
+    read_pins,
+    run_options,
+    study_options,
+    task_options,
+    timeout_option,
+    whole_numbers,
+)
+from spikefront.output import LOG, counted, print_table, trial_bar, working
+from spikefront.settings import what_was_given
 
 if TYPE_CHECKING:
     import optuna
 
     from evaluators import Evaluator, TaskSpec
+    from search import StudySetup
     from spaces import LayerSpace
 
+CHOICES = "Choices of the search"
 
-@click.command()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
+
+
+@command()
 @task_options
 @study_options
-@run_options
-@energy_option("horowitz45")
-@click.option(
+@option(
+    STUDY,
     "--trials",
     type=click.IntRange(1),
     default=60,
     show_default=True,
+    metavar="N",
     help="Trials to run, across all workers; additional exits of the same passes are free.",
 )
-@click.option(
+@option(
+    STUDY,
     "--sampler",
     type=SAMPLER,
     default="additive",
     show_default=True,
-    help="additive is ours, the others are Optuna's.",
+    help="additive is our own, the others are Optuna's. One of:",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=1,
+@option(
+    STUDY,
+    "--objective",
+    "objectives",
+    default="energy",
     show_default=True,
-    help="Processes that measure, here; on cuda each has a GPU of its own. 0 only makes the study"
-    " and its queue, for `spikefront worker`.",
+    metavar="NAME,NAME,…",
+    callback=read_by(_words),
+    help="What to minimise while the metric is maximised: energy, and any of latency (mean"
+    " steps until the exit), synops (on the critical path) and memory (bytes; with --bits)."
+    " Of the samplers, additive steers by energy alone.",
 )
-@click.option(
-    "--dask",
-    metavar="ADDRESS",
-    help="Measure on the workers of this Dask scheduler (or scheduler file) instead.",
+@option(
+    STUDY,
+    "--paper/--no-paper",
+    default=True,
+    show_default=True,
+    help="Measure points of the paper's search as baselines too; see `spikefront pareto-dp`.",
 )
-@timeout_option
-@click.option(
+@energy_option("horowitz45")
+@option(
+    CHOICES,
+    "--phi-max",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Largest φ, spikes per neuron and step.",
+)
+@option(
+    CHOICES,
+    "--rho-max",
+    type=click.FloatRange(1),
+    default=3.0,
+    show_default=True,
+    metavar="X",
+    help="Largest ρ, factor on the threshold.",
+)
+@option(
+    CHOICES,
     "--timesteps",
-    callback=lambda context, option, text: None if text is None else read_whole_numbers(text),
-    help="Values of T to choose from. Default: 1,2,4,8; of events those up to their frames.",
+    callback=read_by(lambda text: whole_numbers(text) or None),
+    metavar="N,N,…",
+    help="Values of T. Default: 1,2,4,8; for events up to their frames.",
 )
-@click.option(
+@option(
+    CHOICES,
     "--neuron",
     "neurons",
     type=NEURON,
     multiple=True,
     default=("adafire", "dual-threshold"),
     show_default=True,
-    help="Neurons to choose from; repeat it for both. dual-threshold fires negative spikes too.",
+    help="Repeatable. dual-threshold also fires negative spikes. Of:",
 )
-@click.option(
+@option(
+    CHOICES,
     "--calibration",
     "calibrations",
     type=CALIBRATION,
     multiple=True,
     default=("light", "advanced", "none", "learned", "learned-weights"),
     show_default=True,
-    help="Calibrations to choose from; repeat it. `--calibration light` alone learns nothing.",
+    help="Repeatable. `--calibration light` alone learns nothing and is fast. Of:",
 )
-@click.option(
+@option(
+    CHOICES,
     "--iterations",
     default="100,200,400",
     show_default=True,
-    callback=lambda context, option, text: read_whole_numbers(text),
-    help="Numbers of gradient steps of learning to choose from.",
+    metavar="N,N,…",
+    callback=read_by(whole_numbers),
+    help="Numbers of gradient steps of learning.",
 )
-@click.option(
-    "--label-weight",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="Weight of the training labels in what is learned; 0 learns from the ANN alone.",
-)
-@artifacts_option
-@click.option(
-    "--phi-max",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Largest φ, spikes per neuron and step.",
-)
-@click.option(
-    "--rho-max",
-    type=click.FloatRange(1),
-    default=3.0,
-    show_default=True,
-    help="Largest ρ, factor on the threshold.",
-)
-@click.option(
-    "--objective",
-    "objectives",
-    default="energy",
-    show_default=True,
-    callback=lambda context, option, text: tuple(part.strip() for part in text.split(",")),
-    help="What to minimise while the metric is maximised, like energy,latency: energy, latency"
-    " (mean steps until the exit), synops (on the critical path), memory (bytes; with --bits)."
-    " The sampler additive steers by energy alone, Optuna's by all of them.",
-)
-@click.option(
+@option(
+    CHOICES,
     "--bits",
-    callback=lambda context, option, text: read_whole_numbers(text) if text else (),
-    help="Widths of integer weights to choose from, like 8,6,4: every trial then runs in integers,"
+    callback=read_by(whole_numbers),
+    metavar="N,N,…",
+    help="Widths of integer weights, like 8,6,4: every trial then runs in integers, with"
     " potentials of 16 bits. Default: floating point, or a target's.",
 )
-@click.option(
-    "--target",
-    type=TARGET,
-    help="Keep φ, neurons and bits within the limits of this chip. Warns of everything else that"
-    " does not fit; `spikefront check` lists it.",
-)
-@click.option(
+@option(
+    CHOICES,
     "--pin",
     "pins",
     multiple=True,
     metavar="LAYER:phi=1",
-    callback=lambda context, option, texts: read_pins(texts),
-    help="Keep φ or ρ of a layer; repeat it. `spikefront profile` lists the layers.",
+    callback=read_by(read_pins),
+    help="Fix φ or ρ of a layer. Repeatable. `spikefront profile` lists the layers.",
+)
+@option(
+    CHOICES,
+    "--target",
+    type=TARGET,
+    help="Keep φ, neurons and bits within the limits of this"
+    " chip, and warn of everything else that does not fit. Built in:",
+)
+@option(
+    SETTING,
+    "--label-weight",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="X",
+    help="Weight of the training labels in learning; 0 learns from the ANN alone.",
 )
 @limit_options(
     "Most energy of a point of the front",
-    "Most that it may lose of the task's metric (0.01 is one point).",
+    "Most that a point may lose of the task's metric; 0.01 is one point.",
 )
-@click.option(
+@option(
+    LIMITS,
     "--max-steps",
     type=click.FloatRange(1),
-    help="Most mean steps until the exit of a point of the front: its latency.",
+    metavar="X",
+    help="Most mean steps until the exit, the latency of a point.",
 )
 @confidence_option
-@click.option(
-    "--paper/--no-paper",
-    default=True,
+@run_options
+@option(
+    MACHINE,
+    "--workers",
+    type=click.IntRange(0),
+    default=1,
     show_default=True,
-    help="Measure points of the paper's search as baselines too; see `spikefront pareto-dp`.",
+    metavar="N",
+    help="Processes on this machine; on cuda each has a GPU of its own. 0 makes the study for"
+    " `spikefront worker` and runs nothing.",
 )
+@option(
+    MACHINE,
+    "--dask",
+    metavar="ADDRESS",
+    help="Measure on the workers of this Dask scheduler (or scheduler file) instead.",
+)
+@artifacts_option
+@timeout_option
+@log_option
 def search(
     out: Path,
     storage: str | None,
@@ -189,32 +231,30 @@ def search(
     workers: int,
     dask: str | None,
     timeout: float | None,
-    timesteps: tuple[int, ...] | None,
-    neurons: tuple[str, ...],
-    calibrations: tuple[str, ...],
-    iterations: tuple[int, ...],
-    label_weight: float,
     artifacts: str | None,
-    phi_max: int,
-    rho_max: float,
+    log_every: int,
     objectives: tuple[str, ...],
-    bits: tuple[int, ...],
     target: str | None,
-    pins: dict[str, Any],
     max_energy: EnergyLimit | None,
     max_accuracy_drop: float | None,
     max_steps: float | None,
     confidence: float | None,
     paper: bool,
-    **task: Any,
+    **options: Any,
 ) -> None:
-    """Search the trade-off. Ctrl-C stops cleanly; the same command goes on where it stopped.
+    """Search the trade-off. Ctrl-C stops cleanly; the same command resumes.
 
-    Uniform settings, those of the paper's search and learned uniform ones are measured first, as
-    baselines. Then the sampler chooses φ and ρ for every layer, T, the calibration and the early
-    exit, and what to learn on from at which price of energy. Ends with a table of the front and a
-    report of the search split in OUT.
-    """
+    Baselines come first: uniform settings, those of the paper's search, and learned ones. Then
+    the sampler chooses φ and ρ for every layer, T, the calibration and the early exit, and which
+    state to continue learning from at which price of energy. At the end come a table of the front
+    and a report of the search split in OUT.
+
+    \b
+    spikefront search
+    spikefront search --task cifar10 --data ~/data --weights net.safetensors
+    spikefront search --max-accuracy-drop 0.01 --phi-max 4 --workers 4
+    spikefront search --config search.toml
+    """  # noqa: D301 - click wants the control character
     import optuna
 
     import search as rooms
@@ -222,20 +262,10 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+    limits, task = _part(options)
     spec = named_task(task)
     name = study_name or _study_name(spec)
-    limits: dict[str, Any] = {
-        "phi_max": phi_max,
-        "rho_max": rho_max,
-        "neurons": neurons,
-        "calibrations": calibrations,
-        "iterations": iterations,
-        "label_weight": label_weight,
-        "bits": bits,
-        "pins": pins,
-    }
     limits |= _within(target, limits) if target is not None else {}
-    limits |= {"timesteps": timesteps} if timesteps is not None else {}
     place = storage or out / rooms.JOURNAL_NAME
     limit = max_energy or EnergyLimit()
     budget = rooms.Budget(
@@ -245,44 +275,38 @@ def search(
         confidence=confidence or 0.9,
     )
     objectives = _objectives(objectives, limits["bits"])
-    settings = {
-        "energy": energy_model(prices), "task": spec, "objectives": objectives, **limits
-    }  # fmt: skip
+    energy = energy_model(prices)
+    settings = {"energy": energy, "task": spec, "objectives": objectives, **limits}
     if limit.picojoules is None:  # else what share that is shows when the network is loaded
         _check_place(out, place, name, budget=budget, **settings)
     states = artifacts or str((out / rooms.ARTIFACTS_NAME).resolve())
-    make = functools.partial(make_evaluator, spec, device, settings["energy"], batch_size, states)
+    make = functools.partial(make_evaluator, spec, device, energy, batch_size, states)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
         space = _space(evaluator, limits)
     if limit.picojoules is not None:
         budget = replace(budget, max_energy=limit.over(evaluator.ann_energy_pj))
         _check_place(out, place, name, budget=budget, **settings)
-    budget.check(evaluator, bits)
+    budget.check(evaluator, limits["bits"])
     if target is not None:
         _warn_of_what_never_fits(evaluator, space, target)
     _warn_of_a_useless_ann(evaluator)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget, objectives)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
     resumed = len(rooms.passes(study))
-    planned = max(trials, resumed)
-    plan = rooms.Plan(trials=planned, sampler=sampler, timeout=timeout, artifacts=states)
+    plan = rooms.Plan(
+        trials=max(trials, resumed), sampler=sampler, timeout=timeout, artifacts=states,
+        options=what_was_given(),
+    )  # fmt: skip
     rooms.set_plan(study, plan)
     rooms.note_ann(study, evaluator.ann("search"))
-    # A resumed search must not draw what the first one drew.
-    seed = spec.seed + len(study.get_trials(deepcopy=False))
-    study.sampler = rooms.make_sampler(
-        sampler,
-        seed=seed,
-        profile=evaluator.profile,
-        space=space,
-        energy=evaluator.energy,
-        budget=budget,
-    )
+    study.sampler = _sampler(study, sampler, evaluator, setup)
     if resumed >= trials:
-        click.echo(f"the study has run {resumed} trials already: nothing to run", err=True)
+        click.echo(f"the study has run {counted(resumed, 'trial')}: nothing to run", err=True)
+    else:
+        _announce(evaluator, space, trials, resumed, workers)
     baselines = _paper_baselines(evaluator, space) if paper and resumed < trials else []
-    with trial_bar(evaluator, trials, resumed) as on_trial:
+    with trial_bar(evaluator, trials, resumed, log_every) as on_trial:
         rooms.run_study(
             study,
             space,
@@ -312,6 +336,52 @@ def search(
     click.echo(
         f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
     )
+
+
+_SPACE = (
+    "phi_max", "rho_max", "neurons", "calibrations", "iterations", "label_weight", "bits", "pins",
+    "timesteps",
+)  # fmt: skip
+
+
+def _part(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What limits the space, and what names the task."""
+    limits = {name: options.pop(name) for name in _SPACE}
+    if limits["timesteps"] is None:
+        del limits["timesteps"]
+    return limits, options
+
+
+def _sampler(study: optuna.Study, name: str, evaluator: Evaluator, setup: StudySetup) -> Any:
+    from search import make_sampler
+
+    return make_sampler(
+        name,
+        # A resumed search must not draw what the first one drew.
+        seed=evaluator.seed + len(study.get_trials(deepcopy=False)),
+        profile=evaluator.profile,
+        space=setup.space,
+        energy=evaluator.energy,
+        budget=setup.budget,
+    )
+
+
+def _announce(
+    evaluator: Evaluator, space: LayerSpace, trials: int, resumed: int, workers: int
+) -> None:
+    """Say what is going to happen."""
+    ann = evaluator.ann("search")
+    LOG.info(
+        "%s: %s %.2f %% on %d search samples; %s, φ 1 to %d, ρ 1 to %g, T %s",
+        evaluator.task.name, evaluator.task.metric.name, 100 * ann.accuracy.value, ann.n,
+        counted(len(space.layers), "spiking layer"), space.phi_max, space.rho_max,
+        ", ".join(map(str, space.timesteps)),
+    )  # fmt: skip
+    done = f", {resumed} of them done" if resumed else ""
+    LOG.info(
+        "%s%s, by %s; the baselines come first",
+        counted(trials, "trial"), done, counted(max(1, workers), "worker"),
+    )  # fmt: skip
 
 
 def _space(evaluator: Evaluator, limits: dict[str, Any]) -> LayerSpace:
@@ -415,6 +485,7 @@ def _report_search(
     front = measure_front(study, evaluator, test=False)
     costs = evaluator.profile.costs
     provenance = provenance_of(study, evaluator, spec)
+    write_settings(study, out)
     write_report(front, out, costs=costs, provenance=provenance, task=evaluator.task, again=again)
     print_table(front_table(front))
     click.echo(f"\nReport: {out / 'report.html'}")

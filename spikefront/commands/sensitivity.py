@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
-
-from spikefront.options import energy_option, run_options, sweep_options, task_options
-from spikefront.shared import (
-    make_evaluator,
-    measured_sensitivity,
-    named_task,
-    print_table,
-    steps_of_sweep,
-    working,
+from spikefront.loading import loaded, measured_sensitivity, steps_of_sweep
+from spikefront.options import (
+    command,
+    energy_option,
+    figure_option,
+    json_option,
+    run_options,
+    sweep_options,
+    task_options,
 )
-
-if TYPE_CHECKING:
-    pass
+from spikefront.output import show
 
 
-@click.command()
+@command()
 @task_options
-@run_options
-@energy_option("horowitz45")
 @sweep_options
-@click.option("--figure", type=click.Path(path_type=Path), help="Draw it, as .png or .svg.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@energy_option("horowitz45")
+@run_options
+@figure_option
+@json_option
 def sensitivity(
     device: str,
     batch_size: int | None,
@@ -40,21 +36,19 @@ def sensitivity(
     as_json: bool,
     **task: Any,
 ) -> None:
-    """Tell how much each layer's φ and ρ matter: divergence and energy when it alone changes.
+    """Show how much each layer's φ and ρ matter: divergence and energy when it alone changes.
 
-    On the calibration inputs, without labels; everything is calibrated anew for each change. Kept
-    on disk, so that a second time costs nothing.
-    """
+    Measured on the calibration inputs, without labels; the network is calibrated anew for each
+    change. The result is cached on disk.
+
+    \b
+    spikefront sensitivity --figure sensitivity.png
+    """  # noqa: D301 - click wants the control character
     from reports import sensitivity_figure, sensitivity_table, write_figure
 
-    spec = named_task(task)
-    with working(f"loading {spec.task} and profiling its network"):
-        evaluator = make_evaluator(spec, device, prices, batch_size)
+    evaluator, _ = loaded(task, device, batch_size, prices)
     timesteps = steps_of_sweep(timesteps, evaluator)
     found = measured_sensitivity(evaluator, timesteps, phi, rho)
     if figure is not None:
         write_figure(sensitivity_figure(found), figure)
-    if as_json:
-        click.echo(json.dumps(found.to_dict()))
-        return
-    print_table(sensitivity_table(found))
+    show(as_json, found.to_dict, lambda: sensitivity_table(found))

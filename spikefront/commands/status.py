@@ -5,38 +5,39 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import click
+import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
-from spikefront.options import study_options
-from spikefront.shared import open_study, print_table
-
-if TYPE_CHECKING:
-    pass
+from spikefront.loading import open_study
+from spikefront.options import OUTPUT, command, json_option, option, study_options
+from spikefront.output import print_table
 
 
-@click.command()
+@command()
 @study_options
-@click.option("--watch", is_flag=True, help="Look again every few seconds, until it is done.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(OUTPUT, "--watch", is_flag=True, help="Refresh every few seconds until the study is done.")
+@json_option
 def status(
     out: Path, storage: str | None, study_name: str | None, watch: bool, as_json: bool
 ) -> None:
-    """Tell how a study is getting on: trials, workers, rate, time left, its front so far.
+    """Show how a study is getting on: trials, workers, rate, time left, the front so far.
 
-    It looks into the storage only, and may run anywhere at any time.
-    """
+    Reads the storage only, so it may run anywhere at any time.
+
+    \b
+    spikefront status --watch
+    spikefront status --storage postgresql://user@host/db --study digits --json
+    """  # noqa: D301 - click wants the control character
     import time
 
     from rich.live import Live
 
+    study = open_study(out, storage, study_name)
     import search as rooms
     from reports import front_so_far, status_table
 
-    study = open_study(out, storage, study_name)
     if as_json:
         click.echo(json.dumps(asdict(rooms.study_status(study))))
         return

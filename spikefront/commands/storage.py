@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import rich_click as click
 
-import click
-
-if TYPE_CHECKING:
-    pass
+from spikefront.options import MACHINE, STUDY, option
 
 
 @click.group("storage")
 def storage_group() -> None:
-    """Where studies live."""
+    """Serve a study's storage to many workers."""
 
 
 @storage_group.command("serve")
-@click.option(
+@option(
+    STUDY,
     "--storage",
     envvar="SPIKEFRONT_STORAGE",
     required=True,
-    help="The database to stand before, an Optuna URL; or $SPIKEFRONT_STORAGE.",
+    metavar="URL",
+    help="The database behind it, an Optuna URL; or $SPIKEFRONT_STORAGE.",
 )
-@click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True)
-@click.option(
-    "--threads", type=click.IntRange(1), default=10, show_default=True, help="Requests at a time."
+@option(MACHINE, "--host", default="localhost", show_default=True, help="Address to listen on.")
+@option(MACHINE, "--port", type=click.IntRange(1, 65535), default=13000, show_default=True)
+@option(
+    MACHINE,
+    "--threads",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Requests at a time.",
 )
 def serve(storage: str, host: str, port: int, threads: int) -> None:
-    """Stand between many workers and a database: they use --storage grpc://HOST:PORT.
+    """Serve a database to many workers, which use --storage grpc://HOST:PORT.
 
-    Optuna's gRPC proxy: it caches what the workers read, so that the database has one client. No
-    password and no encryption: listen only where everyone may change the study.
-    """
+    This is Optuna's gRPC proxy: it caches what the workers read, so that the database has one
+    client. It has no password and no encryption; listen only where everyone may change the study.
+
+    \b
+    spikefront storage serve --storage postgresql://user@host/db --host 0.0.0.0
+    """  # noqa: D301 - click wants the control character
     from search import serve_storage
 
     ready = f"serving on grpc://{host}:{port}; Ctrl-C or SIGTERM ends it"

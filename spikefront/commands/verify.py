@@ -3,51 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import rich_click as click
 
-from spikefront.options import task_options
-from spikefront.shared import print_table, recorded_task
-
-if TYPE_CHECKING:
-    pass
+from spikefront.loading import loaded_config
+from spikefront.options import MACHINE, SETTING, command, option, task_options
+from spikefront.output import print_table
 
 
-@click.command()
+@command()
 @click.argument("config", type=click.Path(path_type=Path))
 @task_options
-@click.option("--device", help="Default: the one that it was measured on.")
-@click.option(
+@option(MACHINE, "--device", help="Default: the one that it was measured on.")
+@option(
+    SETTING,
     "--tolerance",
     type=click.FloatRange(0),
     default=0.0,
     show_default=True,
-    help="Largest relative difference of accuracy, energy and KL. 0: the same bits.",
+    metavar="FRACTION",
+    help="Largest relative difference of accuracy, energy and divergence; 0: the same bits.",
 )
 def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> None:
-    """Measure an exported CONFIG again; fail if the numbers differ."""
-    from conversion import ConfigError, DeployConfig, DeployError, EnergyModel, load
-    from evaluators import Evaluator, Measurement, load_task
+    """Measure an exported CONFIG again; fail if the numbers differ.
+
+    \b
+    spikefront verify spikefront-out/trial-17.json
+    spikefront verify trial-17.json --device cuda --tolerance 0.001
+    """  # noqa: D301 - click wants the control character
+    from conversion import ConfigError, DeployConfig, DeployError, EnergyModel
+    from evaluators import Evaluator, Measurement
     from reports import measurement_table
 
-    deployed = DeployConfig.read(config)
-    spec = recorded_task(deployed.provenance.get("task"), task)
-    loaded = load_task(spec)
-    recorded = deployed.provenance
+    recorded = DeployConfig.read(config).provenance
+    device = device or recorded.get("device", "cpu")
+    deployed, used, model = loaded_config(config, task, device)
     try:
         expected = Measurement.from_dict(deployed.measurement)
         energy = EnergyModel.from_dict(deployed.energy_model)
     except (KeyError, TypeError, ConfigError) as error:
         raise DeployError(f"{config} holds no measurement to verify: {error}") from error
     evaluator = Evaluator(
-        loaded,
-        device=device or recorded.get("device", "cpu"),
+        used,
+        device=device,
         energy=energy,
         batch_size=recorded.get("batch_size"),
         seed=expected.seed,
     )
-    model = load(config, loaded.model, device=evaluator.device)
     found = evaluator.record(model, expected.split).measure(model.exit)
     print_table(measurement_table(found, evaluator.ann(found.split)))
     _compare(config, expected, found, tolerance, recorded)

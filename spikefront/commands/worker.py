@@ -5,37 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import rich_click as click
 
-from spikefront.options import artifacts_option, run_options, task_options, timeout_option
-from spikefront.shared import (
-    artifacts_of,
-    evaluator_of,
-    open_existing,
-    states_in,
-    trial_bar,
+from spikefront.loading import artifacts_of, evaluator_of, open_existing, states_in
+from spikefront.options import (
+    MACHINE,
+    STUDY,
+    artifacts_option,
+    command,
+    log_option,
+    option,
+    run_options,
+    task_options,
+    timeout_option,
 )
+from spikefront.output import counted, trial_bar
 
 if TYPE_CHECKING:
     import optuna
 
 
-@click.command()
-@click.option(
+@command()
+@option(
+    STUDY,
     "--storage",
     envvar="SPIKEFRONT_STORAGE",
     required=True,
+    metavar="URL",
     help="Where the study is: an Optuna URL, or a journal; or $SPIKEFRONT_STORAGE.",
 )
-@click.option("--study", "study_name", help="Its name. Default: the only one there.")
+@option(STUDY, "--study", "study_name", metavar="NAME", help="Default: the only study there.")
+@option(
+    STUDY,
+    "--trials",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Default: as many as the search asked for.",
+)
 @task_options
 @run_options
-@click.option("--trials", type=click.IntRange(1), help="Default: as many as the search said.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads. Default: torch's, all cores as a rule."
+@option(
+    MACHINE,
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="CPU threads. Default: torch's, usually all cores.",
 )
-@timeout_option
 @artifacts_option
+@timeout_option
+@log_option
 def worker(
     storage: str,
     study_name: str | None,
@@ -45,15 +63,19 @@ def worker(
     threads: int | None,
     timeout: float | None,
     artifacts: str | None,
+    log_every: int,
     **task: Any,
 ) -> None:
-    """Take part in a study, from any machine that reaches its storage, until it is done.
+    """Join a study from any machine that reaches its storage, until it is done.
 
-    `spikefront search --storage URL` makes the study (with --workers 0 it does no more than that).
-    What to load, the sampler and the number of trials are in the study. --data and --weights say
-    where they are on this machine, if elsewhere; another model or other data is refused. Workers
-    may come, go and be killed at any time: the trial of one that is lost runs again.
-    """
+    `spikefront search --storage URL --workers 0` makes the study. What to load, the sampler and
+    the number of trials are in it; --data and --weights say where they are on this machine, if
+    elsewhere. A different model or different data is refused. Workers may come, go and be killed
+    at any time: the trial of a lost worker runs again.
+
+    \b
+    spikefront worker --storage postgresql://user@host/db --study digits
+    """  # noqa: D301 - click wants the control character
     import torch
 
     import search as rooms
@@ -75,9 +97,10 @@ def worker(
         )
 
     own = 0
-    with trial_bar(evaluator, trials or plan.trials, len(rooms.passes(study))) as on_trial:
+    planned, run = trials or plan.trials, len(rooms.passes(study))
+    with trial_bar(evaluator, planned, run, log_every) as on_trial:
 
-        def counted(study: optuna.Study, count: int, reason: str | None) -> None:
+        def counting(study: optuna.Study, count: int, reason: str | None) -> None:
             nonlocal own
             own += 1
             on_trial(study, count, reason)
@@ -90,7 +113,8 @@ def worker(
             sampler=sampler,
             ann_accuracy=evaluator.ann("search").accuracy.value,
             timeout=timeout or plan.timeout,
-            on_trial=counted,
+            on_trial=counting,
             states=states_in(artifacts_of(study, artifacts)),
         )
-    click.echo(f"{own} trials by this worker; the study has run {len(rooms.passes(study))}")
+    done = len(rooms.passes(study))
+    click.echo(f"{counted(own, 'trial')} by this worker; the study has run {done}")

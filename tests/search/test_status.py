@@ -48,7 +48,10 @@ def test_rate_and_time_left_without_the_night(study: optuna.Study) -> None:
     assert (status.run, status.exits, status.planned) == (10, 1, 14)
     assert status.states == {"COMPLETE": 11}
     assert status.per_hour == pytest.approx(120)
-    assert status.seconds_left == pytest.approx(4 * 30)
+    assert status.seconds_left is None, "no worker is at work"
+    study.ask().set_user_attr("beats", time.time())
+    assert study_status(study).seconds_left == pytest.approx(4 * 30)
+    study.tell(11, state=TrialState.FAIL)
     set_plan(study, Plan(trials=10))
     assert study_status(study).is_done
 

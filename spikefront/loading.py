@@ -1,52 +1,25 @@
-"""What several commands do: load a task, open a study, show progress."""
+"""What commands load: plugins, tasks, networks, studies."""
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+import rich_click as click
 
-from spikefront.options import named_options
+from spikefront.output import installed_version, progress_bar, working
+from spikefront.settings import as_toml, named_options
 
 if TYPE_CHECKING:
     import optuna
 
-    from conversion import ConversionConfig, EnergyModel, OnIteration
-    from evaluators import Evaluator, TaskSpec
-    from search import ArtifactStates, OnTrial, Sensitivity, StudySetup
-
-
-STDERR = Console(stderr=True)
-
-
-LOG = logging.getLogger("spikefront")
-
-
-def installed_version() -> str:
-    """The version of the package, as installed."""
-    try:
-        return version("spikefront")
-    except PackageNotFoundError:
-        return "not installed"
-
+    from conversion import ConversionConfig, DeployConfig, EnergyModel, SpikingModel
+    from evaluators import Evaluator, Task, TaskSpec
+    from search import ArtifactStates, Sensitivity, StudySetup
 
 _PLUGINS = "SPIKEFRONT_PLUGINS"
 
@@ -119,6 +92,32 @@ def artifacts_of(
     return place
 
 
+def loaded(
+    task: dict[str, Any],
+    device: str,
+    batch_size: int | None,
+    energy: EnergyModel | str = "horowitz45",
+) -> tuple[Evaluator, TaskSpec]:
+    """The evaluator of the task that a command names, and the task."""
+    spec = named_task(task)
+    with working(f"loading {spec.task} and profiling its network"):
+        return make_evaluator(spec, device, energy, batch_size), spec
+
+
+def loaded_config(
+    config: Path, task: dict[str, Any], device: str = "cpu"
+) -> tuple[DeployConfig, Task, SpikingModel]:
+    """An exported config, its task with what the command names laid over it, and its model."""
+    from conversion import DeployConfig, load
+    from evaluators import load_task
+
+    deployed = DeployConfig.read(config)
+    spec = recorded_task(deployed.provenance.get("task"), task)
+    with working(f"loading {spec.task}"):
+        found = load_task(spec)
+        return deployed, found, load(config, found.model, device=device)
+
+
 def checked_evaluator(make: Callable[[], Evaluator], name: str, setup: StudySetup) -> Evaluator:
     """The evaluator of a process elsewhere, where model or data may be others."""
     from search import check_setup
@@ -184,28 +183,34 @@ def open_existing(
 
 def open_study(out: Path, storage: str | None, name: str | None) -> optuna.Study:
     """A study that is there."""
+    if storage is None and not any(out.glob("*.journal")):  # before the rooms are imported
+        raise click.UsageError(
+            f"there is no study in {out}; `spikefront search --out {out}` makes one, or name the"
+            " --storage of one"
+        )
     import optuna
 
     import search as rooms
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = out / rooms.JOURNAL_NAME
-    if storage is None and not journal.exists():
-        raise rooms.StudyError(
-            f"there is no study in {out}; run `spikefront search --out {out}`"
-            " first, or name its --storage"
-        )
-    store = rooms.open_storage(storage or journal, create=False)
-    if name is None:
-        names = [summary.study_name for summary in optuna.get_all_study_summaries(store)]
-        if not names:
-            raise rooms.StudyError(
-                "there is no study in this storage; `spikefront search` makes one"
-            )
-        if len(names) > 1:
-            raise rooms.StudyError(f"name the --study; there are: {', '.join(names)}")
-        name = names[0]
-    return rooms.load_study(store, name)
+    store = rooms.open_storage(storage or out / rooms.JOURNAL_NAME, create=False)
+    return rooms.load_study(store, name or _only_study(store))
+
+
+def _only_study(store: optuna.storages.BaseStorage) -> str:
+    """The study of a storage; of several, the only one that has a trial."""
+    import optuna
+
+    from search import StudyError
+
+    summaries = optuna.get_all_study_summaries(store)
+    begun = [summary for summary in summaries if summary.n_trials]
+    names = [summary.study_name for summary in begun or summaries]
+    if not names:
+        raise StudyError("there is no study in this storage; `spikefront search` makes one")
+    if len(names) > 1:
+        raise StudyError(f"name one with --study; there are: {', '.join(names)}")
+    return names[0]
 
 
 def evaluator_of(
@@ -231,6 +236,18 @@ def evaluator_of(
         evaluator = make_evaluator(spec, device, setup.energy_model, batch_size, place)
     rooms.check_evaluator(study, evaluator, version=version)
     return evaluator
+
+
+def write_settings(study: optuna.Study, out: Path) -> list[Path]:
+    """Write the file of options that makes a study again; nothing where they are not known."""
+    from conversion import write_file
+    from search import StudyError, plan_of
+
+    try:
+        given = plan_of(study).options
+    except StudyError:
+        return []
+    return [] if given is None else [write_file(out / "search.toml", as_toml("search", given))]
 
 
 def provenance_of(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec) -> dict[str, Any]:
@@ -314,72 +331,3 @@ def measured_sensitivity(
             rhos=tuple(rhos),
             on_branch=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-
-
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    """Say on a terminal what takes a while."""
-    if not STDERR.is_terminal:
-        yield
-        return
-    with STDERR.status(what):
-        yield
-
-
-def progress_bar() -> Progress:
-    """A bar with an estimate of the time left; nothing where no terminal is."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[front]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=STDERR,
-        disable=not STDERR.is_terminal,
-        transient=True,
-    )
-
-
-@contextmanager
-def learning_bar(conversion: ConversionConfig) -> Iterator[OnIteration | None]:
-    """A bar over the gradient steps of a conversion that learns."""
-    if not conversion.calibration.learns:
-        yield None
-        return
-    with progress_bar() as progress:
-        iterations = getattr(conversion.calibration, "iterations", None)
-        bar = progress.add_task("learning", total=iterations, front="")
-        yield lambda done, loss: progress.update(bar, completed=done, front=f"loss {loss:.3g}")
-
-
-@contextmanager
-def trial_bar(evaluator: Evaluator, trials: int, resumed: int) -> Iterator[OnTrial]:
-    """A bar over the trials of a study, with its front so far."""
-    from reports import front_so_far
-
-    ann = evaluator.ann("search").accuracy.value
-    with progress_bar() as progress:
-        bar = progress.add_task("trials", total=trials, completed=resumed, front="")
-
-        def on_trial(study: optuna.Study, count: int, reason: str | None) -> None:
-            if reason is not None:
-                LOG.warning("a trial failed: %s", reason)
-            if not STDERR.is_terminal and count % 10:
-                return
-            front = [point.search for point in front_so_far(study)]
-            within = [m.energy_ratio for m in front if m.accuracy.value >= ann - 0.01]
-            best = f"; ≤ 1 point lost at {min(within):.1%}" if within else ""
-            shown = f"front {len(front)} points{best}"
-            progress.update(bar, completed=count, front=shown)
-            if not STDERR.is_terminal:
-                LOG.info("%d of %d trials, %s", count, trials, shown)
-
-        yield on_trial
-
-
-def print_table(table: Table) -> None:
-    """Print a table as wide as the terminal, or 160 columns where there is none."""
-    console = Console()
-    Console(width=console.width if console.is_terminal else 160).print(table)
