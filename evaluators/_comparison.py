@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,6 +53,14 @@ class Comparison:
         top5: Share of samples with their class among the five most probable, of both networks; None
             below ten classes.
         pairs: The samples on which the two differ most, by falling divergence.
+        easiest: Samples that left early with the most certain answer.
+        hardest: Samples that ran longest with the least certain one.
+        confidence: Probability of the class that each network decides for, ``(2, N)``, the
+            spiking network's at its exit; empty where a sample has no single class.
+        correct: Whether that class is the target, likewise.
+        step_scores: The metric of the spiking network, if all samples stopped after each step.
+        exits: Share of the samples that leave at each step.
+        ann_score: The metric of the ANN.
     """
 
     split: str
@@ -62,6 +70,13 @@ class Comparison:
     confusion: Tensor
     top5: tuple[float, float] | None
     pairs: tuple[Pair, ...]
+    easiest: tuple[Pair, ...] = ()
+    hardest: tuple[Pair, ...] = ()
+    confidence: Tensor = field(default_factory=lambda: torch.zeros(2, 0))
+    correct: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.bool))
+    step_scores: tuple[float, ...] = ()
+    exits: tuple[float, ...] = ()
+    ann_score: float | None = None
 
 
 class Comparing:
@@ -79,7 +94,11 @@ class Comparing:
         self._targets: list[Tensor] = []
         self._top: list[Tensor] = []
         self._confusion = torch.zeros(0, 0, dtype=torch.long)
-        self._pairs: list[Pair] = []
+        self._differing: list[tuple[float, Pair]] = []
+        self._easy: list[tuple[float, Pair]] = []
+        self._hard: list[tuple[float, Pair]] = []
+        self._confidence: list[Tensor] = []
+        self._correct: list[Tensor] = []
         self._n = 0
 
     def add(
@@ -94,22 +113,46 @@ class Comparing:
             self._decided(decided[0], decided[1])
         if isinstance(both[0], Tensor) and both[0].dim() == 2 and is_classes(targets):
             self._five(both, targets)
+            self._certainty(both, targets)
         divergences = self._outputs.divergence(spiking, ann)
-        for i in divergences.argsort(descending=True)[: self._most].tolist():
-            self._pairs.append(
-                Pair(
-                    place=self._n + i,
-                    inputs=[x[i].cpu() for x in inputs.tensors],
-                    target=targets[i].cpu(),
-                    ann=_one(both[0], i),
-                    spiking=_one(both[1], i),
-                    divergence=float(divergences[i]),
-                    steps=int(steps[i]),
-                )
+
+        def pair(i: int) -> Pair:
+            return Pair(
+                place=self._n + i,
+                inputs=[x[i].cpu() for x in inputs.tensors],
+                target=targets[i].cpu(),
+                ann=_one(both[0], i),
+                spiking=_one(both[1], i),
+                divergence=float(divergences[i]),
+                steps=int(steps[i]),
             )
-        self._pairs.sort(key=lambda pair: -pair.divergence)
-        del self._pairs[self._most :]
+
+        self._keep(self._differing, divergences, self._most, pair)
+        if self._outputs.score is not None:
+            certain = self._outputs.confidence(spiking, self._outputs.score)
+            ease = certain - steps.to(certain)  # the confidence lies in 0..1
+            self._keep(self._easy, ease, _EXAMPLES, pair)
+            self._keep(self._hard, -ease, _EXAMPLES, pair)
         self._n += len(targets)
+
+    def _keep(
+        self,
+        kept: list[tuple[float, Pair]],
+        ranks: Tensor,
+        most: int,
+        pair: Callable[[int], Pair],
+    ) -> None:
+        """Keep the samples of the highest ranks."""
+        best = ranks.argsort(descending=True, stable=True)[:most].tolist()
+        kept += [(float(ranks[i]), pair(i)) for i in best]
+        kept.sort(key=lambda ranked: -ranked[0])
+        del kept[most:]
+
+    def _certainty(self, both: Sequence[Tensor], targets: Tensor) -> None:
+        probabilities = torch.stack([x.double().softmax(1) for x in both])
+        sure, decided = probabilities.max(2)
+        self._confidence.append(sure.cpu())
+        self._correct.append((decided == targets).cpu())
 
     def _decided(self, ann: Tensor, spiking: Tensor) -> None:
         classes = max(2, 1 + int(torch.maximum(ann.max(), spiking.max())), len(self._confusion))
@@ -124,8 +167,10 @@ class Comparing:
             top = TopK(5)
             self._top.append(torch.stack([top.statistics(x, targets) for x in both]))
 
-    def found(self, split: str) -> Comparison:
-        """The comparison of all that was added."""
+    def found(
+        self, split: str, step_scores: Sequence[float] = (), exits: Sequence[float] = ()
+    ) -> Comparison:
+        """The comparison of all that was added, with what a recording of the split says."""
         statistics, targets = torch.cat(self._statistics, 1), torch.cat(self._targets)
         rows = [self._metric.per_class(one, targets) for one in statistics]
         top = torch.cat(self._top, 1).mean(1).tolist() if self._top else None
@@ -136,9 +181,26 @@ class Comparing:
             per_class=torch.stack(rows).cpu(),
             confusion=self._confusion.cpu(),
             top5=None if top is None else (top[0], top[1]),
-            pairs=tuple(self._pairs),
+            pairs=tuple(pair for _, pair in self._differing),
+            easiest=tuple(pair for _, pair in self._easy),
+            hardest=tuple(pair for _, pair in self._hard),
+            step_scores=tuple(step_scores),
+            exits=tuple(exits),
+            ann_score=self._metric.value(statistics[0]),
+            **self._sureness(),
         )
 
+    def _sureness(self) -> dict[str, Tensor]:
+        if not self._confidence:
+            return {}
+        return {
+            "confidence": torch.cat(self._confidence, 1),
+            "correct": torch.cat(self._correct, 1),
+        }
+
+
+_EXAMPLES = 3
+"""Samples that are shown as the easiest and as the hardest."""
 
 _MANY = 10
 """Classes from which on the five most probable are worth a look."""

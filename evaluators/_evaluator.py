@@ -336,7 +336,11 @@ class Evaluator:
             )
 
         self._over(split, add)
-        return comparing.found(split)
+        recording = self.record(model, split)
+        exits = recording.exits(model.exit)
+        shares = torch.bincount(exits, minlength=recording.steps) / len(exits)
+        scores = [self.task.metric.value(found) for found in recording.statistics]
+        return comparing.found(split, scores, shares.tolist())
 
     def measure(self, choice: Choice, split: str = "search") -> Measurement:
         """Convert, run and measure a choice.

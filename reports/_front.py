@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from optuna.trial import FrozenTrial
 from conversion import ENERGY_MODELS, ConfigError, EnergyModel
 from evaluators import AnnReference, Measurement, QuantisedAnn
 from search import (
+    NO_LIMITS,
+    Budget,
     DropModel,
     Promise,
     TrialRecord,
@@ -47,6 +50,11 @@ class FrontPoint:
         exit_of: The trial whose pass it is another exit of, or None.
         promise: What it can be trusted to lose, or None where that is unknown.
         lineage: The segments of learning before its own.
+        goes_on_from: The trial whose learned state it continues, or None.
+        started: When it began; None if unknown.
+        finished: When it ended.
+        thresholds: By layer, the mean threshold over the largest activation; empty if it was not
+            looked at.
         search: Its measurement on the search split.
         test: Its measurement on the test split, if there is one.
     """
@@ -59,6 +67,10 @@ class FrontPoint:
     exit_of: int | None = None
     lineage: Sequence[Mapping[str, Any]] = ()
     promise: Promise | None = None
+    goes_on_from: int | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def how(self) -> str:
@@ -78,6 +90,9 @@ class FrontPoint:
             test=test,
             exit_of=record.exit_of,
             lineage=tuple(record.lineage),
+            goes_on_from=record.goes_on_from,
+            started=trial.datetime_start,
+            finished=trial.datetime_complete,
         )
 
 
@@ -90,7 +105,7 @@ class ParetoFront:
         points: By rising energy; of a study of energy alone hence by rising accuracy.
         trials: Every finished trial, by number.
         ann: The ANN on each split that was measured.
-        budget: Limits that the points keep, in words; empty without any.
+        budget: Limits that the points keep.
         energy_model: Prices of every energy.
         confidence: With which promises are made.
         within: The trials that keep the study's budget; all, if none does.
@@ -102,7 +117,7 @@ class ParetoFront:
     points: tuple[FrontPoint, ...]
     trials: tuple[FrontPoint, ...]
     ann: Mapping[str, AnnReference]
-    budget: str = ""
+    budget: Budget = NO_LIMITS
     energy_model: EnergyModel = ENERGY_MODELS["horowitz45"]
     confidence: float = 0.9
     within: tuple[FrontPoint, ...] = ()
@@ -153,7 +168,7 @@ def pareto_front(
         points=points,
         trials=trials,
         ann=ann,
-        budget=str(setup.budget),
+        budget=setup.budget,
         energy_model=setup.energy_model,
         confidence=confidence or setup.budget.confidence,
         within=tuple(within or trials),

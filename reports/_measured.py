@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import optuna
 
-from conversion import EnergyModel
+from conversion import EnergyModel, Inputs, LayerDiagnosis, diagnose
 from evaluators import AnnReference, Comparison, Evaluator, Measurement, QuantisedAnn
+from reports._findings import Findings
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
 from reports._models import ann_under, repriced
-from search import study_setup
+from search import kept_sensitivity, study_setup, sweep_of
 
 _TEST = "test/{trial}"
 
 _TEST_ANN = "test/ann"
 
 _RIVAL = "quantised/{trial}"
+_THRESHOLDS = "thresholds/{trial}"
 
 
 def measure_front(
@@ -115,3 +117,69 @@ def compare_knee(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) 
     point = next(p for p in front.points if p.trial == knee(front.points).trial)
     choice = study_setup(study).space.choice(point.params, point.lineage)
     return evaluator.compare(choice, list(front.ann)[-1])
+
+
+def with_thresholds(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> ParetoFront:
+    """The front with the mean threshold of each layer of its points; the study keeps them."""
+    points = tuple(replace(p, thresholds=_thresholds(study, evaluator, p)) for p in front.points)
+    return replace(front, points=points)
+
+
+def _thresholds(
+    study: optuna.Study, evaluator: Evaluator, point: FrontPoint
+) -> Mapping[str, float]:
+    key = _THRESHOLDS.format(trial=point.trial)
+    if key not in study.user_attrs:
+        choice = study_setup(study).space.choice(point.params, point.lineage)
+        model, layers = evaluator.convert(choice), evaluator.profile.layers
+        found = {
+            name: float(
+                (model.config.layers[name].rho * model.thetas[name]).mean()
+                / layer.largest.max().clamp_min(1e-12)
+            )
+            for name, layer in layers.items()
+        }
+        study.set_user_attr(key, found)
+    kept: Mapping[str, float] = study.user_attrs[key]
+    return kept
+
+
+_DIAGNOSED = 64
+"""Samples on which the knee is diagnosed."""
+
+
+def findings(
+    study: optuna.Study, evaluator: Evaluator, front: ParetoFront, *, closely: bool = True
+) -> Findings:
+    """What a report shows of a study.
+
+    Args:
+        study: The study.
+        evaluator: Of its task.
+        front: Of the study, as :func:`measure_front` gives it.
+        closely: Whether to compare the knee with the ANN, diagnose it and look at thresholds; a
+            few conversions and passes more.
+    """
+    known = Findings(front=front, costs=evaluator.profile.costs, task=evaluator.task)
+    if not closely:
+        return known
+    space = study_setup(study).space
+    return replace(
+        known,
+        sensitivity=kept_sensitivity(evaluator.profile, evaluator.energy, **sweep_of(space)),
+        front=with_thresholds(study, evaluator, front),
+        comparison=compare_knee(study, evaluator, front),
+        diagnosis=_diagnosis(study, evaluator, front),
+    )
+
+
+def _diagnosis(
+    study: optuna.Study, evaluator: Evaluator, front: ParetoFront
+) -> Sequence[LayerDiagnosis]:
+    point = knee(front.points)
+    choice = study_setup(study).space.choice(point.params, point.lineage)
+    model = evaluator.convert(choice)
+    if not model.neurons or model.config.bits is not None:
+        return ()
+    x, _ = next(evaluator.task.search.batches(_DIAGNOSED))
+    return diagnose(model, Inputs.of(x).to(evaluator.device))

@@ -1,6 +1,6 @@
 """The studies: samplers, storage, workers, resume."""
 
-from search._budget import Budget, is_feasible
+from search._budget import NO_LIMITS, Budget, is_feasible
 from search._errors import StudyError
 from search._exits import measured_exits
 from search._front import dominated_area, non_dominated
@@ -46,7 +46,9 @@ from search.paper import (
     ParetoSearch,
     Sensitivity,
     frontier,
+    kept_sensitivity,
     sensitivity,
+    sweep_of,
 )
 from search.running import MakeEvaluator, OnTrial, enqueue, run_study, run_worker
 from search.sampler import (
@@ -71,6 +73,7 @@ __all__ = [
     "ARTIFACTS_NAME",
     "DIRECTIONS",
     "JOURNAL_NAME",
+    "NO_LIMITS",
     "OBJECTIVES",
     "PHIS",
     "RHOS",
@@ -108,6 +111,7 @@ __all__ = [
     "frontier",
     "hold",
     "is_feasible",
+    "kept_sensitivity",
     "layer_tables",
     "load_study",
     "make_sampler",
@@ -132,6 +136,7 @@ __all__ = [
     "set_plan",
     "study_setup",
     "study_status",
+    "sweep_of",
     "warm_start_attrs",
     "without_password",
 ]

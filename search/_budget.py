@@ -47,6 +47,10 @@ class Budget:
         limits += [] if self.max_steps is None else [f"at most {self.max_steps:.3g} mean steps"]
         return ", ".join(limits)
 
+    def __bool__(self) -> bool:
+        """Whether there is a limit."""
+        return bool(str(self))
+
     def constraints(self, measurement: Measurement, ann_accuracy: float) -> dict[str, float]:
         """Optuna's constraints of a measured trial: kept where 0 or less."""
         found = {}

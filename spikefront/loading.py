@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from spikefront.output import installed_version, progress_bar, working
+from spikefront.output import LOG, installed_version, progress_bar, working
 from spikefront.settings import as_toml, named_options
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from conversion import ConversionConfig, DeployConfig, EnergyModel, SpikingModel
     from evaluators import Evaluator, Task, TaskSpec
+    from reports import Findings
     from search import ArtifactStates, Sensitivity, StudySetup
 
 _PLUGINS = "SPIKEFRONT_PLUGINS"
@@ -238,16 +239,43 @@ def evaluator_of(
     return evaluator
 
 
-def write_settings(study: optuna.Study, out: Path) -> list[Path]:
-    """Write the file of options that makes a study again; nothing where they are not known."""
+def write_files(
+    study: optuna.Study,
+    found: Findings,
+    out: Path,
+    provenance: dict[str, Any],
+    again: str,
+    **options: Any,
+) -> list[Path]:
+    """Write the report of a study, and the file of options that makes it again.
+
+    Into OUT, or into a folder in it where OUT holds the report of another study.
+    """
     from conversion import write_file
+    from reports import report_folder, write_report
     from search import StudyError, plan_of
 
     try:
         given = plan_of(study).options
     except StudyError:
-        return []
-    return [] if given is None else [write_file(out / "search.toml", as_toml("search", given))]
+        given = None
+    settings = "" if given is None else as_toml("search", given)
+    folder = report_folder(out, study.study_name)
+    if folder != out:
+        LOG.warning("%s holds the report of another study: this one goes to %s", out, folder)
+    files = [write_file(folder / "search.toml", settings)] if settings else []
+    return files + write_report(
+        found, folder, provenance=provenance, settings=settings, again=again,
+        study_options=study_named(study, out), **options,
+    )  # fmt: skip
+
+
+def study_named(study: optuna.Study, out: Path) -> str:
+    """The options by which the next commands find a study."""
+    import optuna
+
+    several = len(optuna.get_all_study_names(storage=study._storage)) > 1
+    return f" --out {out}" + (f" --study {study.study_name}" if several else "")
 
 
 def provenance_of(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec) -> dict[str, Any]:

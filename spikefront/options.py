@@ -59,6 +59,14 @@ def option(panel: str, *names: str, **settings: Any) -> Command:
     return click.option(*names, panel=panel, cls=_Option, **settings)
 
 
+def figure_endings(text: str) -> tuple[str, ...]:
+    """File types of figures, from a text such as ``svg,pdf``."""
+    kinds = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if not set(kinds) <= {"svg", "png", "pdf"}:
+        raise click.BadParameter(f"give any of svg,png,pdf, got {text!r}")
+    return kinds
+
+
 def whole_numbers(text: str | None) -> tuple[int, ...]:
     """Different whole numbers from 1 on, from a text such as ``1,2,4``; of None none."""
     if text is None:

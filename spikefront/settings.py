@@ -13,9 +13,10 @@ from click import get_current_context
 from click.core import ParameterSource
 
 _GIVEN = "spikefront.given"
+_FILE = "options_file"
 
 _PLACES = {
-    "config", "out", "storage", "artifacts", "dask", "workers", "device", "batch_size", "timeout",
+    "out", "storage", "artifacts", "dask", "workers", "device", "batch_size", "timeout",
     "log_every",
 }  # fmt: skip
 """Options that say where and how to run, not what."""
@@ -25,6 +26,7 @@ def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--config``, read before every other option; the command does not see it."""
     return click.option(
         "--config",
+        _FILE,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="FILE.toml",
         is_eager=True,
@@ -73,7 +75,7 @@ def _options(command: click.Command) -> dict[str, click.Option]:
     return {
         word.removeprefix("--"): parameter
         for parameter in command.params
-        if isinstance(parameter, click.Option) and parameter.name != "config"
+        if isinstance(parameter, click.Option) and parameter.name != _FILE
         for word in parameter.opts
         if word.startswith("--")
     }

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from conversion import Inputs
 from evaluators import Evaluator, Split, Task, digits
+from tests import command_line
 
 ROOT = Path(__file__).parent.parent
 
@@ -125,15 +125,7 @@ def spikefront(tmp_path: Path) -> CommandLine:
     """Run the command line in a process of its own, in an empty folder."""
 
     def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [sys.executable, "-m", "spikefront", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=False,
-        )
+        result = command_line.run(list(map(str, arguments)), tmp_path, 300)
         if check:
             assert result.returncode == 0, result.stderr
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, cast
@@ -86,6 +87,33 @@ class Costs:
     analog_macs: dict[str, int]
     ann_macs: int
     padding_macs: int
+
+    def by_operator(self, energy_pj: Mapping[str, float]) -> dict[str, float]:
+        """Energy by source of the spikes as energy by where the work is done, pJ.
+
+        Args:
+            energy_pj: By source, with ``stem`` and ``every step``, as measurements have it.
+
+        Returns:
+            By operator, neurons or output. What a source's spikes cause is shared as the
+            accumulates of one spike of every neuron are; the stem's by its MACs; that of every
+            step by the potentials and MACs there.
+        """
+        found: dict[str, float] = {}
+
+        def share(total: float, weights: Mapping[str, float]) -> None:
+            whole = sum(weights.values())
+            for name, weight in weights.items():
+                found[name] = found.get(name, 0.0) + total * weight / whole
+
+        stem = {n: float(op.macs) for n, op in self.operators.items() if op.stage == "stem"}
+        steps = {**self.integrators, **self.analog_macs}
+        reached: dict[str, Mapping[str, float]] = {
+            **self.targets, "stem": stem, "every step": steps
+        }  # fmt: skip
+        for source, total in energy_pj.items():
+            share(total, reached.get(source) or {source: 1.0})
+        return found
 
     @property
     def step_macs(self) -> int:

@@ -146,6 +146,9 @@ class Memory(EnergyModel):
     ) -> float:
         return sum(self.ann_parts_pj(costs, int8=int8, bits=bits).values())
 
+    def ann_by_operator(self, costs: Costs) -> dict[str, float]:
+        return {n: sum(self._operator_pj(op).values()) for n, op in costs.operators.items()}
+
     def ann_parts_pj(
         self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
     ) -> dict[str, float]:

@@ -112,6 +112,11 @@ class EnergyModel(ABC):
             bits: Of the activations that each operator reads, where they are fewer.
         """
 
+    def ann_by_operator(self, costs: Costs) -> dict[str, float]:
+        """Energy of one inference of the ANN, by operator, pJ; they sum up to :meth:`ann_pj`."""
+        each = self.ann_pj(costs) / max(costs.ann_macs, 1)
+        return {name: op.macs * each for name, op in costs.operators.items()}
+
     @property
     def summary(self) -> str:
         """Its prices in one line."""

@@ -1,42 +1,73 @@
-"""The figures of a report, each a matplotlib ``Figure`` that needs no display."""
+"""The figures of a report, at sizes for paper; none needs a display.
 
-from collections.abc import Callable
+Each ``plot_…(data, ax=None)`` draws into axes and returns them; ``…_frame(data)`` beside it gives
+its data. ``draw_…(data, width_mm)`` puts several on one page.
+"""
 
-from matplotlib.figure import Figure
-
-from reports._front import ParetoFront
-from reports.figures._classes import classes_figure
-from reports.figures._diagnosis import diagnosis_figure
-from reports.figures._energy import energy_figure
-from reports.figures._exits import timesteps_figure
-from reports.figures._front import front_figure
-from reports.figures._layers import layers_figure
-from reports.figures._models import models_figure
-from reports.figures._progress import hypervolume_figure
-from reports.figures._samples import samples_figure
-from reports.figures._sensitivity import sensitivity_figure
-from reports.figures._style import rendered, write_figure
+from reports.figures._all import FIGURES, FigureKind
+from reports.figures._classes import (
+    classes_frame,
+    confusion_frame,
+    draw_classes,
+    plot_classes,
+    plot_confusion,
+)
+from reports.figures._diagnosis import diagnosis_frame, plot_diagnosis
+from reports.figures._energy import energy_frame, plot_energy
+from reports.figures._exits import (
+    draw_exits,
+    exits_frame,
+    plot_exits,
+    plot_steps,
+    steps_frame,
+)
+from reports.figures._front import plot_front
+from reports.figures._layers import draw_layers, layers_frame, plot_layers
+from reports.figures._lineages import lineages_frame, plot_lineages
+from reports.figures._models import draw_models, plot_model
+from reports.figures._progress import draw_progress, plot_progress, progress_frame
+from reports.figures._reliability import plot_reliability, reliability_frame
+from reports.figures._samples import draw_samples
+from reports.figures._sensitivity import draw_sensitivity, plot_sensitivity, sensitivity_frame
+from reports.figures._style import KINDS, ONE_COLUMN, TWO_COLUMNS, rendered, write_figure
 
 __all__ = [
     "FIGURES",
-    "classes_figure",
-    "diagnosis_figure",
-    "energy_figure",
-    "front_figure",
-    "hypervolume_figure",
-    "layers_figure",
-    "models_figure",
+    "KINDS",
+    "ONE_COLUMN",
+    "TWO_COLUMNS",
+    "FigureKind",
+    "classes_frame",
+    "confusion_frame",
+    "diagnosis_frame",
+    "draw_classes",
+    "draw_exits",
+    "draw_layers",
+    "draw_models",
+    "draw_progress",
+    "draw_samples",
+    "draw_sensitivity",
+    "energy_frame",
+    "exits_frame",
+    "layers_frame",
+    "lineages_frame",
+    "plot_classes",
+    "plot_confusion",
+    "plot_diagnosis",
+    "plot_energy",
+    "plot_exits",
+    "plot_front",
+    "plot_layers",
+    "plot_lineages",
+    "plot_model",
+    "plot_progress",
+    "plot_reliability",
+    "plot_sensitivity",
+    "plot_steps",
+    "progress_frame",
+    "reliability_frame",
     "rendered",
-    "samples_figure",
-    "sensitivity_figure",
-    "timesteps_figure",
+    "sensitivity_frame",
+    "steps_frame",
     "write_figure",
 ]
-
-FIGURES: dict[str, tuple[str, Callable[[ParetoFront], Figure]]] = {
-    "front": ("What is kept against energy", front_figure),
-    "hypervolume": ("Hypervolume over trials", hypervolume_figure),
-    "layers": ("φ and ρ of the front by layer", layers_figure),
-    "energy": ("Energy by layer", energy_figure),
-    "timesteps": ("Timesteps under early exit", timesteps_figure),
-}

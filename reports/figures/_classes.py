@@ -4,52 +4,94 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from evaluators import Comparison
+from reports.figures._style import (
+    BLUE,
+    GREY,
+    TWO_COLUMNS,
+    figure_of,
+    legend_below,
+    new_axes,
+    styled,
+)
+
+_NETWORKS, _COLORS = ("ANN", "spiking network"), (GREY, BLUE)
 
 
-def classes_figure(comparison: Comparison) -> Figure | None:
-    """The metric class by class, and how often the two decide for different classes.
+def classes_frame(comparison: Comparison) -> pd.DataFrame:
+    """The metric of each class.
 
     Returns:
-        None where the task has no classes.
+        Columns ``class``, ``ANN``, ``spiking network``; empty where the task has no classes.
     """
-    per_class, confusion = comparison.per_class.numpy(), comparison.confusion.double().numpy()
-    classes = per_class.shape[1]
-    if not classes:
-        return None
-    figure = Figure(figsize=(7.2, max(2.8, 1.2 + 0.16 * min(classes, 40))), layout="constrained")
-    both = figure.subplots(1, 2) if confusion.size else [figure.subplots()]
-    bars: Axes = both[0]
-    place = np.arange(classes)
-    for i, (values, name, color) in enumerate(zip(per_class, _NAMES, _BARS, strict=True)):
-        bars.barh(place + 0.4 * (i - 0.5), np.nan_to_num(values), 0.4, label=name, color=color)
-    bars.set_yticks(*_ticks(classes), fontsize=7)
-    bars.invert_yaxis()
-    bars.set_xlabel(comparison.metric.removeprefix("m"))  # of one class, so no mean
-    bars.set_ylabel("class")
-    bars.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
-    bars.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
-    if confusion.size:
-        shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-        axes = both[1]
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xlabel("class of the spiking network")
-        axes.set_ylabel("class of the ANN")
-        axes.set_xticks(*_ticks(len(shares)), fontsize=7)
-        axes.set_yticks(*_ticks(len(shares)), fontsize=7)
-        bar = figure.colorbar(image, ax=axes, shrink=0.8, format=mpl.ticker.PercentFormatter(1.0))
-        bar.set_label("of the ANN's decisions", fontsize=7)
-    return figure
+    values = comparison.per_class.numpy()
+    columns = dict(zip(_NETWORKS, values, strict=True))
+    return pd.DataFrame({"class": np.arange(values.shape[1]), **columns})
 
 
-_NAMES, _BARS = ("ANN", "spiking network"), ("#9aa5b1", "#0b5fa5")
+@styled
+def plot_classes(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """The metric class by class, of both networks."""
+    frame = classes_frame(comparison)
+    ax = new_axes(ax, 30 + 4.2 * min(len(frame), 40))
+    for i, (name, color) in enumerate(zip(_NETWORKS, _COLORS, strict=True)):
+        values = frame[name].fillna(0)
+        ax.barh(frame["class"] + 0.4 * (i - 0.5), values, 0.4, label=name, color=color)
+    ax.set_yticks(*_ticks(len(frame)))
+    ax.set_ylim(len(frame) - 0.4, -0.6)
+    ax.set_xlabel(comparison.metric.removeprefix("m"))  # of one class, so no mean
+    ax.set_ylabel("class")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    legend_below(ax, per_row=2)
+    return ax
+
+
+def confusion_frame(comparison: Comparison) -> pd.DataFrame:
+    """How often the ANN decides for one class (row) and the spiking network for another."""
+    return pd.DataFrame(comparison.confusion.numpy())
+
+
+@styled
+def plot_confusion(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """The same as shares of the ANN's decisions."""
+    counts = confusion_frame(comparison).to_numpy(float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    ax = new_axes(ax, 80)
+    ax.grid(False)
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ax.set_xlabel("class of the spiking network")
+    ax.set_ylabel("class of the ANN")
+    ax.set_xticks(*_ticks(len(shares)))
+    ax.set_yticks(*_ticks(len(shares)))
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1.0))
+    bar.set_label("of the ANN's decisions")
+    return ax
 
 
 def _ticks(classes: int) -> tuple[Sequence[int], Sequence[str]]:
     every = range(0, classes, max(1, -(-classes // 20)))
     return every, [str(i) for i in every]
+
+
+@styled
+def draw_classes(comparison: Comparison, width_mm: float) -> Figure | None:
+    """Both, side by side or below each other; None where the task has no classes."""
+    classes = comparison.per_class.shape[1]
+    if not classes:
+        return None
+    panels = 2 if comparison.confusion.numel() else 1
+    columns = panels if width_mm >= TWO_COLUMNS * 0.8 else 1
+    rows = panels // columns
+    height = max(72.0, 30 + 4.2 * min(classes, 40))
+    figure = figure_of(width_mm, height * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    plot_classes(comparison, grid[0])
+    if panels == 2:
+        plot_confusion(comparison, grid[1])
+    return figure

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from conversion import PARTS, LayerDiagnosis
-from reports.figures._style import ANN, axes_of
+from reports.figures._style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    legend_below,
+    new_axes,
+    styled,
+)
+
+_COLORS = (VERMILLION, ORANGE, BLUE, GREY)
 
 
-def diagnosis_figure(diagnoses: Sequence[LayerDiagnosis]) -> Figure:
-    """What kind of error each layer makes, and how large all of it is."""
-    figure, axes = axes_of(7.2, 1.4 + 0.26 * len(diagnoses))
-    places = np.arange(len(diagnoses))
-    height = 0.8 / len(PARTS)
-    for i, (part, color) in enumerate(zip(PARTS, _PARTS, strict=True)):
-        values = [getattr(d, part) for d in diagnoses]
-        axes.barh(places + i * height, values, height, label=part, color=color)
-    middle = places + 0.4 - height / 2
-    totals = [d.total for d in diagnoses]
-    axes.plot(totals, middle, color=ANN, marker="|", markersize=9, linestyle="", label="total")
-    axes.set_yticks(middle, [d.layer for d in diagnoses], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_ylim(len(diagnoses) - 0.1, -0.3)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("error over the ANN's activations, root mean squares")
-    axes.legend(fontsize=8, framealpha=0.95)
-    return figure
+def diagnosis_frame(diagnoses: Sequence[LayerDiagnosis]) -> pd.DataFrame:
+    """What kind of error each layer makes, over the ANN's activations; a column per kind."""
+    return pd.DataFrame([asdict(d) for d in diagnoses])
 
 
-_PARTS = ("#d1495b", "#e8a33d", "#0b5fa5", "#9aa5b1")
+@styled
+def plot_diagnosis(diagnoses: Sequence[LayerDiagnosis], ax: Axes | None = None) -> Axes:
+    """The same as bars, and how large all of it is."""
+    frame = diagnosis_frame(diagnoses)
+    ax = new_axes(ax, 26 + 4.2 * len(frame))
+    places, height = np.arange(len(frame)), 0.8 / len(PARTS)
+    for i, (part, color) in enumerate(zip(PARTS, _COLORS, strict=True)):
+        ax.barh(places + (i + 0.5) * height, frame[part], height, label=part, color=color)
+    ax.plot(frame["total"], places + 0.4, color=BLACK, marker="|", markersize=6, linestyle="",
+            label="total")  # fmt: skip
+    ax.set_yticks(places + 0.4, frame["layer"], fontsize=6)
+    ax.set_ylim(len(frame), -0.2)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_xlabel("error over the ANN's activations, root mean squares")
+    legend_below(ax, per_row=3)
+    return ax

@@ -1,30 +1,68 @@
-"""Energy by layer."""
+"""Energy by layer, of the spiking network and of the ANN."""
 
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
+from matplotlib.axes import Axes
 
+from conversion import Costs
 from reports._front import ParetoFront
-from reports.figures._style import THREE, axes_of, three_points
-
-
-def energy_figure(front: ParetoFront) -> Figure:
-    """Mean energy by the layer whose spikes cause it, for three points of the front."""
-    chosen = three_points(front)
-    sources = max((list(p.search.layer_energy_pj) for _, p in chosen), key=len)
-    figure, axes = axes_of(7.2, 1.4 + 0.24 * len(sources))
-    height = 0.8 / len(chosen)
-    largest = max(max(point.search.layer_energy_pj.values()) for _, point in chosen)
-    size, unit = next((s, u) for s, u in _UNITS if largest >= s or u == "pJ")
-    for i, (label, point) in enumerate(chosen):
-        values = [point.search.layer_energy_pj.get(source, 0.0) / size for source in sources]
-        axes.barh(np.arange(len(sources)) + i * height, values, height, label=label, color=THREE[i])
-    axes.set_yticks(np.arange(len(sources)) + 0.4 - height / 2, sources, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"energy per inference, search split, {unit}")
-    axes.legend(fontsize=8)
-    return figure
-
+from reports.figures._style import (
+    BLACK,
+    THREE,
+    legend_below,
+    new_axes,
+    styled,
+    three_points,
+    width_of,
+)
 
 _UNITS = ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
+
+
+def energy_frame(front: ParetoFront, costs: Costs) -> pd.DataFrame:
+    """Mean energy per inference by the operator that does the work, search split.
+
+    What spikes cost is split among the operators that they reach, as one spike of every neuron
+    would be; what neurons cost by themselves goes with it.
+
+    Returns:
+        Columns ``network`` (``"ANN"``, or which point of the front), ``trial`` (None for the
+        ANN), ``operator``, ``energy_pj``.
+    """
+    model = front.energy_model
+    rows = [
+        {"network": "ANN", "trial": None, "operator": name, "energy_pj": pj}
+        for name, pj in model.ann_by_operator(costs).items()
+    ]
+    for label, point in three_points(front):
+        found = costs.by_operator(point.search.layer_energy_pj)
+        rows += [
+            {"network": label, "trial": point.trial, "operator": name, "energy_pj": pj}
+            for name, pj in found.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+@styled
+def plot_energy(front: ParetoFront, costs: Costs, ax: Axes | None = None) -> Axes:
+    """Energy by operator, logarithmic: the ANN's and that of three points of the front."""
+    frame = energy_frame(front, costs)
+    table = frame.pivot_table(index="operator", columns="network", values="energy_pj", sort=False)
+    operators = list(table.index)
+    ax = new_axes(ax, 28 + 4.6 * len(operators))
+    largest = float(table.max().max())
+    size, unit = next((s, u) for s, u in _UNITS if largest >= s or u == "pJ")
+    places = np.arange(len(operators))
+    ax.plot(table["ANN"] / size, places, color=BLACK, linestyle="", marker="|", markersize=6,
+            markeredgewidth=1.2, label=f"ANN ({front.energy_model.name})")  # fmt: skip
+    points = [name for name in table.columns if name != "ANN"]
+    for name, color, marker in zip(points, THREE, "so^", strict=False):
+        ax.plot(table[name] / size, places, color=color, linestyle="", marker=marker, label=name)
+    ax.set_xscale("log")
+    ax.set_yticks(places, operators, fontsize=6)
+    ax.set_ylim(len(operators) - 0.4, -0.6)
+    ax.set_xlabel(f"energy per inference, search split, {unit}")
+    legend_below(ax, per_row=4 if width_of(ax) > 140 else 1)
+    return ax

@@ -3,135 +3,159 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
+from conversion import Costs
 from evaluators import Measurement
-from reports._front import FrontPoint, ParetoFront
-from reports.figures._style import ANN, FRONT, LEARNED, OTHER, PAPER, TEST, UNIFORM, axes_of
+from reports._front import FrontPoint, ParetoFront, knee
+from reports._models import UnderModel
+from reports.figures._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    energy_axis,
+    legend_below,
+    new_axes,
+    styled,
+)
+
+_BASELINES = {
+    "uniform": ("baselines: uniform φ, ρ", ORANGE, "s"),
+    "pareto_dp": ("baselines: the paper's search", GREEN, "^"),
+    "learned": ("baselines: uniform, learned", PURPLE, "D"),
+}
 
 
-def front_figure(front: ParetoFront) -> Figure:
-    """Accuracy against energy: every trial, the uniform baselines, the front on both splits."""
-    figure, axes = axes_of(7.2, 4.6)
-    others = [p for p in front.trials if not p.baseline]
-    uniform = [p for p in front.trials if p.baseline == "uniform"]
-    learned = [p for p in front.trials if p.baseline == "learned"]
-    paper = [p for p in front.trials if p.baseline == "pareto_dp"]
-    _scatter(axes, others, color=OTHER, marker=".", s=22, label="searched", zorder=1)
-    _scatter(
-        axes, uniform, color=UNIFORM, marker="s", s=24, label="baselines: uniform φ, ρ", zorder=2
-    )
-    _scatter(
-        axes, paper, color=PAPER, marker="^", s=24, label="baselines: the paper's search", zorder=2
-    )
-    _line(axes, front.points, lambda p: p.search, FRONT, "front, search split")
-    named = "baselines: uniform, learned"
-    _scatter(axes, learned, color=LEARNED, marker="D", s=20, label=named, zorder=2)
+@styled
+def plot_front(front: ParetoFront, ax: Axes | None = None, *, costs: Costs | None = None) -> Axes:
+    """What is lost against the ANN, over energy: all trials, baselines, the front on both splits.
+
+    Losses are paired with the ANN's answers to the same samples, and so are their 95 % intervals.
+    Its data frames: :func:`front_frame`, :func:`trials_frame`.
+
+    Args:
+        front: Of a study.
+        ax: Where to draw; None makes a figure.
+        costs: Of the network; with it, the quantised ANNs of as many levels are drawn.
+    """
+    ax = new_axes(ax, 85)
+    searched = [p for p in front.trials if p.baseline is None]
+    _dots(ax, searched, "trials", color=GREY, marker=".", s=6, zorder=1, alpha=0.6)
+    for kind, (label, color, marker) in _BASELINES.items():
+        found = [p for p in front.trials if p.baseline == kind]
+        _dots(ax, found, label, color=color, marker=marker, s=11, zorder=2, linewidths=0)
+    _line(ax, front, lambda p: p.search, "search", color=BLUE, marker="o")
     if any(p.test for p in front.points):
-        _line(axes, front.points, lambda p: p.test, TEST, "the same, test split")
-    _ann_lines(axes, front)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{100 * ratio:g}%"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    bottom, top = _accuracy_range(front)
-    axes.set_ylim(bottom, top)
-    found = [m for p in front.points for m in (p.search, p.test) if m is not None]
-    below = sum(m.accuracy.value < bottom for m in found)
-    if below:
-        axes.annotate(
-            f"↓ {below} more of the front below",
-            (0.25, 0.02),
-            xycoords="axes fraction",
-            color=FRONT,
-            fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
-            zorder=10,
-        )
-    model = front.energy_model.name
-    axes.set_xlabel(f"energy per inference, share of the ANN's ({model})")
-    axes.set_ylabel(f"{front.metric}; bars: 95 % interval of what is lost")
-    axes.legend(loc="lower right", fontsize=8, framealpha=0.95)
-    return figure
+        style = {"color": VERMILLION, "marker": "s", "linestyle": "--"}
+        _line(ax, front, lambda p: p.test, "test", **style)
+    best = knee(front.points)
+    ax.scatter(
+        best.search.energy_ratio, _lost(front, best.search), s=55, facecolors="none",
+        edgecolors=BLACK, linewidths=0.9, zorder=4, label=f"knee (trial {best.trial})",
+    )  # fmt: skip
+    if costs is not None:
+        _rivals(ax, front, costs)
+    _limits(ax, front)
+    ann = front.ann["search"]
+    ax.axhline(0, color=BLACK, linewidth=0.7, label="ANN")
+    int8 = ann.energy_int8_pj / ann.energy_pj
+    if int8 < 1:
+        ax.axvline(int8, color=BLACK, linestyle=":", linewidth=0.9, label="ANN in int8")
+    energy_axis(ax, f"energy per inference, share of the ANN's ({front.energy_model.name})")
+    ax.set_ylabel(f"{front.metric} lost, points (bars: 95 %)")
+    _frame(ax, front)
+    legend_below(ax)
+    return ax
 
 
-def _scatter(axes: Axes, points: Sequence[FrontPoint], **style: object) -> None:
-    ratios = [p.search.energy_ratio for p in points]
-    accuracies = [p.search.accuracy.value for p in points]
+def _lost(front: ParetoFront, m: Measurement) -> float:
+    """Points lost against the ANN."""
+    if m.drop is not None:
+        return 100 * m.drop.mean
+    return 100 * (front.ann[m.split].accuracy.value - m.accuracy.value)
+
+
+def _dots(ax: Axes, points: Sequence[FrontPoint], label: str, **style: Any) -> None:
+    # Losses of one split: the ANN of all trials is the same, and older ones have no drop.
     if points:
-        axes.scatter(ratios, accuracies, **style)  # type: ignore[arg-type]
+        x = [p.search.energy_ratio for p in points]
+        y = [_of_trial(p) for p in points]
+        ax.scatter(x, y, label=label, **style)
+
+
+def _of_trial(point: FrontPoint) -> float:
+    drop = point.search.drop
+    return np.nan if drop is None else 100 * drop.mean
 
 
 def _line(
-    axes: Axes,
-    points: Sequence[FrontPoint],
+    ax: Axes,
+    front: ParetoFront,
     measurement_of: Callable[[FrontPoint], Measurement | None],
-    color: str,
-    label: str,
+    split: str,
+    **style: Any,
 ) -> None:
-    found = [m for m in map(measurement_of, points) if m is not None]
+    found = [m for m in map(measurement_of, front.points) if m is not None]
     found.sort(key=lambda m: m.energy_ratio)
-    accuracy = np.array([m.accuracy.value for m in found])
-    low, high = np.array([_bars(m) for m in found]).T
-    axes.errorbar(
-        [m.energy_ratio for m in found],
-        accuracy,
-        yerr=np.maximum([low, high], 0),
-        color=color,
-        marker="o",
-        markersize=4,
-        linewidth=1.4,
-        elinewidth=0.6,
-        alpha=0.9,
-        label=label,
-        zorder=3,
-    )
+    lost = np.array([_lost(front, m) for m in found])
+    ends = np.array([_interval(m) for m in found])
+    ax.errorbar(
+        [m.energy_ratio for m in found], lost, yerr=np.maximum(ends.T, 0),
+        markersize=3, linewidth=1.1, elinewidth=0.5, zorder=3,
+        label=f"front, {split} split (n = {found[0].n:,})", **style,
+    )  # fmt: skip
 
 
-def _bars(m: Measurement) -> tuple[float, float]:
-    """Below and above an accuracy: the paired interval of its difference from the ANN's."""
+def _interval(m: Measurement) -> tuple[float, float]:
+    """Below and above the loss, points."""
     if m.drop is None:
-        return m.accuracy.value - m.accuracy.low, m.accuracy.high - m.accuracy.value
+        below, above = m.accuracy.high - m.accuracy.value, m.accuracy.value - m.accuracy.low
+        return 100 * below, 100 * above
     low, high = m.drop.interval()
-    return high - m.drop.mean, m.drop.mean - low
+    return 100 * (m.drop.mean - low), 100 * (high - m.drop.mean)
 
 
-def _ann_lines(axes: Axes, front: ParetoFront) -> None:
-    styles = {"search": ("-", FRONT), "test": ("--", TEST)}
-    for split, (style, color) in styles.items():
-        if split in front.ann and (split == "search" or any(p.test for p in front.points)):
-            value = front.ann[split].accuracy.value
-            axes.axhline(
-                value,
-                color=color,
-                linestyle=style,
-                linewidth=0.8,
-                alpha=0.7,
-                zorder=0,
-                label=f"ANN, {split}: {value:.1%}",
-            )
-    ratio = front.ann["search"].energy_int8_pj / front.ann["search"].energy_pj
-    if ratio < 1:
-        axes.axvline(
-            ratio,
-            color=ANN,
-            linestyle=":",
-            linewidth=1,
-            label="the ANN in int8",
-        )
+def _rivals(ax: Axes, front: ParetoFront, costs: Costs) -> None:
+    under = UnderModel(front=front, costs=costs, studied=frozenset())
+    pairs = [
+        (ratio, 100 * front.rivals[p.trial].drop.mean)
+        for p in front.points
+        if (ratio := under.rival_ratio(p)) is not None
+    ]
+    if pairs:
+        x, y = zip(*pairs, strict=True)
+        ax.scatter(x, y, color=BLACK, marker="x", s=14, linewidths=0.8, zorder=2,
+                   label="quantised ANNs, as many levels")  # fmt: skip
 
 
-def _accuracy_range(front: ParetoFront) -> tuple[float, float]:
-    """From a little under the front's worst point to a little over the best interval."""
+def _limits(ax: Axes, front: ParetoFront) -> None:
+    budget = front.budget
+    style: dict[str, Any] = {"color": VERMILLION, "linewidth": 0.8, "linestyle": "-."}
+    if budget.max_energy is not None:
+        ax.axvline(budget.max_energy, label="budget", **style)
+    if budget.max_accuracy_drop is not None:
+        label = "budget" if budget.max_energy is None else None
+        ax.axhline(100 * budget.max_accuracy_drop, label=label, **style)
+
+
+def _frame(ax: Axes, front: ParetoFront) -> None:
+    """Loss from the best interval's end down to the front's worst point, 15 points at most."""
     found = [m for p in front.points for m in (p.search, p.test) if m is not None]
-    top = max([m.accuracy.high for m in found] + [a.accuracy.value for a in front.ann.values()])
-    best = max(m.accuracy.value for m in found)
-    bottom = max(min(m.accuracy.low for m in found), best - 0.15)
-    bottom = min(bottom, *(ann.accuracy.value for ann in front.ann.values()))
-    margin = 0.05 * (top - bottom)
-    return bottom - margin, min(top + margin, 1.0 + margin)
+    top = min([0.0, *(_lost(front, m) - _interval(m)[0] for m in found)])
+    worst = max(_lost(front, m) + _interval(m)[1] for m in found)
+    bottom = max(min(worst, min(_lost(front, m) for m in found) + 15.0), 1.0)
+    margin = 0.06 * (bottom - top)
+    ax.set_ylim(bottom + margin, top - margin)  # less is better: upwards
+    below = sum(_lost(front, m) > bottom + margin for m in found)
+    if below:
+        ax.annotate(
+            f"↓ {below} more of the front", (0.02, 0.03), xycoords="axes fraction", color=BLUE,
+            fontsize=6.5,
+        )  # fmt: skip

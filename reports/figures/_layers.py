@@ -1,64 +1,123 @@
-"""φ and ρ along the front."""
+"""φ, ρ and thresholds along the front."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import matplotlib as mpl
-import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports._front import FrontPoint, ParetoFront
+from reports.figures._style import figure_of, new_axes, styled
 from spaces import names
 
+What = Literal["phi", "rho", "threshold"]
 
-def layers_figure(front: ParetoFront) -> Figure:
-    """φ and ρ of the front's points, layer by layer."""
-    layers = _layers(front)
-    points = _of_different_layers(front.points)
-    figure = Figure(figsize=(7.2, 1.6 + 0.22 * len(layers)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for axes, symbol, name in ((left, "φ", names.phi), (right, "ρ", names.rho)):
-        values = np.array([[p.params[name(layer)] for p in points] for layer in layers])
-        most = values.max()
-        whole = symbol == "φ"
-        image = axes.imshow(
-            values,
-            aspect="auto",
-            cmap=mpl.colormaps["viridis"].resampled(int(most) if whole else 256),
-            vmin=0.5 if whole else 1.0,
-            vmax=most + 0.5 if whole else max(most, 2.0),
-            interpolation="nearest",
-        )
-        axes.set_title(f"{symbol}, {'spikes per step' if whole else 'threshold factor'}")
-        axes.set_xlabel("trial, by rising energy; equal ones once")
-        _label_points(axes, points)
-        figure.colorbar(image, ax=axes, shrink=0.9, ticks=MaxNLocator(integer=whole))
-    left.set_yticks(range(len(layers)), layers, fontsize=7)
-    return figure
+_TITLES: dict[What, str] = {
+    "phi": "φ, spikes per step",
+    "rho": "ρ, factor on the threshold",
+    "threshold": "threshold, share of the largest activation",
+}
 
 
-def _layers(front: ParetoFront) -> list[str]:
-    return names.layers_of(front.points[0].params)
+def layers_frame(front: ParetoFront) -> pd.DataFrame:
+    """φ, ρ and threshold of every layer of every point of the front.
+
+    Returns:
+        Columns ``trial``, ``layer``, ``phi``, ``rho``, ``threshold``: the mean threshold, ρ and
+        what was learned included, over the layer's largest activation; NaN where it was not
+        looked at.
+    """
+    layers = names.layers_of(front.points[0].params)
+    return pd.DataFrame(
+        [
+            {
+                "trial": p.trial,
+                "layer": layer,
+                "phi": p.params[names.phi(layer)],
+                "rho": p.params[names.rho(layer)],
+                "threshold": p.thresholds.get(layer, float("nan")),
+            }
+            for p in front.points
+            for layer in layers
+        ]
+    )
 
 
-def _of_different_layers(points: Sequence[FrontPoint]) -> list[FrontPoint]:
-    """Without those that differ from the point before in T, exit or calibration alone."""
-    found: list[FrontPoint] = []
-    for point in points:
-        if not found or _layers_of(point) != _layers_of(found[-1]):
-            found.append(point)
+@styled
+def plot_layers(front: ParetoFront, ax: Axes | None = None, *, what: What = "phi") -> Axes:
+    """A heat map: layers down, points of the front across, by rising energy.
+
+    Points that are equal in what is shown share a column, whose label counts them. Where there
+    are more columns than the width has room for, some are left out, and the axis says so.
+    """
+    frame = layers_frame(front)
+    layers = list(dict.fromkeys(frame["layer"]))
+    if ax is None:
+        ax = new_axes(None, 24 + 3.2 * len(layers))
+    ax.grid(False)
+    table = frame.pivot(index="layer", columns="trial", values=what).reindex(layers)
+    columns = _different(table, [p.trial for p in front.points])
+    shown = _spread(columns, _room(ax))
+    values = table[[trial for trial, _ in shown]].to_numpy(float)
+    whole, most = what == "phi", float(values.max())
+    low, high = (0.5, most + 0.5) if whole else (float(values.min()), most)
+    image = ax.imshow(
+        values, aspect="auto", interpolation="nearest",
+        cmap=mpl.colormaps["viridis"].resampled(int(most) if whole else 256),
+        vmin=low, vmax=max(high, low + 1e-9),
+    )  # fmt: skip
+    labels = [f"{trial} +{more}" if more else str(trial) for trial, more in shown]
+    ax.set_xticks(range(len(shown)), labels, rotation=90, fontsize=6)
+    ax.set_yticks(range(len(layers)), layers, fontsize=6)
+    ax.set_title(_TITLES[what])
+    left_out = f"; {len(shown)} of {len(columns)} shown" if len(shown) < len(columns) else ""
+    ax.set_xlabel(f"trial, by rising energy (+n equal ones){left_out}")
+    ax.figure.colorbar(image, ax=ax, pad=0.01, ticks=MaxNLocator(integer=whole, nbins=8))
+    return ax
+
+
+def _different(table: pd.DataFrame, trials: Sequence[int]) -> list[tuple[int, int]]:
+    """Trials that differ from the one before, each with the number of equal ones after it."""
+    found: list[tuple[int, int]] = []
+    for trial in trials:
+        if found and table[trial].equals(table[found[-1][0]]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((trial, 0))
     return found
 
 
-def _layers_of(point: FrontPoint) -> dict[str, Any]:
-    return {k: v for k, v in point.params.items() if names.is_per_layer(k)}
+def _room(ax: Axes) -> int:
+    """How many column labels of 6 pt the width has room for."""
+    figure = ax.get_figure(root=True)
+    millimetres = 60.0 if figure is None else 25.4 * figure.get_figwidth() - 38
+    return max(4, int(millimetres / 2.9))
 
 
-def _label_points(axes: Axes, points: Sequence[FrontPoint]) -> None:
-    numbers = [str(p.trial) for p in points]
-    every = max(1, len(numbers) // 12)
-    axes.set_xticks(range(0, len(numbers), every), numbers[::every], rotation=90, fontsize=7)
+def _spread(columns: list[tuple[int, int]], room: int) -> list[tuple[int, int]]:
+    """At most so many columns, evenly spaced, the first and the last among them."""
+    if len(columns) <= room:
+        return columns
+    return [columns[round(i * (len(columns) - 1) / (room - 1))] for i in range(room)]
+
+
+@styled
+def draw_layers(front: ParetoFront, width_mm: float) -> Figure:
+    """φ, ρ and, where they are known, thresholds, below each other."""
+    layers = names.layers_of(front.points[0].params)
+    kinds: list[What] = ["phi", "rho"]
+    kinds += ["threshold"] if any(p.thresholds for p in front.points) else []
+    figure = figure_of(width_mm, len(kinds) * (18 + 2.9 * len(layers)))
+    for ax, what in zip(figure.subplots(len(kinds), 1), kinds, strict=True):
+        plot_layers(front, ax, what=what)
+    return figure
+
+
+def shows_layers(points: Sequence[FrontPoint]) -> bool:
+    """Whether the points have layers at all."""
+    return bool(names.layers_of(points[0].params))

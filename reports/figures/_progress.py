@@ -2,30 +2,135 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Literal
+
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports._front import ParetoFront, hypervolume
-from reports.figures._style import FRONT, UNIFORM, axes_of
+from reports._front import FrontPoint, ParetoFront, hypervolume
+from reports.figures._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    TWO_COLUMNS,
+    figure_of,
+    legend_below,
+    new_axes,
+    styled,
+)
+
+Against = Literal["minutes", "trials"]
 
 
-def hypervolume_figure(front: ParetoFront) -> Figure:
-    """Hypervolume of the finished trials so far."""
-    figure, axes = axes_of(7.2, 3.4)
-    pairs = [(p.search.accuracy.value, p.search.energy_ratio) for p in front.trials]
-    values = [hypervolume(pairs[: i + 1]) for i in range(len(pairs))]
-    axes.step(range(1, len(values) + 1), values, where="post", color=FRONT)
-    baselines = next((i for i, p in enumerate(front.trials) if p.baseline is None), 0)
-    if baselines:
-        axes.axvline(baselines, color=UNIFORM, linestyle=":")
-        axes.annotate(
-            " baselines end",
-            (baselines, values[0]),
-            color=UNIFORM,
-            fontsize=8,
-            va="bottom",
+def progress_frame(front: ParetoFront) -> pd.DataFrame:
+    """The hypervolume after each trial, in the front's own scales.
+
+    Energy is logarithmic, from the front's cheapest point to the ANN's; accuracy runs from the
+    front's worst point to its best one. 1 would be the best accuracy at the least energy.
+
+    Returns:
+        Columns ``trial``, ``trials`` (passes so far), ``minutes`` since the first trial began,
+        ``baseline``, ``hypervolume``.
+    """
+    scaled = _scales(front)
+    starts = [p.started for p in front.trials if p.started is not None]
+    rows, seen, passes = [], [], 0
+    for point in sorted(front.trials, key=_when):
+        seen.append(scaled(point))
+        passes += point.exit_of is None
+        minutes = math.nan
+        if point.finished is not None and starts:
+            minutes = (point.finished - min(starts)).total_seconds() / 60
+        rows.append(
+            {
+                "trial": point.trial,
+                "trials": passes,
+                "minutes": minutes,
+                "baseline": point.baseline,
+                "hypervolume": hypervolume(seen),
+            }
         )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("trials and additional exits, as they came")
-    axes.set_ylabel(f"hypervolume\n({front.metric} × energy saved)")
+    return pd.DataFrame(rows)
+
+
+def _when(point: FrontPoint) -> tuple[bool, datetime, int]:
+    """By the time at which it ended, where that is known."""
+    return point.finished is None, point.finished or datetime.min, point.trial
+
+
+def _scales(front: ParetoFront) -> Callable[[FrontPoint], tuple[float, float]]:
+    """(accuracy, energy) of a point, each in 0..1 over the front; what is worse is cut off."""
+    accuracies = [p.search.accuracy.value for p in front.points]
+    worst, best = min(accuracies), max(accuracies)
+    least = min(p.search.energy_ratio for p in front.points)
+    high = max(best - worst, 1e-12)
+    wide = max(-math.log(least), 1e-12) if least < 1 else 1e-12
+
+    def scaled(point: FrontPoint) -> tuple[float, float]:
+        m = point.search
+        accuracy = (m.accuracy.value - worst) / high
+        energy = math.log(max(m.energy_ratio, least) / least) / wide
+        return max(accuracy, 0.0), energy
+
+    return scaled
+
+
+_BASELINES = (
+    ("uniform", "uniform φ, ρ", ORANGE, "--"),
+    ("pareto_dp", "the paper's search", GREEN, "-."),
+    ("learned", "uniform, learned", PURPLE, ":"),
+)
+
+
+@styled
+def plot_progress(
+    front: ParetoFront, ax: Axes | None = None, *, against: Against = "trials"
+) -> Axes:
+    """The hypervolume over trials or minutes; what each kind of baseline reaches as lines."""
+    ax = new_axes(ax, 60)
+    frame = progress_frame(front)
+    ax.step(frame[against], frame["hypervolume"], where="post", color=BLUE, label="search")
+    scaled = _scales(front)
+    for kind, label, color, style in _BASELINES:
+        found = [scaled(p) for p in front.trials if p.baseline == kind]
+        if found:
+            ax.axhline(hypervolume(found), color=color, linestyle=style, label=f"only {label}")
+    ends = frame[frame["baseline"].isna()]
+    if len(ends) and len(ends) < len(frame):
+        ax.axvline(ends[against].iloc[0], color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)),
+                   label="baselines end")  # fmt: skip
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.set_xlabel({"trials": "trials run", "minutes": "minutes since the first trial"}[against])
+    ax.set_ylabel("hypervolume (log energy)")
+    ax.set_ylim(0, 1.02)
+    legend_below(ax)
+    return ax
+
+
+@styled
+def draw_progress(front: ParetoFront, width_mm: float) -> Figure:
+    """Over trials and, where the times are known, over minutes."""
+    kinds: Sequence[Against] = ("trials", "minutes")
+    if progress_frame(front)["minutes"].isna().all():
+        kinds = kinds[:1]
+    wide = width_mm >= TWO_COLUMNS * 0.8
+    columns = len(kinds) if wide else 1
+    rows = -(-len(kinds) // columns)
+    figure = figure_of(width_mm, 58 * rows + 12)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, kind in zip(grid, kinds, strict=True):
+        plot_progress(front, ax, against=kind)
+    for ax in grid:
+        ax.get_legend().remove()
+    figure.legend(
+        *grid[0].get_legend_handles_labels(), loc="outside lower center", frameon=False,
+        ncols=max(2, int(width_mm / 44)),
+    )  # fmt: skip
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -14,8 +14,9 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from conversion import decisions
-from evaluators import Comparison, Metric, Pair, Task
+from evaluators import Metric, Pair, Task
 from evaluators.metrics import MeanAveragePrecision
+from reports.figures._style import TWO_COLUMNS, figure_of, styled
 
 _COLORS = mpl.colormaps["tab20"]
 
@@ -25,47 +26,55 @@ _SURE = 0.3
 """Least score of a box that is drawn."""
 
 
-def samples_figure(comparison: Comparison, task: Task) -> Figure | None:
-    """The samples on which both networks differ most: target, ANN, spiking network.
+@styled
+def draw_samples(
+    pairs: Sequence[Pair], task: Task, width_mm: float = 180.0, *, classes: int = 0
+) -> Figure | None:
+    """Samples as pictures: target, ANN, spiking network.
 
     Args:
-        comparison: Of the two.
+        pairs: The samples.
         task: The task.
+        width_mm: Of the figure.
+        classes: Number of classes, for a legend of colours.
 
     Returns:
         None where its samples are nothing that can be drawn.
     """
-    if not comparison.pairs or (draw := _way_of(comparison.pairs[0], task.metric)) is None:
+    if not pairs or (draw := _way_of(pairs[0], task.metric)) is None:
         return None
+    three = pairs[0].inputs[0].dim() != 3
+    options = {"projection": "3d"} if three else {}
+    if pairs[0].target.dim() == 0:  # one answer for a sample: a picture says it all
+        return _in_a_grid(pairs, draw, width_mm, options)
     columns: tuple[str, ...] = ("target", "ANN", "spiking network")
     if draw in (_mask, _parts):
         columns = ("input", *columns)
-    rows = len(comparison.pairs)
-    three = comparison.pairs[0].inputs[0].dim() != 3
-    one = comparison.pairs[0].target.dim() == 0
-    options = {"projection": "3d"} if three else {}
-    figure = Figure(figsize=(7.2, 2.0 * rows), layout="constrained")
-    if one:  # one answer for a sample: a picture says it all
-        figure.set_size_inches(7.2, 2.6 * -(-rows // 3))
-        grid = figure.subplots(-(-rows // 3), 3, squeeze=False, subplot_kw=options)
-        for axes, pair in zip(grid.flat, comparison.pairs, strict=False):
-            draw(axes, pair, None)
-            axes.set_title(_said(pair), fontsize=7)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        return figure
-    grid = figure.subplots(rows, len(columns), squeeze=False, subplot_kw=options)
-    figure.set_size_inches(7.2, 6.0 * rows / len(columns))
-    for row, pair in zip(grid, comparison.pairs, strict=True):
+    figure = figure_of(width_mm, len(pairs) * (0.84 * width_mm / len(columns) + 6))
+    grid = figure.subplots(len(pairs), len(columns), squeeze=False, subplot_kw=options)
+    for row, pair in zip(grid, pairs, strict=True):
         for axes, name in zip(row, columns, strict=True):
             draw(axes, pair, name)
             axes.set_axis_off()
-            axes.set_title(_head(pair, name), fontsize=6 if len(columns) > 3 else 7)
+            axes.set_title(_head(pair, name), fontsize=6)
     if len(columns) > 3:
-        classes = len(comparison.confusion)
         marks = [Patch(color=_COLORS(i % 20), label=str(i)) for i in range(min(classes, 20))]
-        figure.legend(handles=marks, loc="outside lower center", ncols=10, fontsize=7,
-                      title="class", title_fontsize=7)  # fmt: skip
+        figure.legend(handles=marks, loc="outside lower center", ncols=10, title="class")
+    return figure
+
+
+def _in_a_grid(
+    pairs: Sequence[Pair], draw: Draw, width_mm: float, options: dict[str, str]
+) -> Figure:
+    across = 6 if width_mm >= TWO_COLUMNS * 0.8 else 3
+    rows = -(-len(pairs) // across)
+    figure = figure_of(width_mm, rows * (0.86 * width_mm / across + 14))
+    grid = figure.subplots(rows, across, squeeze=False, subplot_kw=options)
+    for axes, pair in zip(grid.flat, pairs, strict=False):
+        draw(axes, pair, None)
+        axes.set_title(_said(pair), fontsize=6)
+    for axes in grid.flat:
+        axes.set_axis_off()
     return figure
 
 
@@ -74,7 +83,7 @@ def _head(pair: Pair, column: str) -> str:
         return f"sample {pair.place}: input"
     if column == "target":
         return f"sample {pair.place}: target"
-    more = f", T = {pair.steps}, divergence {pair.divergence:.3g}" if column[0] == "s" else ""
+    more = f"\nat step {pair.steps}, divergence {pair.divergence:.3g}" if column[0] == "s" else ""
     return column + more
 
 
@@ -84,8 +93,8 @@ def _said(pair: Pair) -> str:
         return f"{int(p.argmax())} ({float(p.max()):.0%})"
 
     return (
-        f"sample {pair.place}: class {int(pair.target)}\nANN {answer(pair.ann)}, spiking"
-        f" {answer(pair.spiking)}, T = {pair.steps}"
+        f"sample {pair.place}: class {int(pair.target)}\nANN {answer(pair.ann)}\n"
+        f"SNN {answer(pair.spiking)}, step {pair.steps}"
     )
 
 

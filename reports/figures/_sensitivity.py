@@ -2,44 +2,86 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from reports.figures._style import figure_of, new_axes, styled
 from search import Sensitivity
 
+Setting = Literal["phi", "rho"]
+Effect = Literal["divergence", "energy"]
 
-def sensitivity_figure(found: Sensitivity) -> Figure:
-    """S and E of each layer, as in Figure 3 of Wang et al.: over φ at ρ = 1, over ρ at most φ."""
-    figure = Figure(figsize=(3.4 + 0.3 * len(found.layers), 6.6), layout="constrained")
-    rows = figure.subplots(2, 2, sharex=True)
-    lines = (
-        ("φ", found.phis, found.phi_divergence, found.phi_energy),
-        ("ρ", found.rhos, found.rho_divergence, found.rho_energy),
-    )
-    places = np.arange(len(found.layers))
-    for (losses, energies), (symbol, values, divergence, energy) in zip(rows, lines, strict=True):
-        colors = mpl.colormaps["viridis"](np.linspace(0.05, 0.9, len(values)))
-        for i, (value, color) in enumerate(zip(values, colors, strict=True)):
-            style = {"color": color, "marker": "o", "markersize": 3, "linewidth": 1}
-            losses.plot(places, divergence[:, i, -1], label=f"{symbol} = {value:g}", **style)
-            energies.plot(places, energy[:, i, -1], **style)
-        losses.set_yscale("log")
-        losses.set_ylabel("divergence from the ANN, nats")
-        energies.set_ylabel("energy, share of the ANN's")
-        energies.yaxis.set_major_formatter(PercentFormatter(1.0))
-        figure.legend(
-            *losses.get_legend_handles_labels(),
-            loc="outside right upper" if symbol == "φ" else "outside right lower",
-            fontsize=8,
-        )
-        other = f"ρ = 1, the others φ = {max(found.phis)}" if symbol == "φ" else (
-            f"φ = {max(found.phis)} everywhere, the others ρ = 1"
-        )  # fmt: skip
-        for axes in (losses, energies):
-            axes.set_title(f"{symbol} of one layer; {other}", fontsize=8)
-            axes.grid(alpha=0.25)
-    for axes in rows[1]:
-        axes.set_xticks(places, found.layers, rotation=90, fontsize=7)
+
+def sensitivity_frame(found: Sensitivity) -> pd.DataFrame:
+    """S and E of each layer at the last step, when its φ or ρ alone changes.
+
+    Returns:
+        Columns ``layer``, ``setting`` (``"phi"``, ``"rho"``), ``value``, ``divergence`` (nats),
+        ``energy`` (share of the ANN's).
+    """
+    rows = []
+    for setting, values in (("phi", found.phis), ("rho", found.rhos)):
+        divergence = getattr(found, f"{setting}_divergence")
+        energy = getattr(found, f"{setting}_energy")
+        rows += [
+            {
+                "layer": layer, "setting": setting, "value": value,
+                "divergence": float(divergence[i, j, -1]), "energy": float(energy[i, j, -1]),
+            }
+            for i, layer in enumerate(found.layers)
+            for j, value in enumerate(values)
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@styled
+def plot_sensitivity(
+    found: Sensitivity,
+    ax: Axes | None = None,
+    *,
+    setting: Setting = "phi",
+    effect: Effect = "divergence",
+) -> Axes:
+    """One effect of one setting, layer by layer, as in Figure 3 of Wang et al."""
+    ax = new_axes(ax, 70)
+    frame = sensitivity_frame(found)
+    frame = frame[frame["setting"] == setting]
+    symbol = {"phi": "φ", "rho": "ρ"}[setting]
+    values = sorted(frame["value"].unique())
+    colors = mpl.colormaps["viridis"](np.linspace(0.05, 0.9, len(values)))
+    for value, color, marker in zip(values, colors, "osD^vPX*<>" * 9, strict=False):
+        rows = frame[frame["value"] == value]
+        ax.plot(range(len(rows)), rows[effect], color=color, marker=marker, markersize=2.5,
+                linewidth=0.8, label=f"{symbol} = {value:g}")  # fmt: skip
+    if effect == "divergence":
+        ax.set_yscale("log")
+        ax.set_ylabel("divergence from the ANN, nats")
+    else:
+        ax.set_ylabel("energy, share of the ANN's")
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_xticks(range(len(found.layers)), found.layers, rotation=90, fontsize=6)
+    most = max(found.phis)
+    others = f"the others φ = {most}" if setting == "phi" else f"all φ = {most}"
+    ax.set_title(f"{symbol} of one layer; {others}, ρ = 1")
+    ax.legend(ncols=3, fontsize=6, loc="best", handlelength=1.4, columnspacing=0.8)
+    return ax
+
+
+@styled
+def draw_sensitivity(found: Sensitivity, width_mm: float = 180.0) -> Figure:
+    """All four: φ above, ρ below; divergence and energy beside each other where there is room."""
+    wide = width_mm >= 140
+    figure = figure_of(width_mm, 140 if wide else 260)
+    grid = figure.subplots(2 if wide else 4, 2 if wide else 1).ravel()
+    pairs: list[tuple[Setting, Effect]] = [
+        ("phi", "divergence"), ("phi", "energy"), ("rho", "divergence"), ("rho", "energy")
+    ]  # fmt: skip
+    for ax, (setting, effect) in zip(grid, pairs, strict=True):
+        plot_sensitivity(found, ax, setting=setting, effect=effect)
     return figure

@@ -1,31 +1,113 @@
-"""What the figures share: colours, axes, how they are written."""
+"""What the figures share: colours, sizes for paper, how they are written."""
 
 from __future__ import annotations
 
+import functools
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from conversion import ConfigError, write_file
 from reports._front import FrontPoint, ParetoFront, knee
 
-FRONT, TEST, UNIFORM, OTHER = "#0b5fa5", "#d1495b", "#e8a33d", "#9aa5b1"
+ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
+VERMILLION, PURPLE, GREY, BLACK = "#D55E00", "#CC79A7", "#8A939C", "#1A1A1A"
+"""Okabe and Ito (2008), which people with any colour vision tell apart; and a grey."""
 
-ANN, PAPER, LEARNED = "#333333", "#5b8c3e", "#7b4fa3"
+ONE_COLUMN, TWO_COLUMNS = 88.0, 180.0
+"""Widths of a figure in a paper, mm."""
 
-THREE = ("#7fb7de", "#0b5fa5", "#082f52")
+_MM = 1 / 25.4
+_STYLE: Any = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.title_fontsize": 6.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "figure.constrained_layout.use": True,
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def axes_of(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw at sizes for paper, 7 pt, whatever the caller's settings are."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: P.args, **options: P.kwargs) -> R:
+        with mpl.rc_context(_STYLE):
+            return draw(*arguments, **options)
+
+    return drawn
+
+
+def figure_of(width_mm: float, height_mm: float) -> Figure:
+    """An empty figure that needs no display."""
+    return Figure(figsize=(width_mm * _MM, height_mm * _MM), layout="constrained")
+
+
+def new_axes(ax: Axes | None, height_mm: float = 70.0, width_mm: float = ONE_COLUMN) -> Axes:
+    """The axes to draw into; if there are none, those of a new figure."""
+    if ax is None:
+        ax = figure_of(width_mm, height_mm).subplots()
+    ax.grid(True)
+    return ax
+
+
+def width_of(ax: Axes) -> float:
+    """Width of the figure, mm."""
+    figure = ax.get_figure(root=True)
+    return ONE_COLUMN if figure is None else float(figure.get_figwidth()) / _MM
+
+
+def legend_below(ax: Axes, per_row: int | None = None, **options: Any) -> None:
+    """A legend under the axes, where it covers nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    columns = per_row or max(1, min(len(labels), round(width_of(ax) / 44)))
+    # Under the tick labels and the axis label, whose heights are known, however high the axes are.
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        return
+    down = ScaledTranslation(0, -27 / 72, figure.dpi_scale_trans)
+    ax.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns,
+        bbox_transform=ax.transAxes + down, frameon=False, handlelength=1.8, columnspacing=1.2,
+        borderaxespad=0, **options,
+    )  # fmt: skip
+
+
+def energy_axis(ax: Axes, label: str) -> None:
+    """A logarithmic axis of energies, as shares of the ANN's."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    wide = high > 60 * low
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: share(ratio)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel(label)
+
+
+def share(ratio: float) -> str:
+    """A ratio as a percentage; from nine on as a factor."""
+    return f"{100 * ratio:g}%" if ratio < 9 else f"{ratio:g}×"
 
 
 def three_points(front: ParetoFront) -> list[tuple[str, FrontPoint]]:
@@ -41,23 +123,35 @@ def three_points(front: ParetoFront) -> list[tuple[str, FrontPoint]]:
     return list(seen.values())
 
 
-def write_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG or SVG, by the name's ending.
+THREE = (SKY, BLUE, BLACK)
+"""Of these three points, from light to dark."""
+
+
+def write_figure(figure: Figure | Axes, path: Path) -> Path:
+    """Write a figure, or that of some axes, as PNG, SVG or PDF, by the name's ending.
 
     Raises:
         ConfigError: It ends otherwise.
         FileError: It cannot be written.
     """
     kind = path.suffix.removeprefix(".").lower()
-    if kind not in ("png", "svg"):
-        raise ConfigError(f"a figure is written as .png or .svg, got {path.name!r}")
-    return write_file(path, rendered(figure, kind))
+    if kind not in KINDS:
+        raise ConfigError(f"a figure is written as .png, .svg or .pdf, got {path.name!r}")
+    whole = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
+    if whole is None:
+        raise ConfigError("these axes belong to no figure")
+    return write_file(path, rendered(whole, kind))
 
 
-def rendered(figure: Figure, kind: str) -> bytes:
+KINDS: Sequence[str] = ("svg", "png", "pdf")
+
+
+def rendered(figure: Figure, kind: str, dpi: int = 300) -> bytes:
+    """A figure as the bytes of a file of that kind."""
     buffer = io.BytesIO()
     # A fixed salt and no date: the same study gives the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "spikefront", "svg.fonttype": "path"}):
-        metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+    settings: Any = {"svg.hashsalt": "spikefront", "svg.fonttype": "path", "pdf.fonttype": 42}
+    with mpl.rc_context(settings):
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()

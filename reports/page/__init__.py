@@ -1,5 +1,6 @@
 """One self-contained page, with its tables and figures beside it."""
 
-from reports.page._page import write_report
+from reports.page._compare import write_comparison
+from reports.page._report import report_folder, write_report
 
-__all__ = ["write_report"]
+__all__ = ["report_folder", "write_comparison", "write_report"]

@@ -1,5 +1,6 @@
 """The front, trials and layers as tables: for the console, as data frames, as JSON."""
 
+from reports.tables._comparison import comparison_frame, comparison_table
 from reports.tables._data import front_frame, front_rows, metric_column, summary, trials_frame
 from reports.tables._front import front_table
 from reports.tables._measurement import measurement_table
@@ -17,6 +18,8 @@ from reports.tables._targets import bits_table, violations_table
 
 __all__ = [
     "bits_table",
+    "comparison_frame",
+    "comparison_table",
     "diagnosis_table",
     "front_frame",
     "front_rows",

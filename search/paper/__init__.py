@@ -1,7 +1,14 @@
 """The search of Wang et al.: sensitivity of each layer, and the frontier of their sums."""
 
 from search.paper._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
-from search.paper._sensitivity import PHIS, RHOS, Sensitivity, sensitivity
+from search.paper._sensitivity import (
+    PHIS,
+    RHOS,
+    Sensitivity,
+    kept_sensitivity,
+    sensitivity,
+    sweep_of,
+)
 
 __all__ = [
     "PHIS",
@@ -11,5 +18,7 @@ __all__ = [
     "ParetoSearch",
     "Sensitivity",
     "frontier",
+    "kept_sensitivity",
     "sensitivity",
+    "sweep_of",
 ]

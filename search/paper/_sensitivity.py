@@ -23,6 +23,7 @@ from conversion import (
     sweep,
     write_file,
 )
+from spaces import LayerSpace, names
 
 _LOG = logging.getLogger("spikefront")
 
@@ -87,6 +88,49 @@ _ARRAYS = (
 )  # fmt: skip
 
 
+def sweep_of(space: LayerSpace) -> dict[str, Any]:
+    """T, values of φ and of ρ of the profile that a search in a space begins with."""
+    phis = tuple(sorted({*(phi for phi in PHIS if phi < space.phi_max), space.phi_max}))
+    rhos = tuple(rho for rho in RHOS if rho in space.rhos())
+    uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
+    return {"timesteps": uniform[names.CALIBRATION_TIMESTEPS], "phis": phis, "rhos": rhos}
+
+
+def kept_sensitivity(
+    profile: Profile,
+    energy: EnergyModel,
+    *,
+    timesteps: int,
+    phis: tuple[int, ...],
+    rhos: tuple[float, ...],
+    cache: Path | None = None,
+) -> Sensitivity | None:
+    """The sensitivity profile, if it is on disk; arguments as of :func:`sensitivity`."""
+    return _read(_place(profile, energy, timesteps, phis, rhos, cache))
+
+
+def _place(
+    profile: Profile,
+    energy: EnergyModel,
+    timesteps: int,
+    phis: tuple[int, ...],
+    rhos: tuple[float, ...],
+    cache: Path | None,
+) -> Path:
+    folder = cache or user_cache_path("spikefront") / "sensitivity"
+    return folder / f"{_fingerprint(profile, energy, timesteps, phis, rhos)}.json"
+
+
+def _read(path: Path) -> Sensitivity | None:
+    try:
+        return Sensitivity.from_dict(json.loads(path.read_text("utf-8")))
+    except OSError:
+        return None  # not there, or not to be read
+    except (ValueError, KeyError, TypeError):
+        _LOG.warning("%s is damaged and made anew", path)
+        return None
+
+
 def sensitivity(
     profile: Profile,
     energy: EnergyModel,
@@ -111,14 +155,9 @@ def sensitivity(
     Raises:
         ConversionError: A layer's output is not finite, or memory does not suffice.
     """
-    folder = cache or user_cache_path("spikefront") / "sensitivity"
-    path = folder / f"{_fingerprint(profile, energy, timesteps, phis, rhos)}.json"
-    try:
-        return Sensitivity.from_dict(json.loads(path.read_text("utf-8")))
-    except OSError:
-        pass  # not there, or not to be read
-    except (ValueError, KeyError, TypeError):
-        _LOG.warning("%s is damaged and made anew", path)
+    path = _place(profile, energy, timesteps, phis, rhos, cache)
+    if (kept := _read(path)) is not None:
+        return kept
     found = _measured(profile, energy, timesteps, phis, rhos, on_branch)
     try:
         write_file(path, json.dumps(found.to_dict()))

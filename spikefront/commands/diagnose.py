@@ -69,7 +69,7 @@ def diagnose(
     """  # noqa: D301 - click wants the control character
     from conversion import Inputs
     from conversion import diagnose as find_errors
-    from reports import diagnosis_figure, diagnosis_table, write_figure
+    from reports import diagnosis_table, plot_diagnosis, write_figure
 
     choice, task = part_options(options)
     if config is not None and (given := named_options(*CHOICE)):
@@ -83,7 +83,7 @@ def diagnose(
     inputs = Inputs.of(given)
     found = find_errors(model, inputs.to(device))
     if figure is not None:
-        write_figure(diagnosis_figure(found), figure)
+        write_figure(plot_diagnosis(found), figure)
     show(
         as_json,
         lambda: {"split": split, "n": len(inputs), "layers": list(map(asdict, found))},

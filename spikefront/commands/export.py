@@ -107,7 +107,14 @@ def export(
     spikefront export --trial 17 --format nir --reader sinabs
     """  # noqa: D301 - click wants the control character
     from conversion import save
-    from reports import ann_on_test, measure_front, measurement_table, select, tested
+    from reports import (
+        ann_on_test,
+        measure_front,
+        measurement_table,
+        report_folder,
+        select,
+        tested,
+    )
     from search import study_setup
 
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
@@ -121,7 +128,7 @@ def export(
     model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
     measurement = evaluator.record(model, "search").measure(model.exit)
     test = tested(study, point.trial)
-    path = to or out / f"trial-{point.trial}.json"
+    path = to or report_folder(out, study.study_name) / f"trial-{point.trial}.json"
     config = save(
         model,
         path,

@@ -12,26 +12,48 @@ from spikefront.loading import (
     named_again,
     open_existing,
     provenance_of,
-    write_settings,
+    write_files,
 )
 from spikefront.options import (
+    OUTPUT,
     SETTING,
     artifacts_option,
     command,
     energy_option,
+    figure_endings,
     json_option,
     option,
+    read_by,
     run_options,
     study_options,
     task_options,
 )
-from spikefront.output import progress_bar, show
+from spikefront.output import progress_bar, show, working
 
 
 @command()
 @study_options
 @energy_option(None, "Price the finished trials by another model, without running them again")
 @option(SETTING, "--no-test", is_flag=True, help="Leave the test split alone.")
+@option(
+    OUTPUT,
+    "--figures",
+    "figure_kinds",
+    default="svg,png",
+    show_default=True,
+    metavar="KIND,KIND",
+    callback=read_by(figure_endings),
+    help="File types of the figures: svg, png, pdf.",
+)
+@option(
+    OUTPUT,
+    "--figure-width",
+    type=click.FloatRange(60, 400),
+    default=180.0,
+    show_default=True,
+    metavar="MM",
+    help="Of the figures' files; 88 is one column of a paper.",
+)
 @task_options
 @run_options
 @artifacts_option
@@ -46,6 +68,8 @@ def report(
     prices: str | None,
     as_json: bool,
     no_test: bool,
+    figure_kinds: tuple[str, ...],
+    figure_width: float,
     **task: Any,
 ) -> None:
     """Measure the front on the test split; write tables, figures and report.html.
@@ -55,9 +79,10 @@ def report(
     \b
     spikefront report
     spikefront report --energy-model loihi --json
+    spikefront report --figures pdf --figure-width 88
     """  # noqa: D301 - click wants the control character
     from conversion import energy_model
-    from reports import compare_knee, front_table, measure_front, summary, write_report
+    from reports import findings, front_table, measure_front, summary
 
     study, spec = open_existing(out, storage, study_name, task)
     evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts, out=out)
@@ -71,19 +96,13 @@ def report(
             energy=energy_model(prices) if prices else None,
             on_point=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    costs = evaluator.profile.costs
-    files = write_report(
-        front,
-        out,
-        costs=costs,
-        provenance=provenance_of(study, evaluator, spec),
-        comparison=compare_knee(study, evaluator, front),
-        task=evaluator.task,
-        again=named_again(task),
-    )
+    with working("looking at the knee and drawing"):
+        found = findings(study, evaluator, front)
+        provenance = provenance_of(study, evaluator, spec)
+        files = write_files(
+            study, found, out, provenance, named_again(task),
+            figure_kinds=figure_kinds, width_mm=figure_width,
+        )  # fmt: skip
     show(as_json, lambda: summary(front), lambda: front_table(front))
     if not as_json:
-        again = write_settings(study, out)
-        click.echo(f"\n{len(files) + len(again)} files in {out}; open {files[-1]}")
-        if again:
-            click.echo(f"The same study again: spikefront search --config {again[0]}")
+        click.echo(f"\n{len(files)} files in {files[-1].parent}; open {files[-1]}")

@@ -16,7 +16,8 @@ from spikefront.loading import (
     named_again,
     named_task,
     provenance_of,
-    write_settings,
+    study_named,
+    write_files,
 )
 from spikefront.options import (
     CALIBRATION,
@@ -334,7 +335,8 @@ def search(
         return
     _report_search(study, evaluator, spec, out, again)
     click.echo(
-        f"Next:   spikefront report --out {out}{again}    (measures the front on the test split)"
+        f"Next:   spikefront report{study_named(study, out)}{again}"
+        "    (measures the front on the test split)"
     )
 
 
@@ -462,14 +464,11 @@ _PAPER_POINTS = 8
 def _paper_baselines(evaluator: Evaluator, space: LayerSpace) -> list[dict[str, Any]]:
     """Parameters of the paper's search, as far as the space offers them."""
     from conversion import ConversionError
-    from search import PHIS, RHOS, ParetoSearch
-    from spaces import names
+    from search import ParetoSearch, sweep_of
 
-    phis = sorted({*(phi for phi in PHIS if phi < space.phi_max), space.phi_max})
-    rhos = [rho for rho in RHOS if rho in space.rhos()]
     uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
     try:
-        found = measured_sensitivity(evaluator, uniform[names.CALIBRATION_TIMESTEPS], phis, rhos)
+        found = measured_sensitivity(evaluator, **sweep_of(space))
     except ConversionError as error:  # a baseline less is better than no search
         LOG.warning("no baselines of the paper's search: %s", error)
         return []
@@ -480,15 +479,13 @@ def _paper_baselines(evaluator: Evaluator, space: LayerSpace) -> list[dict[str, 
 def _report_search(
     study: optuna.Study, evaluator: Evaluator, spec: TaskSpec, out: Path, again: str
 ) -> None:
-    from reports import front_table, measure_front, write_report
+    from reports import findings, front_table, measure_front
 
     front = measure_front(study, evaluator, test=False)
-    costs = evaluator.profile.costs
-    provenance = provenance_of(study, evaluator, spec)
-    write_settings(study, out)
-    write_report(front, out, costs=costs, provenance=provenance, task=evaluator.task, again=again)
+    found = findings(study, evaluator, front, closely=False)
+    files = write_files(study, found, out, provenance_of(study, evaluator, spec), again)
     print_table(front_table(front))
-    click.echo(f"\nReport: {out / 'report.html'}")
+    click.echo(f"\nReport: {files[-1]}")
 
 
 def _warn_of_a_useless_ann(evaluator: Evaluator) -> None:

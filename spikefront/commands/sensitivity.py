@@ -44,11 +44,11 @@ def sensitivity(
     \b
     spikefront sensitivity --figure sensitivity.png
     """  # noqa: D301 - click wants the control character
-    from reports import sensitivity_figure, sensitivity_table, write_figure
+    from reports import draw_sensitivity, sensitivity_table, write_figure
 
     evaluator, _ = loaded(task, device, batch_size, prices)
     timesteps = steps_of_sweep(timesteps, evaluator)
     found = measured_sensitivity(evaluator, timesteps, phi, rho)
     if figure is not None:
-        write_figure(sensitivity_figure(found), figure)
+        write_figure(draw_sensitivity(found), figure)
     show(as_json, found.to_dict, lambda: sensitivity_table(found))

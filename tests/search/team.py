@@ -70,23 +70,29 @@ def started(url: str, evaluator: Evaluator, trials: int, **options: object) -> B
     return process
 
 
+def _nothing() -> None:
+    pass
+
+
 def killed_again_and_again(
     start_one: Callable[[], BaseProcess],
+    study: optuna.Study,
+    trials: int,
     *,
     workers: int,
-    seconds: float,
     every: float,
-    halfway: Callable[[], None] = lambda: None,
+    halfway: Callable[[], None] = _nothing,
 ) -> int:
     """Work on a study while one worker after the other is killed and replaced.
 
-    ``halfway`` is called once in the middle.
+    ``halfway`` is called once, when a third of the trials were run; the killing ends at two thirds.
     """
     team = [start_one() for _ in range(workers)]
-    kills, start, random_one, done = 0, time.monotonic(), random.Random(0), False
-    while (passed := time.monotonic() - start) < seconds:
+    kills, random_one, done = 0, random.Random(0), False
+    end = time.monotonic() + 240  # of a machine on which it does not get on at all
+    while (run := len(passes(study))) < 2 * trials / 3 and time.monotonic() < end:
         time.sleep(every)  # the latest one has reached the storage by then
-        if passed > seconds / 2 and not done:
+        if run > trials / 3 and not done:
             halfway()
             done = True
         chosen = random_one.randrange(workers)
@@ -95,6 +101,7 @@ def killed_again_and_again(
             kills += 1
         team[chosen].join()
         team[chosen] = start_one()
+    assert done or halfway is _nothing
     for process in team:
         process.join(300)
         assert process.exitcode == 0

@@ -324,7 +324,7 @@ def test_killed_workers_that_learn(folder: Path, tmp_path: Path, where: str) -> 
         evaluator = Evaluator(made_small_task(), states=states)
         setup = StudySetup.of(evaluator, space_of(evaluator))
         study = open_study(open_storage(url), "s", setup)
-        kills = killed_again_and_again(start_one, workers=3, seconds=20, every=4)
+        kills = killed_again_and_again(start_one, study, 60, workers=3, every=3)
         assert kills >= 2, "a busy machine starts processes slowly"
         check_whole(study, 60, workers=3)
         learned = [t for t in passes(study) if TrialRecord.of(t).state]

@@ -1,0 +1,53 @@
+"""All that a report shows of one study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from conversion import ConfigError, Costs, LayerDiagnosis
+from evaluators import Comparison, Task
+from reports._front import ParetoFront
+from reports._models import UnderModel, under_models
+from search import Sensitivity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """The front of a study, and what was looked at more closely; all but the front may lack.
+
+    Attributes:
+        front: Of the study.
+        costs: Of the network.
+        task: The task, for its pictures.
+        comparison: Of the knee with the ANN.
+        diagnosis: Of the knee.
+        sensitivity: Of the network.
+    """
+
+    front: ParetoFront
+    costs: Costs | None = None
+    task: Task | None = None
+    comparison: Comparison | None = None
+    diagnosis: Sequence[LayerDiagnosis] = ()
+    sensitivity: Sensitivity | None = None
+
+    @cached_property
+    def under(self) -> list[UnderModel]:
+        """The front under several energy models; empty where that is not known."""
+        return [] if self.costs is None else under_models(self.front, self.costs)
+
+    @property
+    def known_costs(self) -> Costs:
+        """The costs, which must be there."""
+        if self.costs is None:
+            raise ConfigError("this needs the costs of the network")
+        return self.costs
+
+    @property
+    def known_comparison(self) -> Comparison:
+        """The comparison, which must be there."""
+        if self.comparison is None:
+            raise ConfigError("this needs the comparison of the knee")
+        return self.comparison

@@ -1,0 +1,33 @@
+"""Two or more studies on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from conversion import write_file
+from reports._findings import Findings
+from reports.page._data import study_data
+from reports.page._html import as_script, page
+from reports.tables import comparison_frame
+
+
+def write_comparison(found: Sequence[tuple[Findings, str]], path: Path) -> Path:
+    """Write a page on which the fronts of several studies lie over each other.
+
+    Args:
+        found: Of each study, with the command that exports a trial of it, without the number.
+        path: Of the page.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    table = comparison_frame([f.front for f, _ in found])
+    text = page(
+        "compare.html.j2",
+        names=[f.front.study for f, _ in found],
+        columns=list(table.columns),
+        rows=table.to_dict("records"),
+        data=as_script([study_data(f, export) for f, export in found]),
+    )
+    return write_file(path, text)

@@ -1,0 +1,120 @@
+"""The report of one study: tables, figures and a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from conversion import write_file
+from reports._findings import Findings
+from reports._front import knee
+from reports._models import spike_rate
+from reports.figures import FIGURES, TWO_COLUMNS, FigureKind, rendered
+from reports.page._data import study_data
+from reports.page._html import as_script, inline, page
+from reports.tables import front_frame, models_frame, trials_frame
+
+_STUDY = re.compile(r'<meta name="spikefront-study" content="([^"]*)">')
+
+
+def report_folder(out: Path, study: str) -> Path:
+    """Where the report of a study goes: OUT, or OUT/STUDY if that holds another study's."""
+    page = out / "report.html"
+    try:
+        found = _STUDY.search(page.read_text("utf-8")[:4000])
+    except (OSError, UnicodeDecodeError):
+        return out
+    return out if found is None or found[1] == study else out / re.sub(r"[^\w.-]", "-", study)
+
+
+def write_report(
+    found: Findings,
+    folder: Path,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    study_options: str | None = None,
+    again: str = "",
+    settings: str = "",
+    figure_kinds: Sequence[str] = ("svg", "png"),
+    width_mm: float = TWO_COLUMNS,
+) -> list[Path]:
+    """Write ``front.csv``, ``trials.csv``, ``figures/*`` and ``report.html``.
+
+    Args:
+        found: What to report.
+        folder: Where.
+        provenance: What the page says last, by name.
+        study_options: By which further commands find the study; None: ``--out FOLDER``.
+        again: Options of the user's own code, which further commands must name again.
+        settings: The file of options that makes the study again, shown on the page.
+        figure_kinds: Endings of the figures' files: svg, png, pdf.
+        width_mm: Their width: 88 is a column of a paper, 180 the page.
+
+    Raises:
+        FileError: The folder cannot be written; every file is either whole or absent.
+    """
+    front = found.front
+    files = [
+        write_file(folder / "front.csv", front_frame(front).to_csv(index=False)),
+        write_file(folder / "trials.csv", trials_frame(front).to_csv(index=False)),
+    ]
+    if found.under:
+        table = models_frame(found.under).to_csv(index=False)
+        files.append(write_file(folder / "energy_models.csv", table))
+    figures = []
+    for name, kind in FIGURES.items():
+        figure = kind.drawn(found, width_mm)
+        if figure is None:
+            continue
+        for ending in figure_kinds:
+            data = rendered(figure, ending)
+            files.append(write_file(folder / "figures" / f"{name}.{ending}", data))
+        if width_mm != TWO_COLUMNS:
+            figure = kind.drawn(found, TWO_COLUMNS) or figure
+        figures.append((name, kind, figure))
+    where = f" --out {folder}" if study_options is None else study_options
+    export = f"spikefront export{where}{again} --trial"
+    text = page(
+        "report.html.j2",
+        front=front,
+        found=found,
+        figures=_shown(figures),
+        knee=knee(front.points).trial,
+        splits=list(front.ann),
+        model=front.energy_model,
+        export=export,
+        folder=folder,
+        costs=found.costs,
+        provenance=provenance or {},
+        note=found.task.outputs.note if found.task else "",
+        again=again,
+        settings=settings,
+        spike_rate=spike_rate,
+        data=as_script([study_data(found, export)]),
+    )
+    return [*files, write_file(folder / "report.html", text)]
+
+
+_MOST_BYTES = 1_500_000
+"""Of all figures on the page: with the library it stays below 3 MB."""
+
+
+def _shown(figures: Sequence[tuple[str, FigureKind, Figure]]) -> list[dict[str, Any]]:
+    """Figures as the page holds them: drawings as drawings, as far as there is room."""
+    sources = []
+    for _, kind, figure in figures:
+        ending = "png" if kind.photographs else "svg"
+        sources.append(inline(ending, rendered(figure, ending, dpi=150)))
+    for i in sorted(range(len(sources)), key=lambda i: -len(sources[i])):
+        if sum(map(len, sources)) <= _MOST_BYTES:
+            break
+        pixels = inline("png", rendered(figures[i][2], "png", dpi=150))
+        sources[i] = min(pixels, sources[i], key=len)
+    return [
+        {"name": name, "title": kind.title, "photographs": kind.photographs, "source": source}
+        for (name, kind, _), source in zip(figures, sources, strict=True)
+    ]
