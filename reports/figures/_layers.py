@@ -71,13 +71,14 @@ def plot_layers(front: ParetoFront, ax: Axes | None = None, *, what: What = "phi
         cmap=mpl.colormaps["viridis"].resampled(int(most) if whole else 256),
         vmin=low, vmax=max(high, low + 1e-9),
     )  # fmt: skip
+    bins = min(8, max(1, round(0.7 * len(layers))))
     labels = [f"{trial} +{more}" if more else str(trial) for trial, more in shown]
     ax.set_xticks(range(len(shown)), labels, rotation=90, fontsize=6)
     ax.set_yticks(range(len(layers)), layers, fontsize=6)
     ax.set_title(_TITLES[what])
     left_out = f"; {len(shown)} of {len(columns)} shown" if len(shown) < len(columns) else ""
     ax.set_xlabel(f"trial, by rising energy (+n equal ones){left_out}")
-    ax.figure.colorbar(image, ax=ax, pad=0.01, ticks=MaxNLocator(integer=whole, nbins=8))
+    ax.figure.colorbar(image, ax=ax, pad=0.01, ticks=MaxNLocator(integer=whole, nbins=bins))
     return ax
 
 

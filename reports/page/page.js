@@ -145,7 +145,6 @@
       type: "line",
       ...(horizontal ? other : own),
       line: { color: css("--good"), width: 3, dash: "dash" },
-      editable: true,
     };
   }
 
@@ -179,6 +178,7 @@
       },
       yaxis: { ...axis, range: rangeOfLoss(), title: { text: `${studies[0].metric} lost, points` } },
       shapes: shapes(),
+      selections: [], // a box that stays lies over the lines, which could not be dragged
       annotations:
         int8 && int8 < 100
           ? [{ x: state.log ? Math.log10(int8) : int8, y: 1, yref: "paper", ax: 0, ay: -16,
@@ -430,9 +430,11 @@
     pick(study, trial);
   });
   plot.on("plotly_selected", (event) => {
-    const found = new Map((event ? event.points : []).map((p) => [p.customdata.join(), p.customdata]));
+    if (!event || !(plot.layout.selections || []).length) return;
+    const found = new Map(event.points.map((p) => [p.customdata.join(), p.customdata]));
     state.brushed = [...found.values()];
     brushed();
+    setTimeout(() => Plotly.relayout(plot, { selections: [] }));
   });
   plot.on("plotly_relayout", (change) => {
     // A line that was dragged, wherever it was taken, stays straight.

@@ -28,7 +28,7 @@ from conversion import (
     save,
 )
 from evaluators import UNTRAINED, Evaluator, Measurement, Split, Task, TaskSpec, digits, load_task
-from reports import compare_knee, measure_front, write_report
+from reports import findings, measure_front, write_report
 from search import StudySetup, make_sampler, note_ann, open_study, run_study
 from spaces import LayerSpace
 from tests.conftest import made_small_task, settle
@@ -306,11 +306,12 @@ def test_it_is_searched_and_reported(evaluator: Evaluator, tmp_path: Path) -> No
     assert study.metric_names == [evaluator.task.metric.name, "energy_pj"]
     front = measure_front(study, evaluator)
     assert front.metric == evaluator.task.metric.name
-    comparison = compare_knee(study, evaluator, front)
+    found = findings(study, evaluator, front)
+    comparison = found.known_comparison
     assert comparison.n == len(evaluator.task.test)
-    files = write_report(
-        front, tmp_path, costs=evaluator.profile.costs, comparison=comparison, task=evaluator.task
-    )
+    assert sum(comparison.exits) == pytest.approx(1)
+    assert comparison.ann_score == pytest.approx(front.ann["test"].accuracy.value, abs=1e-6)
+    files = write_report(found, tmp_path)
     page = files[-1].read_text("utf-8")
     assert front.metric in page
     assert ("non-maximum suppression" in page) == evaluator.task.name.startswith("detection")

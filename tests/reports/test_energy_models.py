@@ -21,7 +21,15 @@ from conversion import (
     quantised_answers,
 )
 from evaluators import Evaluator, Measurement, QuantisedAnn, Task
-from reports import FrontPoint, ParetoFront, measure_front, repriced, under_models, write_report
+from reports import (
+    Findings,
+    FrontPoint,
+    ParetoFront,
+    measure_front,
+    repriced,
+    under_models,
+    write_report,
+)
 from search import StudySetup, make_sampler, open_storage, open_study, run_study
 from spaces import LayerSpace
 
@@ -83,7 +91,7 @@ def test_a_report_puts_models_side_by_side(studied, tmp_path: Path) -> None:
     front = measure_front(study, evaluator, rivals=True)
     again = measure_front(study, evaluator, rivals=True)
     assert front.rivals == again.rivals
-    files = write_report(front, tmp_path / "r", costs=evaluator.profile.costs)
+    files = write_report(Findings(front=front, costs=evaluator.profile.costs), tmp_path / "r")
     assert tmp_path / "r" / "energy_models.csv" in files
     table = pd.read_csv(tmp_path / "r" / "energy_models.csv")
     assert next(iter(table.energy_model.unique())) == "horowitz45"

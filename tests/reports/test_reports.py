@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -15,21 +14,20 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from conversion import ConfigError
-from evaluators import AnnReference, Estimate, Evaluator, Measurement, PairedDrop, Split, Task
+from evaluators import AnnReference, Estimate, Evaluator, Measurement, PairedDrop, Split
 from reports import (
+    Findings,
     FrontPoint,
     ParetoFront,
     front_of,
     hypervolume,
     knee,
     measure_front,
-    pareto_front,
     select,
     summary,
     write_report,
 )
-from search import Promise, StudySetup, make_sampler, open_storage, open_study, run_study
-from spaces import LayerSpace
+from search import Promise
 
 SCALE = 1000.0
 
@@ -165,31 +163,6 @@ def test_choosing_a_point() -> None:
     assert knee(two.points).trial == 1, "of two points, which both lie on the line, the better"
 
 
-@pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Evaluator]:
-    import torch
-
-    from tests.conftest import SmallNet, settle
-
-    torch.manual_seed(1)
-    net = settle(SmallNet(), torch.randn(16, 2, 10, 10))
-    x = torch.randn(96, 2, 10, 10)
-    with torch.no_grad():
-        y = net(x).argmax(1)
-    parts = [Split.of(x[i : i + 32], y[i : i + 32]) for i in (0, 32, 64)]
-    task = Task(name="small", model=net, calibration=parts[0], search=parts[1], test=parts[2])
-    evaluator = Evaluator(task)
-    folder = tmp_path_factory.mktemp("study")
-    space = LayerSpace(layers=evaluator.layers, timesteps=(1, 4))
-    sampler = make_sampler("additive", seed=0, profile=evaluator.profile, space=space)
-    setup = StudySetup.of(evaluator, space)
-    study = open_study(open_storage(folder / "study.journal"), "small", setup, sampler)
-    with pytest.raises(ConfigError, match="'small' has no finished trial yet"):
-        pareto_front(study, {})
-    run_study(study, space, lambda: evaluator, trials=30, folder=folder)
-    return study, evaluator
-
-
 class Untouchable(Dataset):
     def __init__(self, n: int) -> None:
         self.n = n
@@ -216,11 +189,12 @@ def test_the_test_split_is_touched_once(studied) -> None:
 def test_a_report_is_whole_and_self_contained(studied, tmp_path: Path) -> None:
     study, evaluator = studied
     front = measure_front(study, evaluator)
-    files = write_report(front, tmp_path, provenance={"study": "<script>small</script>"})
+    found = Findings(front=front)
+    files = write_report(found, tmp_path, provenance={"study": "<script>small</script>"})
     names = {str(f.relative_to(tmp_path)) for f in files}
     figures = {
         f"figures/{n}.{k}"
-        for n in ("front", "hypervolume", "layers", "energy", "timesteps")
+        for n in ("front", "progress", "layers", "exits", "lineages")
         for k in ("png", "svg")
     }
     assert names == {"front.csv", "trials.csv", "report.html"} | figures
@@ -238,10 +212,11 @@ def test_a_report_is_whole_and_self_contained(studied, tmp_path: Path) -> None:
     assert set(trials.exit_of.dropna()) <= set(trials.trial)
     assert trials.on_front.sum() == len(front.points)
     page = (tmp_path / "report.html").read_text()
-    outside = re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page)
+    outside = re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', page[: page.index("<script")])
     assert outside == [], "the page must not need anything beside it"
     assert "<script>small" not in page
-    assert write_report(front, tmp_path, provenance={})[0].read_text() == files[0].read_text()
+    assert write_report(found, tmp_path, provenance={})[0].read_text() == files[0].read_text()
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
 
 
 @pytest.mark.parametrize(
@@ -256,7 +231,7 @@ def test_the_page_says_what_stays_analog_and_what_it_costs(
 ) -> None:
     study, evaluator = studied
     costs = replace(evaluator.profile.costs, ann_macs=10_000, analog_macs=analog)
-    write_report(measure_front(study, evaluator), tmp_path, costs=costs)
+    write_report(Findings(front=measure_front(study, evaluator), costs=costs), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert says in " ".join(page.split())
     rows = re.findall(r"<tr><td>(\w+)</td><td>([\d,]+)</td><td>([\d.]+)</td></tr>", page)
@@ -265,11 +240,11 @@ def test_the_page_says_what_stays_analog_and_what_it_costs(
 
 def test_figures_are_the_same_bytes_every_time(studied, tmp_path: Path) -> None:
     study, evaluator = studied
-    front = measure_front(study, evaluator)
+    found = Findings(front=measure_front(study, evaluator))
     for folder in ("a", "b"):
-        write_report(front, tmp_path / folder)
-    for name in ("front", "layers"):
-        first, second = (tmp_path / f / "figures" / f"{name}.svg" for f in ("a", "b"))
+        write_report(found, tmp_path / folder, figure_kinds=("svg", "pdf"))
+    for name in ("front.svg", "layers.svg", "front.pdf"):
+        first, second = (tmp_path / f / "figures" / name for f in ("a", "b"))
         assert first.read_bytes() == second.read_bytes()
 
 
