@@ -17,6 +17,7 @@ from conversion._exits import (
     mean_entropy,
 )
 from conversion._files import FileError, sha256, tensors_sha256, write_file
+from conversion._html import html_table
 from conversion._profile import LayerProfile, Profile, available_device, profile
 from conversion._quantised import level_bits, operator_bits, quantised_answers
 from conversion._tensors import model_of_state, state_bytes
@@ -155,6 +156,7 @@ __all__ = [
     "energy_model",
     "first_above",
     "graded_bits",
+    "html_table",
     "in_integers",
     "is_out_of_memory",
     "joined_counts",

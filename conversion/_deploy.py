@@ -127,6 +127,23 @@ class DeployConfig:
         except (KeyError, TypeError, ValueError, ConfigError, OverflowError) as error:
             raise DeployError(f"{path} is malformed: {error}") from error
 
+    def read_tensors(self, folder: str | Path) -> dict[str, Tensor]:
+        """The tensors, from the folder in which the JSON lies.
+
+        Raises:
+            FileError: They cannot be read.
+            DeployError: The file was altered, or lies elsewhere.
+        """
+        path = Path(folder) / self.tensors
+        if path.is_symlink() and path.resolve().parent != Path(folder).resolve():
+            raise DeployError(
+                f"{path} is a link to another folder; the tensors' file must lie here"
+            )
+        data = read_file(path)
+        if sha256(data) != self.tensors_sha256:
+            raise DeployError(f"{path} was altered: its SHA-256 differs")
+        return read_tensors(data, str(path))
+
     @classmethod
     def _from_body(cls, body: Mapping[str, Any]) -> DeployConfig:
         fields = {key: value for key, value in body.items() if key != "schema"}
@@ -197,7 +214,7 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
     if not isinstance(path, (str, Path)):
         raise DeployError(f"load takes the path of the JSON file first, got {type(path).__name__}")
     config = DeployConfig.read(path)
-    tensors = _read_tensors(Path(path).parent, config)
+    tensors = config.read_tensors(Path(path).parent)
     network = _the_model(path, config, model).to(device)
     config.conversion.check_layers(network.sites)
     try:
@@ -228,16 +245,6 @@ def _the_model(path: str | Path, config: DeployConfig, model: Model) -> Network:
             f" {config.model_fingerprint[:12]}…, this model's is {network.fingerprint[:12]}…"
         )
     return network
-
-
-def _read_tensors(folder: Path, config: DeployConfig) -> dict[str, Tensor]:
-    path = folder / config.tensors
-    if path.is_symlink() and path.resolve().parent != folder.resolve():
-        raise DeployError(f"{path} is a link to another folder; the tensors' file must lie here")
-    data = read_file(path)
-    if sha256(data) != config.tensors_sha256:
-        raise DeployError(f"{path} was altered: its SHA-256 differs")
-    return read_tensors(data, str(path))
 
 
 def _brought_up(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conversion._errors import ConfigError, ConversionError
 from conversion._files import tensors_sha256
+from conversion._html import html_table
 from conversion._thresholds import (
     PERCENTILE,
     Granularity,
@@ -96,6 +97,19 @@ class Profile:
     def __repr__(self) -> str:
         samples, shape = len(self.inputs), self.inputs.describe()
         return f"Profile({len(self.layers)} spiking layers, {samples} samples of {shape})"
+
+    def _repr_html_(self) -> str:
+        """The layers, for notebooks."""
+        rows = [
+            (
+                layer.name, "×".join(map(str, layer.shape)), f"{layer.neurons:,}",
+                f"{layer.active:.0%}", f"{float(layer.fan_out.mean()):,.1f}",
+                f"{float(layer.largest.max()):.3g}",
+            )
+            for layer in self.layers.values()
+        ]  # fmt: skip
+        head = ("layer", "shape", "neurons", "active", "mean fan-out", "largest activation")
+        return html_table(head, rows, repr(self))
 
     @property
     def device(self) -> torch.device:

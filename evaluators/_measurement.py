@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from conversion import ConfigError, Costs, EnergyModel, MeanCounts
+from conversion import ConfigError, Costs, EnergyModel, MeanCounts, html_table
 from evaluators._estimate import Estimate, PairedDrop, estimate_of
 
 ExitPoint = tuple[int, float, float, float, float]
@@ -76,6 +76,36 @@ class Measurement:
     latency_synops: Estimate | None = None
     counts: MeanCounts | None = None
     memory_bytes: int | None = None
+
+    def __repr__(self) -> str:
+        lost = "" if self.drop is None else f", {100 * self.drop.mean:+.2f} points lost"
+        score = f"{self.metric} {self.accuracy.value:.2%}"
+        return (
+            f"Measurement({self.split}, n = {self.n}: {score}{lost},"
+            f" {self.energy_ratio:.2%} of the ANN's energy, {self.timesteps.value:.2f} steps)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Values and intervals, for notebooks."""
+
+        def row(name: str, found: Estimate, form: str) -> tuple[str, str, str]:
+            low, high = format(found.low, form), format(found.high, form)
+            return name, format(found.value, form), f"{low} to {high}"
+
+        rows = [row(self.metric, self.accuracy, ".2%")]
+        if self.drop is not None:
+            low, high = self.drop.interval()
+            interval = f"{low:+.2%} to {high:+.2%}"
+            rows.append(("lost against the ANN", f"{self.drop.mean:+.2%}", interval))
+        rows += [
+            row("energy, pJ", self.energy_pj, ",.0f"),
+            ("energy / ANN", f"{self.energy_ratio:.2%}", ""),
+            ("energy / int8 ANN", f"{self.energy_ratio_int8:.0%}", ""),
+            row("timesteps", self.timesteps, ".3f"),
+            row("divergence", self.kl, ".5f"),
+        ]
+        title = f"{self.split} split, n = {self.n}, energy model {self.energy_model}"
+        return html_table(("", "value", "95 % interval"), rows, title)
 
     def same_outputs(self, other: Measurement) -> bool | None:
         """Whether both saw the same outputs, bit for bit; None if one is too old to tell."""

@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from conversion import ENERGY_MODELS, ConfigError, EnergyModel
+from conversion import ENERGY_MODELS, ConfigError, EnergyModel, html_table
 from evaluators import AnnReference, Measurement, QuantisedAnn
 from search import (
     NO_LIMITS,
@@ -123,6 +123,19 @@ class ParetoFront:
     within: tuple[FrontPoint, ...] = ()
     objectives: tuple[str, ...] = ("energy",)
     rivals: Mapping[int, QuantisedAnn] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"ParetoFront({self.study!r}: {len(self.points)} points of {self.passes} trials,"
+            f" {self.energy_model.name}, splits {', '.join(self.ann)})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The points, for notebooks."""
+        from reports.tables import points_frame  # it needs this module
+
+        frame = points_frame(self)
+        return html_table(list(frame.columns), frame.to_numpy().tolist(), repr(self))
 
     @property
     def metric(self) -> str:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import optuna
 
-from conversion import EnergyModel, Inputs, LayerDiagnosis, diagnose
+from conversion import ConfigError, EnergyModel, Inputs, LayerDiagnosis, diagnose
 from evaluators import AnnReference, Comparison, Evaluator, Measurement, QuantisedAnn
 from reports._findings import Findings
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
 from reports._models import ann_under, repriced
-from search import kept_sensitivity, study_setup, sweep_of
+from search import ann_reference, kept_sensitivity, study_setup, sweep_of
 
 _TEST = "test/{trial}"
 
@@ -85,6 +85,28 @@ def _rival(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Quan
         found = evaluator.quantised(choice.conversion, point.search.timesteps.value, "search")
         study.set_user_attr(key, found.to_dict())
     return QuantisedAnn.from_dict(study.user_attrs[key])
+
+
+def kept_front(study: optuna.Study, *, confidence: float | None = None) -> ParetoFront:
+    """The front of a study by what its storage holds: no model and no data are needed.
+
+    The test split is shown if a report has measured all of the points there.
+
+    Raises:
+        ConfigError: No trial has finished, or no search has noted the ANN's score.
+    """
+    ann = ann_reference(study)
+    if ann is None:
+        raise ConfigError(
+            f"the study {study.study_name!r} does not hold the ANN's score; `spikefront search`"
+            " notes it"
+        )
+    front = pareto_front(study, {"search": ann}, confidence=confidence)
+    found = [tested(study, point.trial) for point in front.points]
+    if None in found or _TEST_ANN not in study.user_attrs:
+        return front
+    points = tuple(replace(p, test=m) for p, m in zip(front.points, found, strict=True))
+    return replace(front, points=points, ann={"search": ann, "test": ann_on_test(study)})
 
 
 def tested(study: optuna.Study, trial: int) -> Measurement | None:

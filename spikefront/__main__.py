@@ -45,9 +45,11 @@ def cli(plugins: tuple[str, ...], verbose: bool, debug: bool) -> None:
     spikefront verify CONFIG.json        measure a config in a fresh process
     """  # noqa: D301 - click wants the control character
     level = logging.DEBUG if debug or verbose else logging.INFO
-    handler = RichHandler(
-        console=STDERR, show_path=False, show_time=False, show_level=False, markup=False
-    )
+    handler: logging.Handler = logging.StreamHandler()  # in a file, a line is a line
+    if STDERR.is_terminal:
+        handler = RichHandler(
+            console=STDERR, show_path=False, show_time=False, show_level=False, markup=False
+        )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     LOG.setLevel(level)
     warnings.simplefilter("ignore")

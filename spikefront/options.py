@@ -292,6 +292,18 @@ log_option = option(
 
 json_option = option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object.")
 
+TABLE = "table"
+"""For reading in a terminal."""
+
+table_option = option(
+    OUTPUT,
+    "--table",
+    type=click.Choice([TABLE, "csv", "markdown", "latex", "json"]),
+    default=TABLE,
+    show_default=True,
+    help="How to print it; latex uses booktabs.",
+)
+
 figure_option = option(
     OUTPUT,
     "--figure",

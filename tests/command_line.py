@@ -17,7 +17,11 @@ _PRELOADED = ["spikefront.__main__", "reports", "torchvision", "matplotlib.pyplo
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def _main(arguments: list[str], folder: str, out: str, err: str) -> None:
+def _main(
+    arguments: list[str], folder: str, out: str, err: str, environment: dict[str, str]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(folder)
     for path, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
@@ -30,10 +34,17 @@ def _main(arguments: list[str], folder: str, out: str, err: str) -> None:
 
 
 def run(arguments: list[str], folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end; one that starts processes of its own begins from nothing."""
+    if "--workers" in arguments:
+        return subprocess.run(
+            [sys.executable, "-m", "spikefront", *arguments], cwd=folder, capture_output=True,
+            text=True, timeout=seconds, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        )  # fmt: skip
     _CONTEXT.set_forkserver_preload(_PRELOADED)
     logs = folder.parent / f"{folder.name}.out", folder.parent / f"{folder.name}.err"
-    process = _CONTEXT.Process(target=_main, args=(arguments, str(folder), *map(str, logs)))
+    process = _CONTEXT.Process(
+        target=_main, args=(arguments, str(folder), *map(str, logs), dict(os.environ))
+    )
     process.start()
     process.join(seconds)
     if process.exitcode is None:

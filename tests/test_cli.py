@@ -91,6 +91,16 @@ def test_the_road_from_study_to_a_verified_config(
     assert answer["logits"].shape == (60, 4)
     assert answer["timesteps"].double().mean() == pytest.approx(row["timesteps_mean"])
 
+    row_of_another = next(r["trial"] for r in report["front"] if r["trial"] != row["trial"])
+    spikefront("export", "--task", searched, "--trial", row_of_another, "--to", "other.json")
+    assert "→" in spikefront("diff", "best.json", "other.json").stdout
+    assert spikefront("diff", "best.json", "best.json").stdout == "The two configs do not differ.\n"
+    beside = spikefront("compare", out, f"{out}#small", "--to", "c.html", "--table", "csv").stdout
+    assert len(set(beside.splitlines()[1:])) == 1
+    assert (tmp_path / "c.html").exists()
+    latex = spikefront("report", "--task", searched, "--table", "latex").stdout
+    assert latex.count(r"\\") == 1 + len(report["front"]) // 2
+
     again = spikefront("search", "--task", searched, "--trials", 24, "--timesteps", "1,4")
     assert "points on the front of 24 trials" in again.stdout
     assert "the study has run 24 trials: nothing to run" in again.stderr
@@ -153,6 +163,22 @@ def test_evaluate_profile_and_diagnose(spikefront: CommandLine, small: str, tmp_
     found = json.loads(spikefront("profile", "--task", small, "--json").stdout)
     assert [layer["layer"] for layer in found["layers"]] == ["1", "3"]
     assert found["stem_macs"] == 6 * 36 * 9
+
+
+def test_two_studies_of_one_folder_keep_their_reports(
+    spikefront: CommandLine, small: str, tmp_path: Path
+) -> None:
+    spikefront("search", "--task", small, *PLAIN)
+    first = (tmp_path / "spikefront-out" / "report.html").read_text()
+    second = spikefront("search", "--task", small, *PLAIN, "--study", "b", "--seed", 1)
+    assert "holds the report of another study" in " ".join(second.stderr.split())
+    assert (tmp_path / "spikefront-out" / "report.html").read_text() == first
+    assert (tmp_path / "spikefront-out" / "b" / "report.html").exists()
+    following = next(line for line in second.stdout.splitlines() if line.startswith("Next:"))
+    words = following.split("(")[0].split()[2:]
+    assert "--study" in words
+    spikefront(*words)
+    assert "name one with --study; there are: small, b" in spikefront("status", check=False).stderr
 
 
 def test_a_failed_search_leaves_nothing_behind(
@@ -366,7 +392,10 @@ def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_
         (["evaluate", "--energy-weight", "1"], "--energy-weight needs --calibration learned"),
         (["diagnose", "--iterations", "9"], "--iterations needs --calibration tuned or learned"),
         (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
-        (["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"], "as .png or .svg"),
+        (
+            ["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"],
+            "as .png, .svg or .pdf",
+        ),
         (["diagnose", "a.json", "--phi", "3"], "either CONFIG or --phi"),
         (["search", "--energy-model", "watt"], "'watt' is not one of horowitz45"),
         (["search", "--energy-model", "none.toml"], "cannot read none.toml"),
@@ -508,7 +537,9 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, small: str) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "stopped; the same command goes on where it stopped"
+    lines = errors.strip().splitlines()
+    assert lines[-1] == "stopped; the same command resumes"
+    assert any(" of 9999 trials, " in line and "front: " in line for line in lines), "a log"
     study = load_study(open_storage(journal), "small")
     assert "RUNNING" not in {t.state.name for t in study.trials}
 

@@ -1,8 +1,10 @@
 """One module per command; ``--help`` lists them in this order."""
 
 from spikefront.commands.check import check
+from spikefront.commands.compare import compare
 from spikefront.commands.convert import convert
 from spikefront.commands.diagnose import diagnose
+from spikefront.commands.diff import diff
 from spikefront.commands.evaluate import evaluate
 from spikefront.commands.export import export
 from spikefront.commands.pareto_dp import pareto_dp
@@ -21,6 +23,8 @@ COMMANDS = (
     status,
     storage_group,
     report,
+    compare,
+    diff,
     export,
     convert,
     verify,

@@ -17,6 +17,7 @@ from spikefront.loading import (
 from spikefront.options import (
     OUTPUT,
     SETTING,
+    TABLE,
     artifacts_option,
     command,
     energy_option,
@@ -26,6 +27,7 @@ from spikefront.options import (
     read_by,
     run_options,
     study_options,
+    table_option,
     task_options,
 )
 from spikefront.output import progress_bar, show, working
@@ -57,6 +59,7 @@ from spikefront.output import progress_bar, show, working
 @task_options
 @run_options
 @artifacts_option
+@table_option
 @json_option
 def report(
     out: Path,
@@ -67,6 +70,7 @@ def report(
     artifacts: str | None,
     prices: str | None,
     as_json: bool,
+    table: str,
     no_test: bool,
     figure_kinds: tuple[str, ...],
     figure_width: float,
@@ -79,10 +83,10 @@ def report(
     \b
     spikefront report
     spikefront report --energy-model loihi --json
-    spikefront report --figures pdf --figure-width 88
+    spikefront report --figures pdf --figure-width 88 --table latex
     """  # noqa: D301 - click wants the control character
     from conversion import energy_model
-    from reports import findings, front_table, measure_front, summary
+    from reports import findings, front_table, measure_front, points_frame, summary, table_text
 
     study, spec = open_existing(out, storage, study_name, task)
     evaluator = evaluator_of(study, spec, device, batch_size, artifacts=artifacts, out=out)
@@ -103,6 +107,9 @@ def report(
             study, found, out, provenance, named_again(task),
             figure_kinds=figure_kinds, width_mm=figure_width,
         )  # fmt: skip
+    if table != TABLE:
+        click.echo(table_text(points_frame(found.front), table), nl=False)  # type: ignore[arg-type]
+        return
     show(as_json, lambda: summary(front), lambda: front_table(front))
     if not as_json:
         click.echo(f"\n{len(files)} files in {files[-1].parent}; open {files[-1]}")
