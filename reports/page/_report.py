@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +66,24 @@ def write_report(
     if found.under:
         table = models_frame(found.under).to_csv(index=False)
         files.append(write_file(folder / "energy_models.csv", table))
-    figures = []
+    shown = []
     for name, kind in FIGURES.items():
         figure = kind.drawn(found, width_mm)
         if figure is None:
             continue
-        for ending in figure_kinds:
-            data = rendered(figure, ending)
+        drawn = {ending: rendered(figure, ending) for ending in figure_kinds}
+        for ending, data in drawn.items():
             files.append(write_file(folder / "figures" / f"{name}.{ending}", data))
         if width_mm != TWO_COLUMNS:
-            figure = kind.drawn(found, TWO_COLUMNS) or figure
-        figures.append((name, kind, figure))
+            figure, drawn = kind.drawn(found, TWO_COLUMNS) or figure, {}
+        shown.append(_Shown(name, kind, figure, drawn.get("svg")))
     where = f" --out {folder}" if study_options is None else study_options
     export = f"spikefront export{where}{again} --trial"
     text = page(
         "report.html.j2",
         front=front,
         found=found,
-        figures=_shown(figures),
+        figures=_as_addresses(shown),
         knee=knee(front.points).trial,
         splits=list(front.ann),
         model=front.energy_model,
@@ -103,18 +104,33 @@ _MOST_BYTES = 1_500_000
 """Of all figures on the page: with the library it stays below 3 MB."""
 
 
-def _shown(figures: Sequence[tuple[str, FigureKind, Figure]]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Shown:
+    """A figure of the page, and its drawing if a file has it already."""
+
+    name: str
+    kind: FigureKind
+    figure: Figure
+    svg: bytes | None
+
+    def pixels(self) -> str:
+        return inline("png", rendered(self.figure, "png", dpi=150))
+
+    def source(self) -> str:
+        if self.kind.photographs:
+            return self.pixels()
+        return inline("svg", self.svg or rendered(self.figure, "svg"))
+
+
+def _as_addresses(shown: Sequence[_Shown]) -> list[dict[str, Any]]:
     """Figures as the page holds them: drawings as drawings, as far as there is room."""
-    sources = []
-    for _, kind, figure in figures:
-        ending = "png" if kind.photographs else "svg"
-        sources.append(inline(ending, rendered(figure, ending, dpi=150)))
+    sources = [one.source() for one in shown]
     for i in sorted(range(len(sources)), key=lambda i: -len(sources[i])):
         if sum(map(len, sources)) <= _MOST_BYTES:
             break
-        pixels = inline("png", rendered(figures[i][2], "png", dpi=150))
-        sources[i] = min(pixels, sources[i], key=len)
+        sources[i] = min(shown[i].pixels(), sources[i], key=len)
     return [
-        {"name": name, "title": kind.title, "photographs": kind.photographs, "source": source}
-        for (name, kind, _), source in zip(figures, sources, strict=True)
-    ]
+        {"name": one.name, "title": one.kind.title, "photographs": one.kind.photographs,
+         "source": source}
+        for one, source in zip(shown, sources, strict=True)
+    ]  # fmt: skip

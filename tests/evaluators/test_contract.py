@@ -311,7 +311,7 @@ def test_it_is_searched_and_reported(evaluator: Evaluator, tmp_path: Path) -> No
     assert comparison.n == len(evaluator.task.test)
     assert sum(comparison.exits) == pytest.approx(1)
     assert comparison.ann_score == pytest.approx(front.ann["test"].accuracy.value, abs=1e-6)
-    files = write_report(found, tmp_path)
+    files = write_report(found, tmp_path, figure_kinds=("svg",))
     page = files[-1].read_text("utf-8")
     assert front.metric in page
     assert ("non-maximum suppression" in page) == evaluator.task.name.startswith("detection")
