@@ -51,8 +51,8 @@ class Measurement:
         latency_synops: Synaptic operations one after the other until the exit, where the layers
             are a pipeline and each does its own in turn. None in measurements of 0.1.0.
         counts: What any energy model prices; None in measurements of 0.1.0.
-        memory_bytes: Of weights, biases and potentials, each of 32 bits, in integers of theirs;
-            None in measurements of 0.1.0.
+        memory_bytes: Of weights, biases and potentials, each of 32 bits, or of their own width in
+            integers; None in measurements of 0.1.0.
     """
 
     split: str

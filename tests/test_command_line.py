@@ -28,7 +28,7 @@ def test_help_knows_the_names_of_every_registry(kind: options.Named) -> None:
 @pytest.mark.parametrize(
     "words",
     ["--help", "search --help", "search --no-such", "search --task nope", "status",
-     "export --format nir --reader nobody", "evaluate --phi x"],
+     "export --format nir --reader none", "evaluate --phi x"],
 )  # fmt: skip
 def test_torch_is_not_imported_where_it_is_not_needed(words: str, tmp_path: Path) -> None:
     code = (

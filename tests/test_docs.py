@@ -106,6 +106,26 @@ def test_every_file_that_is_shown_is_read(tmp_path: Path, answer: Answer) -> Non
             assert answer(["search", "--config", str(path)]) == "", page
 
 
+ODD = (
+    "learns? on from", "learned on from", "what both cause", "no unit to be whole in",
+    "is not to be had", "readers make different networks", "further exits", "so much, (?:you|as)",
+    "takes back what", "are told\\b", "said at once", "the dearest", "dearer", "may be trusted",
+    "as it came",
+)  # fmt: skip
+"""Turns of phrase that stood in these pages, and that no native engineer writes."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_are_in_plain_english(page: Path) -> None:
+    text = re.sub(r"```.*?```|\$\$.*?\$\$", "", page.read_text("utf-8"), flags=re.DOTALL)
+    flat = " ".join(text.split())
+    assert [phrase for phrase in ODD if re.search(phrase, flat)] == []
+    units = re.split(r"\n\s*\n|\n(?=\s*[-#*>|\d])", text)
+    sentences = [s for unit in units for s in re.split(r"(?<=[.!?:;])\s+", unit) if "|" not in s]
+    longest = max(sentences, key=lambda sentence: len(sentence.split()))
+    assert len(longest.split()) <= 50, longest
+
+
 # ---- the tutorial, and the pages that go on from it ----
 
 

@@ -103,7 +103,7 @@ def compare(program: Program, reader: Reader, x: Tensor) -> Agreement:
         reader: Whose neurons take the place of ours.
         x: ``(N, ...)``, or ``(N, T, ...)`` of one over time.
     """
-    ours, theirs = RunState(), RunState()
+    ours, foreign = RunState(), RunState()
     different, counted, sums = 0, 0, [torch.zeros(()), torch.zeros(())]
 
     def other(layer: Layer, current: Tensor, state: RunState) -> Tensor:
@@ -122,7 +122,7 @@ def compare(program: Program, reader: Reader, x: Tensor) -> Agreement:
         kept: list[dict[str, Tensor]] = [{}, {}]
         outputs = [
             run_step(program, frame, ours, kept[0].__setitem__),
-            run_step(program, frame, theirs, kept[1].__setitem__, fire=other),
+            run_step(program, frame, foreign, kept[1].__setitem__, fire=other),
         ]
         sums = [total + output for total, output in zip(sums, outputs, strict=True)]
         different += sum(int((kept[0][n] != kept[1][n]).sum()) for n in kept[0])

@@ -196,13 +196,13 @@ def _check(network: Network, model: Model, probe: Inputs, expected: Any) -> None
 
 
 def _check_same(found: list[Any], expected: Any, probe: Inputs) -> None:
-    theirs = pytree.tree_leaves(expected)
-    if len(theirs) != len(found):
+    foreign = pytree.tree_leaves(expected)
+    if len(foreign) != len(found):
         raise ConversionError(
-            f"the model returns {len(theirs)} values when it runs, and {len(found)} when it is"
+            f"the model returns {len(foreign)} values when it runs, and {len(found)} when it is"
             " captured"
         )
-    for mine, other in zip(found, theirs, strict=True):
+    for mine, other in zip(found, foreign, strict=True):
         if not isinstance(other, Tensor) or not isinstance(mine, Tensor):
             continue
         half = any(wide(x.dtype) != x.dtype for x in (other, *probe.tensors))

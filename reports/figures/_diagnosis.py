@@ -16,13 +16,13 @@ from reports.figures._style import (
     BLUE,
     GREY,
     ORANGE,
-    VERMILLION,
+    VERMILION,
     legend_below,
     new_axes,
     styled,
 )
 
-_COLORS = (VERMILLION, ORANGE, BLUE, GREY)
+_COLORS = (VERMILION, ORANGE, BLUE, GREY)
 
 
 def diagnosis_frame(diagnoses: Sequence[LayerDiagnosis]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from reports.figures._style import (
     GREY,
     ORANGE,
     PURPLE,
-    VERMILLION,
+    VERMILION,
     energy_axis,
     legend_below,
     new_axes,
@@ -53,7 +53,7 @@ def plot_front(front: ParetoFront, ax: Axes | None = None, *, costs: Costs | Non
         _dots(ax, found, label, color=color, marker=marker, s=11, zorder=2, linewidths=0)
     _line(ax, front, lambda p: p.search, "search", color=BLUE, marker="o")
     if any(p.test for p in front.points):
-        style = {"color": VERMILLION, "marker": "s", "linestyle": "--"}
+        style = {"color": VERMILION, "marker": "s", "linestyle": "--"}
         _line(ax, front, lambda p: p.test, "test", **style)
     best = knee(front.points)
     ax.scatter(
@@ -137,7 +137,7 @@ def _rivals(ax: Axes, front: ParetoFront, costs: Costs) -> None:
 
 def _limits(ax: Axes, front: ParetoFront) -> None:
     budget = front.budget
-    style: dict[str, Any] = {"color": VERMILLION, "linewidth": 0.8, "linestyle": "-."}
+    style: dict[str, Any] = {"color": VERMILION, "linewidth": 0.8, "linestyle": "-."}
     if budget.max_energy is not None:
         ax.axvline(budget.max_energy, label="budget", **style)
     if budget.max_accuracy_drop is not None:

@@ -11,7 +11,7 @@ from evaluators import Comparison
 from reports.figures._style import (
     BLACK,
     BLUE,
-    VERMILLION,
+    VERMILION,
     legend_below,
     new_axes,
     styled,
@@ -54,7 +54,7 @@ def plot_reliability(comparison: Comparison, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, 75)
     frame = reliability_frame(comparison)
     ax.plot([0, 1], [0, 1], color=BLACK, linewidth=0.7, label="perfectly calibrated")
-    for name, color, marker in zip(_NETWORKS, (VERMILLION, BLUE), "so", strict=True):
+    for name, color, marker in zip(_NETWORKS, (VERMILION, BLUE), "so", strict=True):
         rows = frame[frame["network"] == name]
         error = (rows["n"] * (rows["accuracy"] - rows["confidence"]).abs()).sum() / rows["n"].sum()
         label = f"{name}: expected error {100 * error:.1f} points"

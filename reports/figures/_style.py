@@ -18,7 +18,7 @@ from conversion import ConfigError, write_file
 from reports._front import FrontPoint, ParetoFront, knee
 
 ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
-VERMILLION, PURPLE, GREY, BLACK = "#D55E00", "#CC79A7", "#8A939C", "#1A1A1A"
+VERMILION, PURPLE, GREY, BLACK = "#D55E00", "#CC79A7", "#8A939C", "#1A1A1A"
 """Okabe and Ito (2008), which people with any colour vision tell apart; and a grey."""
 
 ONE_COLUMN, TWO_COLUMNS = 88.0, 180.0

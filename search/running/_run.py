@@ -135,7 +135,7 @@ def run_worker(
         study: From :func:`search.load_study`, or :func:`search.open_study`.
         space: Its search space.
         evaluator: Of the study's task; see :func:`search.check_evaluator`.
-        trials: Trials that the study shall have run. Default: as its :class:`search.Plan` says.
+        trials: Trials to run in the study. Default: those of its :class:`search.Plan`.
         sampler: Makes the sampler from a number that no other worker of the study has. Default:
             the study's, whose seed is then the caller's to choose.
         ann_accuracy: As of :func:`run_study`.

@@ -103,8 +103,8 @@ def open_proxy(url: str) -> BaseStorage:
         proxy.wait_server_ready(timeout=10)
     except ConnectionError as error:
         raise StudyError(
-            "nobody answers there; `spikefront storage serve` starts a server, at port 13000 if"
-            " none is named"
+            "no server answers there; `spikefront storage serve` starts one, at port 13000 unless"
+            " another is named"
         ) from error
     return proxy
 

@@ -113,3 +113,5 @@ def report(
     show(as_json, lambda: summary(front), lambda: front_table(front))
     if not as_json:
         click.echo(f"\n{len(files)} files in {files[-1].parent}; open {files[-1]}")
+        if files[0].suffix == ".toml":
+            click.echo(f"The same study again: spikefront search --config {files[0]}")

@@ -326,8 +326,8 @@ def test_sinabs_runs_what_we_say_it_runs(tmp_path: Path, phi: int) -> None:
     program = program_of(model, plain_shortcuts=True)
     described = emulated(program, "sinabs", x.double())
     for name, spikes in described.items():
-        theirs = seen[name].unflatten(0, (len(x), T))
-        assert torch.equal(theirs.double(), spikes), name
+        foreign = seen[name].unflatten(0, (len(x), T))
+        assert torch.equal(foreign.double(), spikes), name
         assert spikes.sum() > 0
     golden = all(
         bool((seen[n].unflatten(0, (6, T)).transpose(0, 1) == torch.tensor(

@@ -78,11 +78,11 @@ def as_peers_see_it(model: SpikingModel, images: Tensor, make_neuron) -> dict[st
     return trains
 
 
-def same_spikes(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
+def same_spikes(ours: dict[str, Tensor], foreign: dict[str, Tensor]) -> None:
+    assert ours.keys() == foreign.keys()
     for node, counts in ours.items():
-        assert counts.shape == theirs[node].shape
-        differing = float((counts != theirs[node]).float().mean())
+        assert counts.shape == foreign[node].shape
+        differing = float((counts != foreign[node]).float().mean())
         # A potential that meets the threshold to the last bit may fall either way.
         assert differing < 1e-3, (node, differing)
         assert counts.sum() > 0

@@ -152,14 +152,14 @@ def test_speck_memory_is_what_sinabs_calculates(c: int, f: int, k: int, side: in
     )  # fmt: skip
     program = program_of(spiking(net, x))
     layer = program.layers["0"]
-    theirs = judge(c, f, (k, k), (stride, stride), (k // 2, k // 2), [side, side])
+    foreign = judge(c, f, (k, k), (stride, stride), (k // 2, k // 2), [side, side])
     ours = layer_memory(program, layer, TARGETS["speck"])
     height = layer.shape[1]
-    if (side + 2 * (k // 2) - k) % stride == 0:  # theirs rounds a map's size up by its fraction
-        assert ours[0] == theirs.calculate_kernel_memory()
-        assert ours[1] == theirs.calculate_neuron_memory()
+    if (side + 2 * (k // 2) - k) % stride == 0:  # foreign rounds a map's size up by its fraction
+        assert ours[0] == foreign.calculate_kernel_memory()
+        assert ours[1] == foreign.calculate_neuron_memory()
     assert height == (side + 2 * (k // 2) - k) // stride + 1
-    *_, kernel_error, neuron_error = theirs.calculate_total_memory()
+    *_, kernel_error, neuron_error = foreign.calculate_total_memory()
     alone = [v for v in check(program, TARGETS["speck"]) if v.rule == "core memory"]
     fits = not (kernel_error or neuron_error)
     assert ("0" not in {v.layer for v in alone}) == fits
@@ -185,14 +185,14 @@ def test_speck_cores_are_those_of_sinabs(monkeypatch) -> None:
     for name in _SAMNA:
         monkeypatch.setitem(sys.modules, name, MagicMock())
     module = importlib.import_module("sinabs.backend.dynapcnn.chips.dynapcnn")
-    theirs = sorted(
+    foreign = sorted(
         (c.kernel_memory, c.neuron_memory, c.bias_memory)
         for c in module.DynapcnnConfigBuilder.get_constraints()
     )
     ours = sorted(
         (c.weights, c.neurons, c.biases) for c in TARGETS["speck"].cores for _ in range(c.count)
     )
-    assert ours == theirs
+    assert ours == foreign
 
 
 def test_targets_are_read_from_files(tmp_path) -> None:

@@ -411,8 +411,8 @@ def test_torchvision_s_boxes_are_decoded_as_torchvision_does() -> None:
     mean, spread = (torch.tensor(s).view(3, 1, 1) for s in detector.statistics)
     with torch.no_grad():
         mine = detector.decode(detector((images - mean) / spread))
-        theirs = detector.model(list(images))
-    for one, other in zip(mine, theirs, strict=True):
+        foreign = detector.model(list(images))
+    for one, other in zip(mine, foreign, strict=True):
         kept = other["labels"] > 0
         assert len(one["scores"]) == int(kept.sum()) > 50
         torch.testing.assert_close(

@@ -116,7 +116,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", DEFICIENCIES)
 def test_colours_of_one_figure_differ_for_any_vision(kind: str) -> None:
     """What stands beside each other in a figure differs by ten times a just visible difference."""
-    together = (_style.BLUE, _style.VERMILLION, _style.ORANGE, _style.GREEN, _style.GREY)
+    together = (_style.BLUE, _style.VERMILION, _style.ORANGE, _style.GREEN, _style.GREY)
     seen = []
     for color in together:
         rgb = np.array(to_rgb(color))

@@ -36,7 +36,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes] | None = None) -> None:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise AssertionError(f"nobody listens on {port}")
+    raise AssertionError(f"no server listens on {port}")
 
 
 def program(name: str, *places: str) -> str:

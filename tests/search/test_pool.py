@@ -95,7 +95,7 @@ def test_what_kills_its_process_runs_alone_and_is_left_out(
     ]
     others = [t for t in every if t.state is TrialState.FAIL and t not in deaths]
     assert len(others) <= 2, "those that ran beside it, or had finished but not told"
-    assert not any("retry_of" in t.user_attrs for t in others), "alone, it harmed nobody else"
+    assert not any("retry_of" in t.user_attrs for t in others), "alone, it harmed no other"
     done = [t.params for t in passes(study)]
     assert all(params in done for i, params in enumerate(space.baselines()) if i != 2)
 
@@ -106,7 +106,7 @@ def gpu_of_this_process(gpus: Gpus, folder: Path, others: int) -> str:
     (folder / str(os.getpid())).touch()
     end = time.monotonic() + 60
     while len(list(folder.iterdir())) < others and time.monotonic() < end:
-        time.sleep(0.1)  # hold it until the others have theirs
+        time.sleep(0.1)  # hold it until the others have foreign
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
