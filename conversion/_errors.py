@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
 import torch
 
 
@@ -19,6 +23,25 @@ class ConfigError(SpikefrontError, ValueError):
 
 class DeployError(SpikefrontError, ValueError):
     """A deployed config cannot be written, or read back with certainty."""
+
+
+def check_fields(kind: type, given: Mapping[str, Any], what: str) -> None:
+    """Refuse fields that a dataclass does not have, or lacks.
+
+    Args:
+        kind: The dataclass.
+        given: What is to be its fields.
+        what: What it is called in the message.
+
+    Raises:
+        ConfigError: One is unknown or missing.
+    """
+    known = {field.name: field for field in fields(kind)}
+    if unknown := [name for name in given if name not in known]:
+        raise ConfigError(f"{what} has no field {unknown[0]!r}; it has {', '.join(known)}")
+    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in given]:
+        raise ConfigError(f"{what} needs the field {missing[0]!r}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

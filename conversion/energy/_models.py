@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from conversion._errors import ConfigError
+from conversion._errors import ConfigError, check_fields
 from conversion._files import read_file
 from conversion.energy._costs import Costs
 from conversion.energy._counts import Counts, MeanCounts
@@ -148,6 +148,7 @@ class EnergyModel(ABC):
         if kind == "operations" and "multiplier_bits" not in fields and shipped is not None:
             # Studies of 0.1.0 began without it.
             fields["multiplier_bits"] = getattr(shipped, "multiplier_bits", 24)
+        check_fields(ENERGY_KINDS[kind], fields, f"an energy model of kind {kind!r}")
         try:
             return ENERGY_KINDS[kind](**fields)
         except TypeError as error:

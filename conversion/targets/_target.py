@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from conversion._errors import ConfigError
+from conversion._errors import ConfigError, check_fields
 from conversion._files import read_file
 
 _MOST, _MOST_CORES = 2**48, 2**16
@@ -133,8 +133,11 @@ class Target:
             for name in ("strides", "pools", "input_size", "output_size"):
                 if name in found:
                     found[name] = _whole_numbers(name, found[name])
-            found["cores"] = tuple(Core(**core) for core in found.get("cores", ()))
-            return cls(**found)
+            cores = found.pop("cores", ())
+            for core in cores:
+                check_fields(Core, core, "a core")
+            check_fields(cls, found, "a target")
+            return cls(**found, cores=tuple(Core(**core) for core in cores))
         except (TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise

@@ -49,7 +49,8 @@ def summary(front: ParetoFront) -> dict[str, Any]:
         "ann_energy_int8_pj": reference.energy_int8_pj,
         "energy_model": front.energy_model.name,
         "confidence": front.confidence,
-        "trials": len(front.trials),
+        "trials": front.passes,
+        "additional_exits": len(front.trials) - front.passes,
         "front": front_rows(front),
     }
 

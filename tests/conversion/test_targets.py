@@ -204,15 +204,15 @@ def test_targets_are_read_from_files(tmp_path) -> None:
     )
     cases = {
         "x = [": "is not TOML",
-        'name = "chip"': "missing 2 required",
-        head + "colour = 1": "unexpected keyword",
+        'name = "chip"': "a target needs the field 'title'",
+        head + "colour = 1": "a target has no field 'colour'; it has name",
         head + "phi = 0": "phi must be a whole number >= 1, got 0",
         head + "phi = true": "phi must be a whole number >= 1, got True",
         head + 'graded = "yes"': "graded must be true or false",
         head + 'memory = "odd"': "memory must be one of plain",
         head + "strides = 3": "strides must be a list of whole numbers",
         head + "input_size = [3]": "input_size must be a list",
-        head + "cores = [{ count = 1 }]": "malformed target",
+        head + "cores = [{ count = 1 }]": "a core needs the field",
     }
     for text, message in cases.items():
         path.write_text(text)
