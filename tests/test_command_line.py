@@ -113,3 +113,22 @@ def test_a_study_is_made_again_from_its_file(spikefront: CommandLine, tmp_path: 
     assert (tmp_path / "b" / "trials.csv").read_text() == (
         tmp_path / "a" / "trials.csv"
     ).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("spikefront se", {"search", "sensitivity"}),
+        ("spikefront search --neuron a", {"adafire"}),
+        ("spikefront check a.json --target x", {"xylo"}),
+    ],
+)
+def test_the_shell_completes(words: str, expected: set[str]) -> None:
+    environment = {
+        "PYTHONPATH": str(ROOT), "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1),
+        "_SPIKEFRONT_COMPLETE": "bash_complete",
+    }  # fmt: skip
+    code = "import sys; sys.argv = ['spikefront']; from spikefront.__main__ import cli; cli()"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert {line.partition(",")[2] for line in found.stdout.splitlines()} == expected

@@ -30,7 +30,9 @@
   // ---- numbers ----
   const points = (x) => (100 * x).toFixed(2);
   const plural = (x, noun) => `${x} ${noun}${x === 1 ? "" : "s"}`;
-  const percent = (x) => (100 * x).toPrecision(3) + " %";
+  const percent = (x) =>
+    (100 * x).toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 }) +
+    " %";
   const ratioOf = (s, t) =>
     state.split === "test" ? t.test.ratio : t.ratios[Object.keys(s.models).indexOf(state.model)];
   const measured = (t) => t[state.split];
@@ -259,12 +261,14 @@
 
   function table(head, rows) {
     const made = element("table");
-    const top = made.createTHead().insertRow();
-    head.forEach((text, i) => top.append(element("th", text, i ? "" : "words")));
+    if (head.some(Boolean)) {
+      const top = made.createTHead().insertRow();
+      head.forEach((text, i) => top.append(element("th", text, i ? "" : "words")));
+    }
     const body = made.createTBody();
     rows.forEach((row) => {
       const line = body.insertRow();
-      row.forEach((cell, i) => line.append(element("td", cell, i ? "" : "words")));
+      row.forEach((cell, i) => line.append(element("td", cell, i && head[i] ? "" : "words")));
     });
     const wide = element("div", undefined, "wide");
     wide.append(made);
