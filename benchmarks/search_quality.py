@@ -283,18 +283,18 @@ Compared = dict[str, dict[str, list[float]]]
 def compared(
     there: Landscape, ours: Sequence[Sequence[Spent]], others: Mapping[str, Sequence[Spent]]
 ) -> Compared:
-    """Energies at equal loss, ours over foreign, median over seeds."""
+    """Energies at equal loss, ours over the others, median over seeds."""
     found: Compared = {}
     for split in ("search", "test"):
         shown = ours if split == "search" else [on_test(run, there) for run in ours]
         for name, points in others.items():
-            foreign = points if split == "search" else on_test(points, there)
+            others = points if split == "search" else on_test(points, there)
             found[f"{name}, {split}"] = {
                 by: [
                     statistics.median(
                         ratio(
                             cheapest(run, by, level, there.ann(split)),
-                            cheapest(foreign, by, level, there.ann(split)),
+                            cheapest(others, by, level, there.ann(split)),
                         )
                         for run in shown
                     )
@@ -337,11 +337,11 @@ def judge(
     return runs, others
 
 
-def ratio(ours: float, foreign: float) -> float:
+def ratio(ours: float, others: float) -> float:
     """Of energies; infinite where ours are not there, not a number where neither are."""
-    if math.isinf(foreign):
+    if math.isinf(others):
         return math.nan if math.isinf(ours) else 0.0
-    return ours / foreign
+    return ours / others
 
 
 def drawn(runs: Mapping[str, Sequence[Sequence[Spent]]], there: Landscape) -> Figure:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from conversion import Answers, Inputs, Outputs
+from conversion import Answers, Inputs, Outputs, decisions, log_probabilities
 from evaluators.metrics import Metric, TopK, is_classes
 
 
@@ -149,9 +149,9 @@ class Comparing:
         del kept[most:]
 
     def _certainty(self, both: Sequence[Tensor], targets: Tensor) -> None:
-        probabilities = torch.stack([x.double().softmax(1) for x in both])
-        sure, decided = probabilities.max(2)
-        self._confidence.append(sure.cpu())
+        logs = [log_probabilities(x.double(), 1) for x in both]  # one logit is two classes
+        self._confidence.append(torch.stack([x.exp().amax(-1).view(-1) for x in logs]).cpu())
+        decided = torch.stack([decisions(x, 1).view(-1) for x in both])
         self._correct.append((decided == targets).cpu())
 
     def _decided(self, ann: Tensor, spiking: Tensor) -> None:

@@ -282,6 +282,12 @@ class Evaluator:
         batches = self.task.search.batches(_HASHED)
         return tensors_sha256(t for x, y in batches for t in (*Inputs.of(x).tensors, y))
 
+    def has_learned(self, choice: Choice) -> bool:
+        """Whether a choice learns nothing, or what it learned is at hand."""
+        config = replace(choice.conversion, bits=None)
+        known = config.without_steps().to_json() in self._models
+        return known or not config.calibration.learns or self._kept(config) is not None
+
     def convert(self, choice: Choice, *, on_iteration: OnIteration | None = None) -> SpikingModel:
         """The calibrated spiking model of a choice, with its exit rule.
 

@@ -143,6 +143,17 @@ class ParetoFront:
         return self.points[0].search.metric
 
     @property
+    def candidates(self) -> Sequence[FrontPoint]:
+        """Trials that may be on a front: within the budget, and better than chance."""
+        return _better_than(self.ann["search"].chance, self.within or self.trials)
+
+    def lost(self, m: Measurement) -> float:
+        """What a measurement loses against the ANN, as a fraction; old ones have no pairs."""
+        if m.drop is not None:
+            return m.drop.mean
+        return self.ann[m.split].accuracy.value - m.accuracy.value
+
+    @property
     def passes(self) -> int:
         """How many trials were run; the others are additional exits of the same passes."""
         return sum(trial.exit_of is None for trial in self.trials)

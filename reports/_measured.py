@@ -142,7 +142,10 @@ def compare_knee(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) 
 
 
 def with_thresholds(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> ParetoFront:
-    """The front with the mean threshold of each layer of its points; the study keeps them."""
+    """The front with the mean threshold of each layer of its points; the study keeps them.
+
+    Those whose learned state is lost are left out: they would have to be learned again.
+    """
     points = tuple(replace(p, thresholds=_thresholds(study, evaluator, p)) for p in front.points)
     return replace(front, points=points)
 
@@ -153,6 +156,8 @@ def _thresholds(
     key = _THRESHOLDS.format(trial=point.trial)
     if key not in study.user_attrs:
         choice = study_setup(study).space.choice(point.params, point.lineage)
+        if not evaluator.has_learned(choice):
+            return {}
         model, layers = evaluator.convert(choice), evaluator.profile.layers
         found = {
             name: float(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -167,7 +168,11 @@ def recorded_task(recorded: dict[str, Any] | None, given: dict[str, Any]) -> Tas
 
 def named_again(task: dict[str, Any]) -> str:
     """The options that a next command must repeat, since they name the user's code."""
-    words = [f"--{name} {task[name]}" for name in ("task", "model") if ":" in (task[name] or "")]
+    words = [
+        f"--{name} {shlex.quote(task[name])}"
+        for name in ("task", "model")
+        if ":" in (task[name] or "")
+    ]
     return "".join(f" {word}" for word in words)
 
 
@@ -243,6 +248,7 @@ def write_files(
     study: optuna.Study,
     found: Findings,
     out: Path,
+    storage: str | None,
     provenance: dict[str, Any],
     again: str,
     **options: Any,
@@ -255,27 +261,37 @@ def write_files(
     from reports import report_folder, write_report
     from search import StudyError, plan_of
 
+    settings = ""
     try:
-        given = plan_of(study).options
+        plan = plan_of(study)
+        if plan.options is not None:
+            plugins = os.environ.get(_PLUGINS, "").split(os.pathsep)
+            needed = "".join(f"# needs: spikefront --plugin {p} search …\n" for p in plugins if p)
+            settings = needed + as_toml("search", {**plan.options, "trials": plan.trials})
     except StudyError:
-        given = None
-    settings = "" if given is None else as_toml("search", given)
+        pass
     folder = report_folder(out, study.study_name)
     if folder != out:
         LOG.warning("%s holds the report of another study: this one goes to %s", out, folder)
     files = [write_file(folder / "search.toml", settings)] if settings else []
     return files + write_report(
         found, folder, provenance=provenance, settings=settings, again=again,
-        study_options=study_named(study, out), **options,
+        study_options=study_named(study, out, storage), **options,
     )  # fmt: skip
 
 
-def study_named(study: optuna.Study, out: Path) -> str:
-    """The options by which the next commands find a study."""
+def study_named(study: optuna.Study, out: Path, storage: str | None) -> str:
+    """The options by which the next commands find a study; no password is among them."""
     import optuna
 
-    several = len(optuna.get_all_study_names(storage=study._storage)) > 1
-    return f" --out {out}" + (f" --study {study.study_name}" if several else "")
+    from search import without_password
+
+    words = ["--out", str(out)]
+    if storage is not None and "SPIKEFRONT_STORAGE" not in os.environ:
+        words += ["--storage", without_password(storage)]
+    if len(optuna.get_all_study_names(storage=study._storage)) > 1:
+        words += ["--study", study.study_name]
+    return " " + shlex.join(words)
 
 
 def provenance_of(study: optuna.Study, evaluator: Evaluator, spec: TaskSpec) -> dict[str, Any]:

@@ -55,6 +55,17 @@ class Chip(EnergyModel):
             once=costs.stem_macs * self.mac_pj,
         )
 
+    def once_by_operator(self, costs: Costs) -> dict[str, float]:
+        stem = {n: op for n, op in costs.operators.items() if op.stage == "stem"}
+        return {name: op.macs * self.mac_pj for name, op in stem.items()}
+
+    def step_by_operator(self, costs: Costs) -> dict[str, float]:
+        found = {name: n * self.update_pj for name, n in costs.integrators.items()}
+        for name, macs in costs.analog_macs.items():
+            found[name] = found.get(name, 0.0) + macs * self.mac_pj
+        idle = {"idle": self.step_pj} if self.step_pj else {}
+        return {**{name: pj for name, pj in found.items() if pj}, **idle}
+
     def ann_pj(
         self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
     ) -> float:

@@ -88,16 +88,22 @@ class Costs:
     ann_macs: int
     padding_macs: int
 
-    def by_operator(self, energy_pj: Mapping[str, float]) -> dict[str, float]:
+    def by_operator(
+        self,
+        energy_pj: Mapping[str, float],
+        once: Mapping[str, float],
+        step: Mapping[str, float],
+    ) -> dict[str, float]:
         """Energy by source of the spikes as energy by where the work is done, pJ.
 
         Args:
             energy_pj: By source, with ``stem`` and ``every step``, as measurements have it.
+            once: Where the stem's energy goes, in any unit; see ``EnergyModel.once_by_operator``.
+            step: Where that of every step goes.
 
         Returns:
             By operator, neurons or output. What a source's spikes cause is shared as the
-            accumulates of one spike of every neuron are; the stem's by its MACs; that of every
-            step by the potentials and MACs there.
+            accumulates of one spike of every neuron are.
         """
         found: dict[str, float] = {}
 
@@ -106,10 +112,8 @@ class Costs:
             for name, weight in weights.items():
                 found[name] = found.get(name, 0.0) + total * weight / whole
 
-        stem = {n: float(op.macs) for n, op in self.operators.items() if op.stage == "stem"}
-        steps = {**self.integrators, **self.analog_macs}
         reached: dict[str, Mapping[str, float]] = {
-            **self.targets, "stem": stem, "every step": steps
+            **self.targets, "stem": once, "every step": step
         }  # fmt: skip
         for source, total in energy_pj.items():
             share(total, reached.get(source) or {source: 1.0})

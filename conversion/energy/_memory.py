@@ -146,6 +146,22 @@ class Memory(EnergyModel):
     ) -> float:
         return sum(self.ann_parts_pj(costs, int8=int8, bits=bits).values())
 
+    def step_by_operator(self, costs: Costs) -> dict[str, float]:
+        found = {
+            name: size
+            * (
+                self.add_pj
+                + 2 * self.access_pj(size)
+                + self.access_pj(_channels(costs, name, size))
+            )
+            for name, size in costs.integrators.items()
+        }
+        for name, operator in costs.operators.items():
+            if operator.stage == "currents":
+                paying = replace(operator, macs=costs.analog_macs.get(name, operator.macs))
+                found[name] = found.get(name, 0.0) + sum(self._operator_pj(paying).values())
+        return found
+
     def ann_by_operator(self, costs: Costs) -> dict[str, float]:
         return {n: sum(self._operator_pj(op).values()) for n, op in costs.operators.items()}
 

@@ -117,6 +117,18 @@ class EnergyModel(ABC):
         each = self.ann_pj(costs) / max(costs.ann_macs, 1)
         return {name: op.macs * each for name, op in costs.operators.items()}
 
+    def once_by_operator(self, costs: Costs) -> dict[str, float]:
+        """What works once on the analog input, by operator, pJ; it sums up to ``Prices.once``."""
+        found = self.ann_by_operator(costs)
+        return {n: found[n] for n, op in costs.operators.items() if op.stage == "stem"}
+
+    def step_by_operator(self, costs: Costs) -> dict[str, float]:
+        """What a step costs, whatever fires, by operator or neurons, pJ.
+
+        It sums up to ``Prices.step``, or is empty where a model does not tell.
+        """
+        return {}
+
     @property
     def summary(self) -> str:
         """Its prices in one line."""

@@ -52,6 +52,13 @@ class Operations(EnergyModel):
             once=costs.stem_macs * self.mac_pj,
         )
 
+    def once_by_operator(self, costs: Costs) -> dict[str, float]:
+        stem = {n: op for n, op in costs.operators.items() if op.stage == "stem"}
+        return {name: op.macs * self.mac_pj for name, op in stem.items()}
+
+    def step_by_operator(self, costs: Costs) -> dict[str, float]:
+        return {name: macs * self.mac_pj for name, macs in costs.analog_macs.items()}
+
     def in_integers(self, bits: int) -> EnergyModel:
         return replace(self, ac_pj=INT16_ADD_PJ)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,7 +46,7 @@ def plot_classes(comparison: Comparison, ax: Axes | None = None) -> Axes:
         ax.barh(frame["class"] + 0.4 * (i - 0.5), values, 0.4, label=name, color=color)
     ax.set_yticks(*_ticks(len(frame)))
     ax.set_ylim(len(frame) - 0.4, -0.6)
-    ax.set_xlabel(comparison.metric.removeprefix("m"))  # of one class, so no mean
+    ax.set_xlabel(re.sub("^m(?=IoU|AP)", "", comparison.metric))  # of one class, so no mean
     ax.set_ylabel("class")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     legend_below(ax, per_row=2)

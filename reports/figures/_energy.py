@@ -37,7 +37,13 @@ def energy_frame(front: ParetoFront, costs: Costs) -> pd.DataFrame:
         for name, pj in model.ann_by_operator(costs).items()
     ]
     for label, point in three_points(front):
-        found = costs.by_operator(point.search.layer_energy_pj)
+        bits = point.search.counts.weight_bits if point.search.counts else None
+        paid = model if bits is None else model.in_integers(bits)
+        found = costs.by_operator(
+            point.search.layer_energy_pj,
+            paid.once_by_operator(costs),
+            paid.step_by_operator(costs),
+        )
         rows += [
             {"network": label, "trial": point.trial, "operator": name, "energy_pj": pj}
             for name, pj in found.items()

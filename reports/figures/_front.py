@@ -47,17 +47,17 @@ def plot_front(front: ParetoFront, ax: Axes | None = None, *, costs: Costs | Non
     """
     ax = new_axes(ax, 85)
     searched = [p for p in front.trials if p.baseline is None]
-    _dots(ax, searched, "trials", color=GREY, marker=".", s=6, zorder=1, alpha=0.6)
+    _dots(ax, front, searched, "trials", color=GREY, marker=".", s=6, zorder=1, alpha=0.6)
     for kind, (label, color, marker) in _BASELINES.items():
         found = [p for p in front.trials if p.baseline == kind]
-        _dots(ax, found, label, color=color, marker=marker, s=11, zorder=2, linewidths=0)
+        _dots(ax, front, found, label, color=color, marker=marker, s=11, zorder=2, linewidths=0)
     _line(ax, front, lambda p: p.search, "search", color=BLUE, marker="o")
     if any(p.test for p in front.points):
         style = {"color": VERMILION, "marker": "s", "linestyle": "--"}
         _line(ax, front, lambda p: p.test, "test", **style)
     best = knee(front.points)
     ax.scatter(
-        best.search.energy_ratio, _lost(front, best.search), s=55, facecolors="none",
+        best.search.energy_ratio, 100 * front.lost(best.search), s=55, facecolors="none",
         edgecolors=BLACK, linewidths=0.9, zorder=4, label=f"knee (trial {best.trial})",
     )  # fmt: skip
     if costs is not None:
@@ -75,24 +75,13 @@ def plot_front(front: ParetoFront, ax: Axes | None = None, *, costs: Costs | Non
     return ax
 
 
-def _lost(front: ParetoFront, m: Measurement) -> float:
-    """Points lost against the ANN."""
-    if m.drop is not None:
-        return 100 * m.drop.mean
-    return 100 * (front.ann[m.split].accuracy.value - m.accuracy.value)
-
-
-def _dots(ax: Axes, points: Sequence[FrontPoint], label: str, **style: Any) -> None:
-    # Losses of one split: the ANN of all trials is the same, and older ones have no drop.
+def _dots(
+    ax: Axes, front: ParetoFront, points: Sequence[FrontPoint], label: str, **style: Any
+) -> None:
     if points:
         x = [p.search.energy_ratio for p in points]
-        y = [_of_trial(p) for p in points]
+        y = [100 * front.lost(p.search) for p in points]
         ax.scatter(x, y, label=label, **style)
-
-
-def _of_trial(point: FrontPoint) -> float:
-    drop = point.search.drop
-    return np.nan if drop is None else 100 * drop.mean
 
 
 def _line(
@@ -104,7 +93,7 @@ def _line(
 ) -> None:
     found = [m for m in map(measurement_of, front.points) if m is not None]
     found.sort(key=lambda m: m.energy_ratio)
-    lost = np.array([_lost(front, m) for m in found])
+    lost = np.array([100 * front.lost(m) for m in found])
     ends = np.array([_interval(m) for m in found])
     ax.errorbar(
         [m.energy_ratio for m in found], lost, yerr=np.maximum(ends.T, 0),
@@ -148,12 +137,12 @@ def _limits(ax: Axes, front: ParetoFront) -> None:
 def _frame(ax: Axes, front: ParetoFront) -> None:
     """Loss from the best interval's end down to the front's worst point, 15 points at most."""
     found = [m for p in front.points for m in (p.search, p.test) if m is not None]
-    top = min([0.0, *(_lost(front, m) - _interval(m)[0] for m in found)])
-    worst = max(_lost(front, m) + _interval(m)[1] for m in found)
-    bottom = max(min(worst, min(_lost(front, m) for m in found) + 15.0), 1.0)
+    top = min([0.0, *(100 * front.lost(m) - _interval(m)[0] for m in found)])
+    worst = max(100 * front.lost(m) + _interval(m)[1] for m in found)
+    bottom = max(min(worst, min(100 * front.lost(m) for m in found) + 15.0), 1.0)
     margin = 0.06 * (bottom - top)
     ax.set_ylim(bottom + margin, top - margin)  # less is better: upwards
-    below = sum(_lost(front, m) > bottom + margin for m in found)
+    below = sum(100 * front.lost(m) > bottom + margin for m in found)
     if below:
         ax.annotate(
             f"↓ {below} more of the front", (0.02, 0.03), xycoords="axes fraction", color=BLUE,

@@ -36,7 +36,7 @@ def lineages_frame(front: ParetoFront) -> pd.DataFrame:
             "segments": len(p.lineage),
             "energy_weight": p.params.get(names.ENERGY_WEIGHT),
             "energy_ratio": p.search.energy_ratio,
-            "points_lost": 100 * p.search.drop.mean if p.search.drop else float("nan"),
+            "points_lost": 100 * front.lost(p.search),
             "on_front": p.trial in on_front,
         }
         for p in front.trials

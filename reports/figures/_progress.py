@@ -32,18 +32,19 @@ Against = Literal["minutes", "trials"]
 def progress_frame(front: ParetoFront) -> pd.DataFrame:
     """The hypervolume after each trial, in the front's own scales.
 
-    Energy is logarithmic, from the front's cheapest point to the ANN's; accuracy runs from the
-    front's worst point to its best one. 1 would be the best accuracy at the least energy.
+    Energy is logarithmic, from the front's cheapest point to the ANN's or the front's most
+    expensive point; accuracy runs from the front's worst point to its best one. 1 would be the
+    best accuracy at the least energy. Trials outside the budget do not count.
 
     Returns:
         Columns ``trial``, ``trials`` (passes so far), ``minutes`` since the first trial began,
         ``baseline``, ``hypervolume``.
     """
-    scaled = _scales(front)
+    scaled, kept = _scales(front), _kept(front)
     starts = [p.started for p in front.trials if p.started is not None]
     rows, seen, passes = [], [], 0
     for point in sorted(front.trials, key=_when):
-        seen.append(scaled(point))
+        seen += [scaled(point)] if kept(point) else []
         passes += point.exit_of is None
         minutes = math.nan
         if point.finished is not None and starts:
@@ -68,18 +69,29 @@ def _when(point: FrontPoint) -> tuple[bool, datetime, int]:
 def _scales(front: ParetoFront) -> Callable[[FrontPoint], tuple[float, float]]:
     """(accuracy, energy) of a point, each in 0..1 over the front; what is worse is cut off."""
     accuracies = [p.search.accuracy.value for p in front.points]
-    worst, best = min(accuracies), max(accuracies)
-    least = min(p.search.energy_ratio for p in front.points)
-    high = max(best - worst, 1e-12)
-    wide = max(-math.log(least), 1e-12) if least < 1 else 1e-12
+    ratios = [p.search.energy_ratio for p in front.points]
+    best, worst = max(accuracies), min(accuracies)
+    if best - worst < _NARROW:  # a front of one point, or of equally accurate ones
+        worst = best - 10 * _NARROW
+    least, most = min(ratios), max(1.0, *ratios)
+    wide = math.log(most / least) or math.log(10)
 
     def scaled(point: FrontPoint) -> tuple[float, float]:
         m = point.search
-        accuracy = (m.accuracy.value - worst) / high
+        accuracy = min(max((m.accuracy.value - worst) / (best - worst), 0.0), 1.0)
         energy = math.log(max(m.energy_ratio, least) / least) / wide
-        return max(accuracy, 0.0), energy
+        return accuracy, energy
 
     return scaled
+
+
+_NARROW = 0.005
+
+
+def _kept(front: ParetoFront) -> Callable[[FrontPoint], bool]:
+    """Whether a trial counts: it keeps the budget, and is better than chance."""
+    numbers = {p.trial for p in front.candidates}
+    return lambda point: point.trial in numbers
 
 
 _BASELINES = (
@@ -97,9 +109,9 @@ def plot_progress(
     ax = new_axes(ax, 60)
     frame = progress_frame(front)
     ax.step(frame[against], frame["hypervolume"], where="post", color=BLUE, label="search")
-    scaled = _scales(front)
+    scaled, kept = _scales(front), _kept(front)
     for kind, label, color, style in _BASELINES:
-        found = [scaled(p) for p in front.trials if p.baseline == kind]
+        found = [scaled(p) for p in front.trials if p.baseline == kind and kept(p)]
         if found:
             ax.axhline(hypervolume(found), color=color, linestyle=style, label=f"only {label}")
     ends = frame[frame["baseline"].isna()]

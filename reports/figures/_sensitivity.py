@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from reports.figures._style import figure_of, new_axes, styled
+from reports.figures._style import figure_of, new_axes, styled, width_of
 from search import Sensitivity
 
 Setting = Literal["phi", "rho"]
@@ -50,6 +51,8 @@ def plot_sensitivity(
 ) -> Axes:
     """One effect of one setting, layer by layer, as in Figure 3 of Wang et al."""
     ax = new_axes(ax, 70)
+    subplot = ax.get_subplotspec()
+    columns = 1 if subplot is None else subplot.get_gridspec().ncols
     frame = sensitivity_frame(found)
     frame = frame[frame["setting"] == setting]
     symbol = {"phi": "φ", "rho": "ρ"}[setting]
@@ -65,7 +68,10 @@ def plot_sensitivity(
     else:
         ax.set_ylabel("energy, share of the ANN's")
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.set_xticks(range(len(found.layers)), found.layers, rotation=90, fontsize=6)
+    # As many labels as the width has room for; the table lists all layers.
+    every = max(1, math.ceil(3.2 * len(found.layers) / (width_of(ax) / columns - 18)))
+    shown = range(0, len(found.layers), every)
+    ax.set_xticks(shown, [found.layers[i] for i in shown], rotation=90, fontsize=6)
     most = max(found.phis)
     others = f"the others φ = {most}" if setting == "phi" else f"all φ = {most}"
     ax.set_title(f"{symbol} of one layer; {others}, ρ = 1")

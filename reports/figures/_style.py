@@ -143,6 +143,9 @@ def write_figure(figure: Figure | Axes, path: Path) -> Path:
     return write_file(path, rendered(whole, kind))
 
 
+_MOST_PIXELS = 60_000
+"""Of one side: no more than Agg draws."""
+
 KINDS: Sequence[str] = ("svg", "png", "pdf")
 
 
@@ -153,5 +156,6 @@ def rendered(figure: Figure, kind: str, dpi: int = 300) -> bytes:
     settings: Any = {"svg.hashsalt": "spikefront", "svg.fonttype": "path", "pdf.fonttype": 42}
     with mpl.rc_context(settings):
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+        dpi = min(dpi, int(_MOST_PIXELS / max(figure.get_size_inches())))
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()

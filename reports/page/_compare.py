@@ -23,11 +23,13 @@ def write_comparison(found: Sequence[tuple[Findings, str]], path: Path) -> Path:
         FileError: It cannot be written.
     """
     table = comparison_frame([f.front for f, _ in found])
+    data = [study_data(f, export) for f, export in found]
     text = page(
         "compare.html.j2",
         names=[f.front.study for f, _ in found],
         columns=list(table.columns),
         rows=table.to_dict("records"),
-        data=as_script([study_data(f, export) for f, export in found]),
+        data=as_script(data),
+        left_out=sum(one["left_out"] for one in data),
     )
     return write_file(path, text)

@@ -9,6 +9,7 @@ from typing import Any
 from evaluators import Measurement
 from reports._findings import Findings
 from reports._front import FrontPoint, ParetoFront, knee
+from search import objective_values
 from spaces import names
 
 _MOST_NUMBERS = 60_000
@@ -27,9 +28,9 @@ def study_data(found: Findings, export: str) -> dict[str, Any]:
     on_front = {p.trial for p in front.points}
     tested = {p.trial: p.test for p in front.points if p.test is not None}
     detailed = on_front
-    if 4 * len(layers) * len(front.trials) <= _MOST_NUMBERS:
-        detailed = {p.trial for p in front.trials}
-    within = {p.trial for p in front.within or front.trials}
+    if 4 * len(layers) * len(_shown(found)) <= _MOST_NUMBERS:
+        detailed = {p.trial for p in _shown(found)}
+    candidates = {p.trial for p in front.candidates}
     ratios = _ratios(found)
     return {
         "name": front.study,
@@ -47,12 +48,30 @@ def study_data(found: Findings, export: str) -> dict[str, Any]:
             {
                 **_trial(front, p, tested.get(p.trial), layers if p.trial in detailed else None),
                 "front": p.trial in on_front,
-                "within": p.trial in within,
+                "candidate": p.trial in candidates,
+                "others": [_rounded(x) for x in objective_values(p.search, front.objectives)[2:]],
                 "ratios": [_rounded(ratio[p.trial]) for _, ratio in ratios.values()],
             }
-            for p in front.trials
+            for p in _shown(found)
         ],
+        "left_out": len(front.trials) - len(_shown(found)),
     }
+
+
+_MOST_TRIALS = 1500
+
+
+def _shown(found: Findings) -> list[FrontPoint]:
+    """The trials that a page holds: of very many those on some front, baselines, and a part."""
+    trials = found.front.trials
+    if len(trials) <= _MOST_TRIALS:
+        return list(trials)
+    fronts = (found.front, *(u.front for u in found.under))
+    kept = {p.trial for front in fronts for p in front.points}
+    every = -(-len(trials) // _MOST_TRIALS)
+    return [
+        p for i, p in enumerate(trials) if p.trial in kept or p.baseline or i % every == 0
+    ]  # fmt: skip
 
 
 def _ratios(found: Findings) -> dict[str, tuple[float, Mapping[int, float]]]:
@@ -93,11 +112,8 @@ def _trial(
 
 
 def _measured(front: ParetoFront, m: Measurement) -> dict[str, Any]:
-    if m.drop is not None:
-        lost, (low, high) = m.drop.mean, m.drop.interval()
-    else:
-        lost = front.ann[m.split].accuracy.value - m.accuracy.value
-        low = high = lost
+    lost = front.lost(m)
+    low, high = m.drop.interval() if m.drop is not None else (lost, lost)
     return {
         "score": _rounded(m.accuracy.value),
         "lost": _rounded(lost),

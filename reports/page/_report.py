@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from conversion import write_file
+from conversion import sha256, write_file
 from reports._findings import Findings
 from reports._front import knee
 from reports._models import spike_rate
@@ -29,7 +31,11 @@ def report_folder(out: Path, study: str) -> Path:
         found = _STUDY.search(page.read_text("utf-8")[:4000])
     except (OSError, UnicodeDecodeError):
         return out
-    return out if found is None or found[1] == study else out / re.sub(r"[^\w.-]", "-", study)
+    if found is None or html.unescape(found[1]) == study:
+        return out
+    name = re.sub(r"[^\w-]", "-", study)
+    # Two studies must not share a folder because their names look alike in it.
+    return out / (name if name == study else f"{name}-{sha256(study.encode())[:6]}")
 
 
 def write_report(
@@ -77,8 +83,9 @@ def write_report(
         if width_mm != TWO_COLUMNS:
             figure, drawn = kind.drawn(found, TWO_COLUMNS) or figure, {}
         shown.append(_Shown(name, kind, figure, drawn.get("svg")))
-    where = f" --out {folder}" if study_options is None else study_options
+    where = f" --out {shlex.quote(str(folder))}" if study_options is None else study_options
     export = f"spikefront export{where}{again} --trial"
+    held = study_data(found, export)
     text = page(
         "report.html.j2",
         front=front,
@@ -95,7 +102,8 @@ def write_report(
         again=again,
         settings=settings,
         spike_rate=spike_rate,
-        data=as_script([study_data(found, export)]),
+        data=as_script([held]),
+        left_out=held["left_out"],
     )
     return [*files, write_file(folder / "report.html", text)]
 

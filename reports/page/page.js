@@ -2,6 +2,9 @@
 // The interactive part of a report. Everything on the page can be read without it.
 (() => {
   const studies = JSON.parse(document.getElementById("data").textContent);
+  // The plot takes texts for a kind of HTML, and %{…} for a variable.
+  const plain = (text) =>
+    String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/%\{/g, "% {");
   const one = studies.length === 1;
   const byId = (id) => document.getElementById(id);
   const darkMode = matchMedia("(prefers-color-scheme: dark)");
@@ -18,7 +21,8 @@
   const budget = one ? studies[0].budget : {};
   const state = {
     split: "search",
-    model: models.includes(studies[0].model) ? studies[0].model : models[0],
+    // null: each study's own, where there is no common one.
+    model: models.includes(studies[0].model) ? studies[0].model : models[0] || null,
     log: true,
     off: { neuron: new Set(), calibration: new Set(), T: new Set() },
     energy: budget.max_energy ? 100 * budget.max_energy : null,
@@ -31,10 +35,12 @@
   const points = (x) => (100 * x).toFixed(2);
   const plural = (x, noun) => `${x} ${noun}${x === 1 ? "" : "s"}`;
   const percent = (x) =>
-    (100 * x).toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 }) +
+    x === null ? "–" : (100 * x).toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 }) +
     " %";
-  const ratioOf = (s, t) =>
-    state.split === "test" ? t.test.ratio : t.ratios[Object.keys(s.models).indexOf(state.model)];
+  const ratioOf = (s, t) => {
+    if (state.split === "test") return t.test.ratio;
+    return state.model ? t.ratios[Object.keys(s.models).indexOf(state.model)] : t.search.ratio;
+  };
   const measured = (t) => t[state.split];
   const how = (t) => `${t.neuron}, ${t.calibration}${t.segments ? " +" + t.segments : ""}`;
 
@@ -48,23 +54,29 @@
     );
   }
 
-  // What no other beats in score and energy; on the test split the points that were measured.
+  // What no other beats in score, energy and the study's other objectives; on the test split the
+  // points that were measured.
   function frontOf(s, trials) {
     const sorted = trials
-      .filter((t) => t.within)
+      .filter((t) => t.candidate)
       .sort((a, b) => ratioOf(s, a) - ratioOf(s, b) || b.search.score - a.search.score);
     if (state.split === "test") return sorted;
-    let best = -Infinity;
-    return sorted.filter((t) => measured(t).score > best && ((best = measured(t).score), true));
+    const front = [];
+    for (const t of sorted) {
+      const beats = (f) =>
+        f.search.score >= t.search.score && f.others.every((x, i) => x <= t.others[i]);
+      if (!front.some(beats)) front.push(t);
+    }
+    return front;
   }
 
   function told(s, t) {
     const m = measured(t);
     return (
-      `<b>${one ? "" : s.name + ", "}trial ${t.trial}</b><br>` +
+      `<b>${one ? "" : plain(s.name) + ", "}trial ${t.trial}</b><br>` +
       `${points(m.lost)} points lost (${points(m.low)} to ${points(m.high)})<br>` +
       `${percent(ratioOf(s, t))} of the ANN's energy<br>` +
-      `${m.steps.toFixed(2)} steps of T = ${t.T}<br>${how(t)}<extra></extra>`
+      `${m.steps.toFixed(2)} steps of T = ${t.T}<br>${plain(how(t))}<extra></extra>`
     );
   }
 
@@ -96,12 +108,12 @@
         }
       } else {
         const marker = { color: own, size: 4, opacity: 0.35 };
-        found.push(scatter(s, trials, { name: s.name + ": trials", marker }));
+        found.push(scatter(s, trials, { name: plain(s.name) + ": trials", marker }));
       }
       const front = frontOf(s, trials);
       found.push(
         scatter(s, front, {
-          name: one ? "front" : s.name,
+          name: one ? "front" : plain(s.name),
           mode: "lines+markers",
           marker: { color: own, size: 8, symbol: one ? "circle" : i },
           line: { color: own, width: 2, dash: one ? "solid" : ["solid", "dash", "dot"][i % 3] },
@@ -175,10 +187,10 @@
       xaxis: {
         ...axis,
         type: state.log ? "log" : "linear",
-        title: { text: `energy, % of the ANN's (${state.model})` },
+        title: { text: `energy, % of the ANN's (${plain(state.model || "each study's own model")})` },
         ...(state.log ? { tickvals: ticks, ticktext: ticks.map(String) } : {}),
       },
-      yaxis: { ...axis, range: rangeOfLoss(), title: { text: `${studies[0].metric} lost, points` } },
+      yaxis: { ...axis, range: rangeOfLoss(), title: { text: `${plain(studies[0].metric)} lost, points` } },
       shapes: shapes(),
       selections: [], // a box that stays lies over the lines, which could not be dragged
       annotations:
@@ -202,6 +214,7 @@
   function draw() {
     Plotly.react("plot", traces(), layout(), config);
     verdict();
+    brushed();
   }
 
   // ---- what fits the lines ----
@@ -210,7 +223,7 @@
     box.replaceChildren();
     studies.forEach((s) => {
       const fits = shown(s)
-        .filter((t) => t.within && (!state.energy || 100 * ratioOf(s, t) <= state.energy))
+        .filter((t) => t.candidate && (!state.energy || 100 * ratioOf(s, t) <= state.energy))
         .filter((t) => state.lost === null || (t.promise !== null && 100 * t.promise <= state.lost))
         .sort((a, b) => ratioOf(s, a) - ratioOf(s, b));
       const limits = [
@@ -293,7 +306,7 @@
     const made = [
       ["T", t.T], ["neuron", t.neuron],
       ["calibration", t.calibration + (t.segments ? `, ${t.segments} segments before` : "")],
-      ["exit above", t.alpha === null ? "never" : t.alpha.toFixed(2)],
+      ["exit above", t.alpha === null || t.alpha >= 1 ? "never" : t.alpha.toFixed(2)],
       ["kind", t.baseline ? `baseline (${t.baseline})` : t.exit_of !== null
         ? `additional exit of trial ${t.exit_of}` : "searched"],
       ...(t.bits ? [["weights", `${t.bits} bits`]] : []),
@@ -362,6 +375,7 @@
     box.replaceChildren();
     if (!state.brushed.length) return;
     const rows = state.brushed
+      .filter(([i, n]) => measured(studies[i].trials.find((t) => t.trial === n)))
       .map(([i, n]) => [studies[i], studies[i].trials.find((t) => t.trial === n)])
       .sort((a, b) => ratioOf(...a) - ratioOf(...b));
     box.append(element("h3", `${rows.length} selected`));
@@ -402,10 +416,14 @@
   }
 
   const every = studies.flatMap((s) => s.trials);
-  options(byId("model"), models, state.model);
+  options(byId("model"), models.length ? models : ["each study's own"], state.model);
+  byId("model").disabled = models.length < 2;
+  // What was measured on test is kept under the study's own model.
+  const ownModel = () => studies.every((s) => !state.model || s.model === state.model);
+  byId("split").disabled = !ownModel();
   byId("model").onchange = (event) => {
     state.model = event.target.value;
-    const own = studies.every((s) => s.model === state.model);
+    const own = ownModel();
     byId("split").disabled = !own;
     if (!own) state.split = byId("split").value = "search";
     draw();

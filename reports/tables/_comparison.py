@@ -18,19 +18,18 @@ def comparison_frame(fronts: Sequence[ParetoFront]) -> pd.DataFrame:
     """What each study reached.
 
     Energies compare only under one energy model, and losses only on one task; the columns
-    ``metric``, ``energy model`` and ``ANN, %`` show whether they do.
+    ``metric``, ``energy model`` and ``ANN, search, %`` show whether they do.
     """
     return pd.DataFrame([_row(front) for front in fronts])
 
 
 def _row(front: ParetoFront) -> dict[str, object]:
-    last = list(front.ann)[-1]
     pairs = [(p.search.accuracy.value, p.search.energy_ratio) for p in front.points]
     row: dict[str, object] = {
         "study": front.study,
         "metric": front.metric,
         "energy model": front.energy_model.name,
-        "ANN, %": round(100 * front.ann[last].accuracy.value, 2),
+        "ANN, search, %": round(100 * front.ann["search"].accuracy.value, 2),
         "trials": front.passes,
         "points": len(front.points),
         "hypervolume": round(hypervolume(pairs), 4),
@@ -49,8 +48,8 @@ def _row(front: ParetoFront) -> dict[str, object]:
 
 
 def _cheapest(front: ParetoFront, limit: float) -> FrontPoint | None:
-    """The cheapest point that is promised to lose no more."""
-    kept = [p for p in front.points if is_promised(p, limit, front.confidence)]
+    """The cheapest trial that is promised to lose no more, as ``select`` finds it."""
+    kept = [p for p in front.within or front.trials if is_promised(p, limit, front.confidence)]
     return min(kept, key=lambda p: p.search.energy_ratio, default=None)
 
 

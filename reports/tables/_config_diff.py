@@ -115,15 +115,17 @@ def config_diff_table(frame: pd.DataFrame, first: str, second: str) -> Table:
     network = frame[frame["where"] == "network"]
     weights = frame[frame["where"].str.startswith("weight/")]
     layers = frame.drop([*network.index, *weights.index])
-    columns = [c for c in ("layer", "φ", "ρ", "neuron", *_TENSORS.values())
+    columns = [c for c in ("φ", "ρ", "neuron", *_TENSORS.values())
                if c in set(layers["what"])]  # fmt: skip
     table.add_column("layer", no_wrap=True)
     for column in columns:
         table.add_column(column, no_wrap=True)
-    for layer, rows in layers.groupby("where", sort=False):
+    for layer, rows in layers[layers["what"].isin(columns)].groupby("where", sort=False):
         cells = {r.what: f"{r.first} → {r.second}" for r in rows.itertuples()}
         table.add_row(str(layer), *(cells.get(column, "") for column in columns))
     notes = [f"{r.what}: {r.first} → {r.second}" for r in network.itertuples()]
+    others = layers[~layers["what"].isin(columns)]
+    notes += [f"{r.where}: {r.what} {r.first} → {r.second}" for r in others.itertuples()]
     if len(weights):
         notes.append(f"{len(weights)} weight tensors differ")
     table.caption = "\n".join(notes)

@@ -127,7 +127,7 @@ def _read(path: Path) -> Sensitivity | None:
     except OSError:
         return None  # not there, or not to be read
     except (ValueError, KeyError, TypeError):
-        _LOG.warning("%s is damaged and made anew", path)
+        _LOG.warning("%s is damaged and is not used", path)
         return None
 
 

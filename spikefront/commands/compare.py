@@ -41,7 +41,7 @@ def compare(studies: tuple[str, ...], to: Path | None, table: str) -> None:
     from reports import Findings, comparison_frame, comparison_table, kept_front, table_text
     from reports import write_comparison as write
 
-    fronts = [kept_front(study) for study, _ in opened]
+    fronts = [kept_front(study) for study, _, _ in opened]
     _warn(fronts)
     if to is not None:
         exports = (f"spikefront export{study_named(*one)} --trial" for one in opened)
@@ -54,10 +54,11 @@ def compare(studies: tuple[str, ...], to: Path | None, table: str) -> None:
         click.echo(f"\nOpen {to}", err=True)
 
 
-def _opened(text: str) -> tuple[optuna.Study, Path]:
+def _opened(text: str) -> tuple[optuna.Study, Path, str | None]:
     place, _, name = text.partition("#")
-    out = Path() if "://" in place else Path(place)
-    return open_study(out, place if "://" in place else None, name or None), out
+    storage = place if "://" in place else None
+    out = Path(place) if storage is None else Path("spikefront-out")
+    return open_study(out, storage, name or None), out, storage
 
 
 def _warn(fronts: list[ParetoFront]) -> None:

@@ -104,7 +104,7 @@ def report(
         found = findings(study, evaluator, front)
         provenance = provenance_of(study, evaluator, spec)
         files = write_files(
-            study, found, out, provenance, named_again(task),
+            study, found, out, storage, provenance, named_again(task),
             figure_kinds=figure_kinds, width_mm=figure_width,
         )  # fmt: skip
     if table != TABLE:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     import optuna
 
     from evaluators import Evaluator, TaskSpec
-    from search import StudySetup
+    from search import Plan, StudySetup
     from spaces import LayerSpace
 
 CHOICES = "Choices of the search"
@@ -264,29 +264,26 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     limits, task = _part(options)
-    spec = named_task(task)
-    name = study_name or _study_name(spec)
     limits |= _within(target, limits) if target is not None else {}
-    place = storage or out / rooms.JOURNAL_NAME
-    limit = max_energy or EnergyLimit()
+    spec, place = named_task(task), storage or out / rooms.JOURNAL_NAME
+    name = study_name or _study_name(spec)
     budget = rooms.Budget(
-        max_energy=limit.share,
-        max_accuracy_drop=max_accuracy_drop,
-        max_steps=max_steps,
-        confidence=confidence or 0.9,
-    )
+        max_accuracy_drop=max_accuracy_drop, max_steps=max_steps, confidence=confidence or 0.9,
+        max_energy=max_energy.share if max_energy else None,
+    )  # fmt: skip
     objectives = _objectives(objectives, limits["bits"])
     energy = energy_model(prices)
     settings = {"energy": energy, "task": spec, "objectives": objectives, **limits}
-    if limit.picojoules is None:  # else what share that is shows when the network is loaded
+    in_joules = max_energy is not None and max_energy.picojoules is not None
+    if not in_joules:  # what share that is shows when the network is loaded
         _check_place(out, place, name, budget=budget, **settings)
     states = artifacts or str((out / rooms.ARTIFACTS_NAME).resolve())
     make = functools.partial(make_evaluator, spec, device, energy, batch_size, states)
     with working(f"loading {spec.task} and profiling its network"):
         evaluator = make()
         space = _space(evaluator, limits)
-    if limit.picojoules is not None:
-        budget = replace(budget, max_energy=limit.over(evaluator.ann_energy_pj))
+    if max_energy is not None and in_joules:
+        budget = replace(budget, max_energy=max_energy.over(evaluator.ann_energy_pj))
         _check_place(out, place, name, budget=budget, **settings)
     budget.check(evaluator, limits["bits"])
     if target is not None:
@@ -299,32 +296,20 @@ def search(
         trials=max(trials, resumed), sampler=sampler, timeout=timeout, artifacts=states,
         options=what_was_given(),
     )  # fmt: skip
-    rooms.set_plan(study, plan)
-    rooms.note_ann(study, evaluator.ann("search"))
-    study.sampler = _sampler(study, sampler, evaluator, setup)
+    _prepare(study, plan, evaluator, setup)
     if resumed >= trials:
         click.echo(f"the study has run {counted(resumed, 'trial')}: nothing to run", err=True)
     else:
         _announce(evaluator, space, trials, resumed, workers)
-    baselines = _paper_baselines(evaluator, space) if paper and resumed < trials else []
+    elsewhere = functools.partial(checked_evaluator, make, name, setup)
     with trial_bar(evaluator, trials, resumed, log_every) as on_trial:
         rooms.run_study(
-            study,
-            space,
-            functools.partial(checked_evaluator, make, name, setup)
-            if workers > 1 or dask
-            else lambda: evaluator,
-            trials=trials,
-            workers=workers,
-            dask=dask,
-            folder=out,
-            device=device,
-            timeout=timeout,
-            pareto_dp=baselines,
-            ann_accuracy=evaluator.ann("search").accuracy.value,
-            on_trial=on_trial,
+            study, space, elsewhere if workers > 1 or dask else lambda: evaluator,
+            trials=trials, workers=workers, dask=dask, folder=out, device=device, timeout=timeout,
+            pareto_dp=_paper_baselines(evaluator, space) if paper and resumed < trials else [],
+            ann_accuracy=evaluator.ann("search").accuracy.value, on_trial=on_trial,
             states=rooms.open_states(states),
-        )
+        )  # fmt: skip
     again = named_again(task)
     if workers == 0 and dask is None:
         shown = rooms.without_password(str(place))
@@ -333,11 +318,7 @@ def search(
             f"spikefront worker --storage {shown} --study {name}{again}"
         )
         return
-    _report_search(study, evaluator, spec, out, again)
-    click.echo(
-        f"Next:   spikefront report{study_named(study, out)}{again}"
-        "    (measures the front on the test split)"
-    )
+    _report_search(study, evaluator, spec, out, storage, again)
 
 
 _SPACE = (
@@ -354,11 +335,14 @@ def _part(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return limits, options
 
 
-def _sampler(study: optuna.Study, name: str, evaluator: Evaluator, setup: StudySetup) -> Any:
-    from search import make_sampler
+def _prepare(study: optuna.Study, plan: Plan, evaluator: Evaluator, setup: StudySetup) -> None:
+    """Write into the study what workers need, and give it its sampler."""
+    from search import make_sampler, note_ann, set_plan
 
-    return make_sampler(
-        name,
+    set_plan(study, plan)
+    note_ann(study, evaluator.ann("search"))
+    study.sampler = make_sampler(
+        plan.sampler,
         # A resumed search must not draw what the first one drew.
         seed=evaluator.seed + len(study.get_trials(deepcopy=False)),
         profile=evaluator.profile,
@@ -477,15 +461,25 @@ def _paper_baselines(evaluator: Evaluator, space: LayerSpace) -> list[dict[str, 
 
 
 def _report_search(
-    study: optuna.Study, evaluator: Evaluator, spec: TaskSpec, out: Path, again: str
+    study: optuna.Study,
+    evaluator: Evaluator,
+    spec: TaskSpec,
+    out: Path,
+    storage: str | None,
+    again: str,
 ) -> None:
     from reports import findings, front_table, measure_front
 
     front = measure_front(study, evaluator, test=False)
     found = findings(study, evaluator, front, closely=False)
-    files = write_files(study, found, out, provenance_of(study, evaluator, spec), again)
+    provenance = provenance_of(study, evaluator, spec)
+    files = write_files(study, found, out, storage, provenance, again)
     print_table(front_table(front))
-    click.echo(f"\nReport: {files[-1]}")
+    click.echo(
+        f"\nReport: {files[-1]}\n"
+        f"Next:   spikefront report{study_named(study, out, storage)}{again}"
+        "    (measures the front on the test split)"
+    )
 
 
 def _warn_of_a_useless_ann(evaluator: Evaluator) -> None:

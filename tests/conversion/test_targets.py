@@ -155,7 +155,7 @@ def test_speck_memory_is_what_sinabs_calculates(c: int, f: int, k: int, side: in
     foreign = judge(c, f, (k, k), (stride, stride), (k // 2, k // 2), [side, side])
     ours = layer_memory(program, layer, TARGETS["speck"])
     height = layer.shape[1]
-    if (side + 2 * (k // 2) - k) % stride == 0:  # foreign rounds a map's size up by its fraction
+    if (side + 2 * (k // 2) - k) % stride == 0:  # sinabs rounds a map's size up by its fraction
         assert ours[0] == foreign.calculate_kernel_memory()
         assert ours[1] == foreign.calculate_neuron_memory()
     assert height == (side + 2 * (k // 2) - k) // stride + 1

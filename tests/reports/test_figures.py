@@ -8,14 +8,19 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 import reports
-from conversion import ENERGY_MODELS
+from conversion import ENERGY_MODELS, Classes, Inputs, profile
+from evaluators._comparison import Comparing
+from evaluators.metrics import metric_of
 from reports import (
     FIGURES,
     Findings,
@@ -91,7 +96,9 @@ def test_texts_are_apart_large_enough_and_inside(found: Findings, name: str, wid
         assert inside, text.get_text()
     for axes in figure.axes:
         if axes.axison and axes.get_visible() and axes.get_label() != "<colorbar>":
-            assert axes.get_xlabel() or axes.get_shared_x_axes() or axes.get_title(), name
+            shared = len(axes.get_shared_x_axes().get_siblings(axes)) > 1
+            below = axes.get_subplotspec().get_gridspec().nrows > 1
+            assert axes.get_xlabel() or axes.get_title() or shared or below, name
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
@@ -130,20 +137,23 @@ def test_what_shares_axes_differs_in_more_than_colour(found: Findings) -> None:
     """In grey, series are told apart by marker or line."""
     ax = plot_front(found.front, costs=found.costs)
     looks = []
-    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+    for handle in ax.get_legend_handles_labels()[0]:
         lines = handle.lines if hasattr(handle, "lines") else (handle,)
         first = lines[0]
         if hasattr(first, "get_linestyle") and hasattr(first, "get_marker"):
             looks.append((first.get_marker(), first.get_linestyle(), first.get_linewidth()))
         else:
             path = handle.get_paths()[0]
-            looks.append((len(path.vertices), float(path.vertices.sum()), label == "trials"))
+            filled = len(handle.get_facecolors()) > 0
+            size = float(handle.get_sizes()[0])
+            looks.append((len(path.vertices), float(path.vertices.sum()), filled, size))
     assert len(set(looks)) == len(looks)
 
 
 def test_progress_ends_at_the_hypervolume_of_all_trials(found: Findings) -> None:
     frame = progress_frame(found.front)
     assert frame["hypervolume"].is_monotonic_increasing
+    assert frame["hypervolume"].max() <= 1
     assert frame["minutes"].is_monotonic_increasing
     assert frame["trials"].iloc[-1] == found.front.passes
     points = found.front.points
@@ -155,6 +165,54 @@ def test_progress_ends_at_the_hypervolume_of_all_trials(found: Findings) -> None
         for s, e in zip(scores, energies, strict=True)
     ]
     assert frame["hypervolume"].iloc[-1] == pytest.approx(hypervolume(scaled))
+
+
+@pytest.mark.parametrize("name", ["loihi", "spinnaker2"])
+def test_progress_stays_in_its_box(found: Findings, name: str) -> None:
+    """Fronts above the ANN's energy, of one point, and within a budget."""
+    front = reports.repriced(found.front, ENERGY_MODELS[name], found.known_costs)
+    for points in (front.points, front.points[:1]):
+        some = replace(front, points=points, within=front.trials[::2])
+        values = progress_frame(some)["hypervolume"]
+        assert 0 < values.max() <= 1
+
+
+class Mixed(nn.Module):
+    """A ReLU, and a GELU that stays analog and feeds a linear layer with currents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mid, self.last = nn.Linear(8, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(gelu(self.mid(self.first(x).relu())))
+
+
+def test_energy_of_a_step_goes_where_it_is_paid(found: Findings) -> None:
+    """By hand: 5 values of the GELU and 15 products behind it pay MACs, potentials nothing."""
+    costs = profile(Mixed().eval(), torch.randn(64, 8)).costs
+    step = ENERGY_MODELS["horowitz45"].step_by_operator(costs)
+    assert sorted(step.values()) == [5 * 4.6, pytest.approx(15 * 4.6)]
+    assert sum(ENERGY_MODELS["horowitz45"].once_by_operator(costs).values()) == 48 * 4.6
+    chip = ENERGY_MODELS["loihi"].step_by_operator(costs)
+    assert chip["relu"] == 6 * 81
+    for model in ENERGY_MODELS.values():
+        prices = model.prices(costs, [1] * len(costs.fan_out))
+        assert sum(model.step_by_operator(costs).values()) == pytest.approx(prices.step)
+        assert sum(model.once_by_operator(costs).values()) == pytest.approx(prices.once)
+
+
+def test_the_labels_of_a_deep_network_fit(found: Findings) -> None:
+    deep = found.sensitivity
+    times = 60 // len(deep.layers)
+    names_ = tuple(f"stage{i}.block.relu" for i in range(times * len(deep.layers)))
+    rows = {
+        name: np.tile(getattr(deep, name), (times, *[1] * (getattr(deep, name).ndim - 1)))
+        for name in ("phi_divergence", "phi_energy", "rho_divergence", "rho_energy")
+    }
+    many = replace(deep, layers=names_, **rows)
+    for width in (88.0, 180.0):
+        assert overlapping(reports.draw_sensitivity(many, width)) == []
 
 
 @pytest.mark.parametrize("name", ["horowitz45", "lemaire", "loihi"])
@@ -191,8 +249,6 @@ def test_frames_hold_what_is_drawn(found: Findings) -> None:
 
 
 def test_reliability_by_hand(found: Findings) -> None:
-    import torch
-
     comparison = replace(
         found.known_comparison,
         confidence=torch.tensor([[0.55, 0.58, 1.0], [0.31, 0.95, 0.99]]),
@@ -202,6 +258,22 @@ def test_reliability_by_hand(found: Findings) -> None:
     assert [(r["n"], r["accuracy"]) for r in rows] == [(2, 0.5), (1, 1.0), (1, 0.0), (2, 1.0)]
     assert rows[0]["confidence"] == pytest.approx(0.565)
     assert rows[3]["confidence"] == pytest.approx(0.97)
+
+
+def test_one_logit_is_two_classes() -> None:
+    """By hand: probabilities 0.88, 0.73, 0.88 of the decided class, two of three right."""
+    logits = torch.tensor([[2.0], [-1.0], [-2.0]])
+    answers = {"logits": logits}
+    outputs = Classes(output="logits")
+    comparing = Comparing(outputs, metric_of(None, outputs), 2)
+    steps = torch.tensor([1, 1, 2])
+    targets = torch.tensor([1, 0, 1])
+    comparing.add(Inputs.of(torch.zeros(3, 4)), targets, answers, answers, steps)
+    found = comparing.found("search")
+    assert found.confidence[0].tolist() == pytest.approx([0.8808, 0.7311, 0.8808], abs=1e-4)
+    assert found.correct[0].tolist() == [True, True, False]
+    assert found.easiest[0].place == 0
+    assert found.hardest[0].steps == 2
 
 
 def test_figures_can_be_drawn_into_axes_of_one_s_own(found: Findings) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
+from conversion import energy_model
 from reports import (
     Findings,
     findings,
+    front_of,
     measure_front,
     report_folder,
+    repriced,
     write_comparison,
     write_report,
 )
+from search import Budget
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -121,6 +125,26 @@ def test_it_draws_the_front_that_python_found(opened: Any, report: Path, found: 
     shown.page.select_option("#scale", "linear")
     assert shown.page.evaluate("plot.layout.xaxis.type") == "linear"
     assert shown.complaints == []
+
+
+def test_it_knows_chance_and_other_objectives(opened: Any, found: Findings, tmp_path: Path) -> None:
+    """The front that the page finds is Python's, where that is more than accuracy and energy."""
+    trials = found.front.trials
+    scores = sorted(p.search.accuracy.low for p in trials)
+    chance = replace(found.front.ann["search"], chance=scores[len(scores) // 2])
+    for changes in (
+        {"ann": {"search": chance}},
+        {"objectives": ("energy", "latency")},
+        {"within": trials[::2], "budget": Budget(max_energy=9.0)},
+    ):
+        front = replace(found.front, **{"ann": {"search": found.front.ann["search"]}, **changes})
+        points = front_of(front.candidates, front.objectives)
+        front = replace(front, points=tuple(points))
+        shown = opened(write_report(Findings(front=front), tmp_path, figure_kinds=())[-1])
+        assert [x for x, _ in shown.points("front")] == pytest.approx(
+            [100 * p.search.energy_ratio for p in points], rel=1e-5
+        )
+        assert shown.complaints == []
 
 
 def test_a_point_is_hovered_clicked_and_copied(opened: Any, report: Path, found: Findings) -> None:
@@ -227,8 +251,28 @@ def test_two_studies_lie_over_each_other(opened: Any, found: Findings, tmp_path:
     assert shown.complaints == []
 
 
+def test_studies_of_different_energy_models_and_odd_names(
+    opened: Any, found: Findings, tmp_path: Path
+) -> None:
+    repriced_ = repriced(found.front, energy_model("loihi"), found.known_costs)
+    odd = replace(repriced_, study="<b>odd</b> %{x}")
+    pair = [(Findings(front=front), "spikefront export --trial") for front in (found.front, odd)]
+    shown = opened(write_comparison(pair, tmp_path / "o.html"))
+    assert all(x is not None for x, _ in shown.points("small")), "no model is common"
+    assert "each study's own model" in shown.page.text_content("#plot")
+    assert "<b>odd</b>" in shown.page.text_content("#plot .legend")
+    assert shown.complaints == []
+
+
 def test_a_report_does_not_overwrite_that_of_another_study(report: Path, tmp_path: Path) -> None:
     out = report.parent
     assert report_folder(out, "small") == out
-    assert report_folder(out, "an/other") == out / "an-other"
+    assert report_folder(out, "other") == out / "other"
+    assert report_folder(out, "an/other").parent == out
+    assert report_folder(out, "an/other") != report_folder(out, "an-other")
+    assert report_folder(out, "..").parent == out
+    page = tmp_path / "report.html"
+    page.write_text('<meta name="spikefront-study" content="a&amp;b">')
+    assert report_folder(tmp_path, "a&b") == tmp_path
+    page.unlink()
     assert report_folder(tmp_path, "other") == tmp_path

@@ -15,6 +15,7 @@ from reports import (
     ParetoFront,
     comparison_frame,
     config_diff_frame,
+    config_diff_table,
     kept_front,
     measure_front,
     points_frame,
@@ -99,3 +100,6 @@ def test_two_configs_by_hand() -> None:
         ("weight/fc.weight", "weight", "none", "1", ""),
     ]
     assert config_diff_frame(first, first).empty
+    others["theta/one"] = torch.ones(3)
+    table = config_diff_table(config_diff_frame(first, second), "a", "b")
+    assert "one: θ, shape (2,) → (3,)" in str(table.caption)

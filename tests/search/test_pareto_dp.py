@@ -104,7 +104,7 @@ def test_sensitivities_are_kept_on_disk(evaluator: Evaluator, tmp_path: Path, ca
     assert again.to_dict() == first.to_dict()
     file.write_text("{")
     assert found_by(evaluator, tmp_path).to_dict() == first.to_dict()
-    assert "is damaged and made anew" in caplog.text
+    assert "is damaged and is not used" in caplog.text
     found_by(evaluator, tmp_path, timesteps=1)
     assert len(list(tmp_path.iterdir())) == 2
     (tmp_path / "a file").touch()

@@ -106,7 +106,7 @@ def gpu_of_this_process(gpus: Gpus, folder: Path, others: int) -> str:
     (folder / str(os.getpid())).touch()
     end = time.monotonic() + 60
     while len(list(folder.iterdir())) < others and time.monotonic() < end:
-        time.sleep(0.1)  # hold it until the others have foreign
+        time.sleep(0.1)  # hold it until the others have started
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
