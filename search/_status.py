@@ -86,7 +86,10 @@ def study_status(study: optuna.Study) -> StudyStatus:
     reasons = dict.fromkeys(
         reason
         for t in reversed(every)
-        if t.state is TrialState.FAIL and (reason := reason_of(t)) and not is_double(t)
+        if t.state is TrialState.FAIL
+        and (reason := reason_of(t))
+        and not is_double(t)
+        and "interrupted" not in reason
     )
     found = StudyStatus(
         name=study.study_name,

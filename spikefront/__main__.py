@@ -33,7 +33,7 @@ _GROUPS = (
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(installed_version(), prog_name="spikefront")
 @plugin_option
-@click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
+@click.option("-v", "--verbose", is_flag=True, help="Print more detail.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(plugins: tuple[str, ...], verbose: bool, debug: bool) -> None:
     """Find out how a trained ANN should spike: the Pareto front of accuracy against energy.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
@@ -160,8 +161,8 @@ def recorded_task(recorded: dict[str, Any] | None, given: dict[str, Any]) -> Tas
         for option, value in (("task", spec.task), ("model", spec.model)):
             if value and ":" in value and given.get(option) is None:
                 raise TaskError(
-                    f"it was made with --{option} {value}; name it again, so that"
-                    " spikefront may import it"
+                    f"it was made with code of your own: add --{option} {value};"
+                    " a file is imported only if the command names it"
                 )
     return spec
 
@@ -215,7 +216,7 @@ def _only_study(store: optuna.storages.BaseStorage) -> str:
     if not names:
         raise StudyError("there is no study in this storage; `spikefront search` makes one")
     if len(names) > 1:
-        raise StudyError(f"name one with --study; there are: {', '.join(names)}")
+        raise StudyError(f"there are several studies, choose one with --study: {', '.join(names)}")
     return names[0]
 
 
@@ -259,7 +260,7 @@ def write_files(
     """
     from conversion import write_file
     from reports import report_folder, write_report
-    from search import StudyError, plan_of
+    from search import StudyError, plan_of, study_setup
 
     settings = ""
     try:
@@ -271,7 +272,9 @@ def write_files(
     except StudyError:
         pass
     folder = report_folder(out, study.study_name)
-    if folder != out:
+    if found.front.energy_model != study_setup(study).energy_model:
+        folder /= f"energy-{re.sub('[^a-zA-Z0-9_-]', '-', found.front.energy_model.name)}"
+    elif folder != out:
         LOG.warning("%s holds the report of another study: this one goes to %s", out, folder)
     files = [write_file(folder / "search.toml", settings)] if settings else []
     return files + write_report(

@@ -125,6 +125,8 @@ class Named(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         """The name, if it is known."""
         if self._also and self._also in value:
             return value
+        if self._also == ":" and value.endswith(".py"):
+            self.fail(f"name a function of the file, such as {value}:make_task", param, ctx)
         if value not in self.offered():
             self.fail(f"{value!r} is not one of {', '.join(self.offered())}", param, ctx)
         return value
@@ -241,7 +243,7 @@ task_options = _all(
     option(TASK, "--search-samples", type=click.IntRange(1), metavar="N", help="Default: 1000."),
     option(TASK, "--test-samples", type=click.IntRange(1), metavar="N",
            help="Default: all that are left."),
-    option(TASK, "--seed", type=int, help="Of the splits and the sampler. Default: 0."),
+    option(TASK, "--seed", type=int, help="Seed of the splits and the sampler. Default: 0."),
     option(SOME_TASKS, "--image-size", type=click.IntRange(1), metavar="PIXELS", help="imagefolder:"
            " side of the crop (default 224). segmentation, detection: shorter side (default: as"
            " the images are; 320)."),
@@ -371,8 +373,8 @@ study_options = _all(
            show_default=True, metavar="FOLDER", help="The study and its report."),
     option(STUDY, "--storage", envvar="SPIKEFRONT_STORAGE", metavar="URL", help="An Optuna storage,"
            " or $SPIKEFRONT_STORAGE. Default: OUT/study.journal."),
-    option(STUDY, "--study", "study_name", metavar="NAME", help="Default: the task's name, or the"
-           " only study there."),
+    option(STUDY, "--study", "study_name", metavar="NAME", help="Default: the task's or its file's"
+           " name, or the only study there."),
 )  # fmt: skip
 
 sweep_options = _all(

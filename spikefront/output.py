@@ -91,6 +91,7 @@ def trial_bar(evaluator: Evaluator, trials: int, resumed: int, every: int) -> It
         every: Without a terminal, every how many trials a line is written; 0: none.
     """
     from reports import front_so_far
+    from search import TrialRecord, passes
 
     ann = evaluator.ann("search").accuracy.value
     start = time.monotonic()
@@ -107,13 +108,16 @@ def trial_bar(evaluator: Evaluator, trials: int, resumed: int, every: int) -> It
                 return
             front = [point.search for point in front_so_far(study)]
             within = [m.energy_ratio for m in front if m.accuracy.value >= ann - 0.01]
-            best = f", 1 point lost at {min(within):.1%} energy" if within else ""
-            shown = f"front: {counted(len(front), 'point')}{best}"
+            best = f", {min(within):.1%} energy within 1 point" if within else ""
+            shown = f"{counted(len(front), 'trial')} on the front{best}"
             progress.update(bar, completed=count, front=shown)
             if not STDERR.is_terminal:
                 seconds = time.monotonic() - start
                 left = seconds / max(1, count - resumed) * max(0, trials - count)
-                LOG.info("%d of %d trials, %s left; %s", count, trials, duration(left), shown)
+                # The first baselines learn nothing: they say little of what is to come.
+                early = TrialRecord.of(passes(study)[-1]).baseline is not None
+                guess = "" if early else f", about {duration(left)} left"
+                LOG.info("%d of %d trials%s; %s", count, trials, guess, shown)
 
         yield on_trial
 

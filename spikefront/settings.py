@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,5 +118,23 @@ def what_was_given() -> dict[str, Any]:
 
 def as_toml(command: str, options: Mapping[str, Any]) -> str:
     """Options as a file that ``--config`` reads."""
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in options.items()]
-    return "\n".join([f"[{command}]", *lines, ""])
+
+    def lines(names: Iterable[str]) -> list[str]:
+        return [f"{name} = {_toml(options[name])}" for name in names]
+
+    shared = [name for name in options if name in _SHARED]
+    own = [name for name in options if name not in _SHARED]
+    return "\n".join([*lines(shared), f"[{command}]", *lines(own), ""])
+
+
+_SHARED = {
+    "task", "data", "model", "weights", "calibration-samples", "search-samples", "test-samples",
+    "seed", "image-size", "classes", "ignore-label", "frames", "frames-by", "points",
+}  # fmt: skip
+"""Options that name a task, for every command."""
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -70,7 +70,7 @@ def test_the_road_from_study_to_a_verified_config(
     assert (out / "report.html").exists(), "search ends with a report of the search split"
     report = json.loads(spikefront("report", "--task", searched, "--json").stdout)
     assert {row["split"] for row in report["front"]} == {"search", "test"}
-    assert "made with --task" in spikefront("report", check=False).stderr
+    assert "made with code of your own: add --task" in spikefront("report", check=False).stderr
 
     promised = spikefront(
         "export", "--task", searched, "--max-accuracy-drop", 0.2, "--to", "p.json"
@@ -178,7 +178,7 @@ def test_two_studies_of_one_folder_keep_their_reports(
     words = following.split("(")[0].split()[2:]
     assert "--study" in words
     spikefront(*words)
-    assert "name one with --study; there are: small, b" in spikefront("status", check=False).stderr
+    assert "choose one with --study: small, b" in spikefront("status", check=False).stderr
 
 
 def test_a_failed_search_leaves_nothing_behind(

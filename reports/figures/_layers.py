@@ -66,10 +66,12 @@ def plot_layers(front: ParetoFront, ax: Axes | None = None, *, what: What = "phi
     values = table[[trial for trial, _ in shown]].to_numpy(float)
     whole, most = what == "phi", float(values.max())
     low, high = (0.5, most + 0.5) if whole else (float(values.min()), most)
+    same = not whole and high - low < 1e-9  # a scale of one value
+    low, high = (low - 0.5, high + 0.5) if same else (low, high)
     image = ax.imshow(
         values, aspect="auto", interpolation="nearest",
         cmap=mpl.colormaps["viridis"].resampled(int(most) if whole else 256),
-        vmin=low, vmax=max(high, low + 1e-9),
+        vmin=low, vmax=high,
     )  # fmt: skip
     bins = min(8, max(1, round(0.7 * len(layers))))
     labels = [f"{trial} +{more}" if more else str(trial) for trial, more in shown]
@@ -78,7 +80,9 @@ def plot_layers(front: ParetoFront, ax: Axes | None = None, *, what: What = "phi
     ax.set_title(_TITLES[what])
     left_out = f"; {len(shown)} of {len(columns)} shown" if len(shown) < len(columns) else ""
     ax.set_xlabel(f"trial, by rising energy (+n equal ones){left_out}")
-    ax.figure.colorbar(image, ax=ax, pad=0.01, ticks=MaxNLocator(integer=whole, nbins=bins))
+    ax.figure.colorbar(
+        image, ax=ax, pad=0.01, ticks=[most] if same else MaxNLocator(integer=whole, nbins=bins)
+    )
     return ax
 
 
@@ -113,7 +117,7 @@ def draw_layers(front: ParetoFront, width_mm: float) -> Figure:
     layers = names.layers_of(front.points[0].params)
     kinds: list[What] = ["phi", "rho"]
     kinds += ["threshold"] if any(p.thresholds for p in front.points) else []
-    figure = figure_of(width_mm, len(kinds) * (18 + 2.9 * len(layers)))
+    figure = figure_of(width_mm, len(kinds) * (18 + max(12, 2.9 * len(layers))))
     for ax, what in zip(figure.subplots(len(kinds), 1), kinds, strict=True):
         plot_layers(front, ax, what=what)
     return figure

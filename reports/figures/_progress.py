@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports._front import FrontPoint, ParetoFront, hypervolume
 from reports.figures._style import (
@@ -86,6 +86,8 @@ def _scales(front: ParetoFront) -> Callable[[FrontPoint], tuple[float, float]]:
 
 
 _NARROW = 0.005
+_SHORT = 2.0
+"""Minutes below which the axis has seconds."""
 
 
 def _kept(front: ParetoFront) -> Callable[[FrontPoint], bool]:
@@ -120,6 +122,10 @@ def plot_progress(
                    label="baselines end")  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     ax.set_xlabel({"trials": "trials run", "minutes": "minutes since the first trial"}[against])
+    if against == "minutes" and frame["minutes"].max() < _SHORT:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{60 * minutes:g}"))
+        ax.set_xlabel("seconds since the first trial")
     ax.set_ylabel("hypervolume (log energy)")
     ax.set_ylim(0, 1.02)
     legend_below(ax)

@@ -57,7 +57,7 @@ def plot_reliability(comparison: Comparison, ax: Axes | None = None) -> Axes:
     for name, color, marker in zip(_NETWORKS, (VERMILION, BLUE), "so", strict=True):
         rows = frame[frame["network"] == name]
         error = (rows["n"] * (rows["accuracy"] - rows["confidence"]).abs()).sum() / rows["n"].sum()
-        label = f"{name}: expected error {100 * error:.1f} points"
+        label = f"{name}: calibration error {100 * error:.1f} points"
         ax.plot(rows["confidence"], rows["accuracy"], color=color, linewidth=0.8, marker=marker,
                 label=label)  # fmt: skip
         ax.scatter(

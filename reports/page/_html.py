@@ -39,5 +39,6 @@ def inline(kind: str, data: bytes) -> str:
     """An image as an address that holds it."""
     if kind == "svg":  # as text: a fifth smaller than in base64
         text = re.sub(r"\s*\n\s*", " ", data.decode("utf-8"))
+        text = text.replace("fill: #ffffff", "fill: none")  # the page's own background, or dark
         return "data:image/svg+xml," + urllib.parse.quote(text, safe=" !$&'()*+,-./:;=?@_~")
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -152,6 +152,14 @@
     return [100 * (low + margin), 100 * (top - margin)];
   }
 
+  // Of the energies that are drawn; a mark beyond them must not squeeze them.
+  function rangeOfEnergy() {
+    const found = studies.flatMap((s) => shown(s).map((t) => 100 * ratioOf(s, t)));
+    if (!found.length) return [1, 100];
+    const [low, high] = [Math.min(...found), Math.max(...found)];
+    return state.log ? [low / 1.15, Math.max(high, low * 1.5) * 1.15] : [0, high * 1.05];
+  }
+
   function line(horizontal, value) {
     const own = { x0: value, x1: value, y0: 0, y1: 1, xref: "x", yref: "paper" };
     const other = { x0: 0, x1: 1, y0: value, y1: value, xref: "paper", yref: "y" };
@@ -175,6 +183,9 @@
     const axis = { gridcolor: grid, zerolinecolor: ink, linecolor: ink, ticks: "outside" };
     const ticks = [-2, -1, 0, 1, 2, 3, 4, 5].flatMap((e) => [1, 2, 5].map((m) => +`${m}e${e}`));
     const int8 = one ? 100 * studies[0].models[state.model] : null;
+    const range = rangeOfEnergy();
+    const inside = int8 !== null && int8 >= range[0] && int8 <= range[1];
+    const place = (x) => (state.log ? Math.log10(x) : x);
     return {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -187,6 +198,7 @@
       xaxis: {
         ...axis,
         type: state.log ? "log" : "linear",
+        range: range.map(place),
         title: { text: `energy, % of the ANN's (${plain(state.model || "each study's own model")})` },
         ...(state.log ? { tickvals: ticks, ticktext: ticks.map(String) } : {}),
       },
@@ -194,11 +206,14 @@
       shapes: shapes(),
       selections: [], // a box that stays lies over the lines, which could not be dragged
       annotations:
-        int8 && int8 < 100
-          ? [{ x: state.log ? Math.log10(int8) : int8, y: 1, yref: "paper", ax: 0, ay: -16,
-               arrowhead: 2, arrowsize: 0.8, arrowcolor: ink, text: "ANN in int8",
-               font: { size: 11, color: ink } }]
-          : [],
+        int8 === null ? []
+          : inside
+          ? [{ x: place(int8), y: 1, yref: "paper", ax: 0, ay: -16, arrowhead: 2, arrowsize: 0.8,
+               arrowcolor: ink, text: "ANN in int8", font: { size: 11, color: ink } }]
+          : [{ x: int8 < range[0] ? 0 : 1, xref: "paper", xanchor: int8 < range[0] ? "left" : "right",
+               y: 1.07, yref: "paper", showarrow: false, font: { size: 11, color: ink },
+               text: int8 < range[0] ? `← ANN in int8 at ${int8.toPrecision(2)} %`
+                 : `ANN in int8 at ${int8.toPrecision(2)} % →` }],
       uirevision: state.model + state.log + state.split,
     };
   }

@@ -1,7 +1,7 @@
 """The front, trials and layers as tables: for the console, as data frames, as JSON."""
 
 from reports.tables._comparison import comparison_frame, comparison_table
-from reports.tables._config_diff import config_diff_frame, config_diff_table
+from reports.tables._config_diff import config_diff_frame, config_diff_notes, config_diff_table
 from reports.tables._data import front_frame, front_rows, metric_column, summary, trials_frame
 from reports.tables._front import front_table
 from reports.tables._measurement import measurement_table
@@ -25,6 +25,7 @@ __all__ = [
     "comparison_frame",
     "comparison_table",
     "config_diff_frame",
+    "config_diff_notes",
     "config_diff_table",
     "diagnosis_table",
     "front_frame",

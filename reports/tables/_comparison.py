@@ -37,12 +37,12 @@ def _row(front: ParetoFront) -> dict[str, object]:
     for limit in _LIMITS:
         found = _cheapest(front, limit / 100)
         row[f"energy at {limit:g} lost, %"] = (
-            "" if found is None else round(100 * found.search.energy_ratio, 2)
+            "–" if found is None else round(100 * found.search.energy_ratio, 2)
         )
-    found = _cheapest(front, 0.01)
+    found = _cheapest(front, _LIMITS[-1] / 100)
     test = found.test if found else None
-    row["1 lost: on test"] = (
-        "" if test is None or test.drop is None else round(100 * test.drop.mean, 2)
+    row["its loss on test"] = (
+        "–" if test is None or test.drop is None else round(100 * test.drop.mean, 2)
     )
     return row
 
@@ -60,7 +60,7 @@ def comparison_table(fronts: Sequence[ParetoFront]) -> Table:
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
         caption="hypervolume: of accuracy and energy saved, 1 at most. Energy at n lost: of the"
         " cheapest point that loses at most n points with the study's confidence, share of the"
-        " ANN's",
+        " ANN's; –: there is none. Its loss on test: of the last of these",
     )  # fmt: skip
     for i, column in enumerate(frame.columns):
         table.add_column(column, justify="left" if i < 3 else "right", overflow="fold")

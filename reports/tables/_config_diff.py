@@ -106,28 +106,38 @@ def _tensor(where: str, what: str, one: Tensor | None, other: Tensor | None) -> 
     return [(where, what, first, second, f"{largest:.3g}")] if largest else []
 
 
-def config_diff_table(frame: pd.DataFrame, first: str, second: str) -> Table:
-    """The same for the console, a line per layer: the first's value, and the second's."""
-    table = Table(
-        title=f"{first} → {second}; θ, biases and potentials: means over their elements",
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-    )  # fmt: skip
-    network = frame[frame["where"] == "network"]
-    weights = frame[frame["where"].str.startswith("weight/")]
-    layers = frame.drop([*network.index, *weights.index])
-    columns = [c for c in ("φ", "ρ", "neuron", *_TENSORS.values())
-               if c in set(layers["what"])]  # fmt: skip
-    table.add_column("layer", no_wrap=True)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for layer, rows in layers[layers["what"].isin(columns)].groupby("where", sort=False):
+def config_diff_notes(frame: pd.DataFrame) -> list[str]:
+    """What differs but the settings and tensors of layers, a sentence each."""
+    whole = frame[frame["where"] == "network"]
+    if "model" in set(whole["what"]):
+        return ["the configs belong to different models; layers are not compared",
+                *_sentences(whole[whole["what"] != "model"])]  # fmt: skip
+    weights = frame["where"].str.startswith("weight/")
+    others = frame[~weights & ~frame["what"].isin(_COLUMNS) & (frame["where"] != "network")]
+    notes = [*_sentences(whole), *(f"{r.where}: {s}" for r, s in zip(
+        others.itertuples(), _sentences(others), strict=True))]  # fmt: skip
+    return [*notes, f"{weights.sum()} weight tensors differ"] if weights.any() else notes
+
+
+def _sentences(rows: pd.DataFrame) -> list[str]:
+    return [f"{r.what}: {r.first} → {r.second}" for r in rows.itertuples()]
+
+
+_COLUMNS = ("φ", "ρ", "neuron", *_TENSORS.values())
+
+
+def config_diff_table(frame: pd.DataFrame) -> Table | None:
+    """A line per layer: the first's value, and the second's; None if no layer differs."""
+    if "model" in set(frame.loc[frame["where"] == "network", "what"]):
+        return None
+    layers = frame[frame["what"].isin(_COLUMNS) & (frame["where"] != "network")]
+    if layers.empty:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    columns = [c for c in _COLUMNS if c in set(layers["what"])]
+    for column in ("layer", *columns):
+        table.add_column(f"mean {column}" if column in _TENSORS.values() else column, no_wrap=True)
+    for layer, rows in layers.groupby("where", sort=False):
         cells = {r.what: f"{r.first} → {r.second}" for r in rows.itertuples()}
         table.add_row(str(layer), *(cells.get(column, "") for column in columns))
-    notes = [f"{r.what}: {r.first} → {r.second}" for r in network.itertuples()]
-    others = layers[~layers["what"].isin(columns)]
-    notes += [f"{r.where}: {r.what} {r.first} → {r.second}" for r in others.itertuples()]
-    if len(weights):
-        notes.append(f"{len(weights)} weight tensors differ")
-    table.caption = "\n".join(notes)
-    table.caption_justify = "left"
     return table

@@ -54,9 +54,9 @@ def table_text(frame: pd.DataFrame, kind: TableKind) -> str:
     if kind == "csv":
         return frame.to_csv(index=False)
     if kind == "markdown":
-        return frame.to_markdown(index=False) + "\n"
+        return frame.to_markdown(index=False, floatfmt=".2f") + "\n"
     if kind == "latex":
-        return frame.to_latex(index=False, escape=True, float_format="%.6g")
+        return frame.to_latex(index=False, escape=True, float_format="%.2f")
     if kind == "json":
         return frame.to_json(orient="records", indent=1, force_ascii=False) + "\n"
     raise ConfigError(f"a table is written as one of {', '.join(TABLE_KINDS)}, got {kind!r}")

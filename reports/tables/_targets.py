@@ -14,17 +14,29 @@ from evaluators import Measurement
 
 def violations_table(found: Sequence[Violation], title: str) -> Table:
     """What does not fit, layer by layer."""
+    alike = _alike(found)
     table = Table(
-        title=f"{len(found)} thing{'s do' if len(found) > 1 else ' does'} not fit {title}",
+        title=f"{len(alike)} thing{'s do' if len(alike) > 1 else ' does'} not fit {title}",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
     )
     for column in ("layer", "what", "here", "there", "what to change"):
         table.add_column(column, overflow="fold")
-    for one in found:
-        table.add_row(one.layer, one.rule, one.found, one.limit, one.change)
+    for where, one in alike:
+        table.add_row(where, one.rule, one.found, one.limit, one.change)
     return table
+
+
+def _alike(found: Sequence[Violation]) -> list[tuple[str, Violation]]:
+    """Violations that differ in the layer alone, once."""
+    groups: dict[tuple[str, ...], list[Violation]] = {}
+    for one in found:
+        groups.setdefault((one.rule, one.found, one.limit, one.change), []).append(one)
+    return [
+        (g[0].layer if len(g) == 1 else f"{g[0].layer} and {len(g) - 1} more", g[0])
+        for g in groups.values()
+    ]
 
 
 def bits_table(measured: Sequence[tuple[int | None, Measurement]], program: Program) -> Table:

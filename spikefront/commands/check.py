@@ -58,8 +58,8 @@ def check(
     is 1 if something does not fit.
 
     \b
-    spikefront check runs/digits/trial-59.json --target speck
-    spikefront check runs/digits/trial-59.json --target xylo --bits 8,6,4
+    spikefront check chosen.json --target speck
+    spikefront check chosen.json --target xylo --bits 8,6,4
     """  # noqa: D301 - click wants the control character
     from conversion.export import program_of
     from conversion.targets import check as violations_of

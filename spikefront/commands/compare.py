@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ def compare(studies: tuple[str, ...], to: Path | None, table: str) -> None:
     from reports import write_comparison as write
 
     fronts = [kept_front(study) for study, _, _ in opened]
+    if len({front.study for front in fronts}) < len(fronts):  # told apart by where they are
+        fronts = [replace(f, study=place) for f, place in zip(fronts, studies, strict=True)]
     _warn(fronts)
     if to is not None:
         exports = (f"spikefront export{study_named(*one)} --trial" for one in opened)

@@ -37,8 +37,8 @@ def convert(
     """Rebuild the spiking model of an exported CONFIG and describe it.
 
     \b
-    spikefront convert spikefront-out/trial-17.json
-    spikefront convert spikefront-out/trial-17.json --split test --logits answers.safetensors
+    spikefront convert chosen.json
+    spikefront convert chosen.json --split test --logits answers.safetensors
     """  # noqa: D301 - click wants the control character
     import safetensors.torch
     import torch

@@ -65,7 +65,7 @@ def diagnose(
 
     \b
     spikefront diagnose --phi 2 --timesteps 4 --figure errors.png
-    spikefront diagnose spikefront-out/trial-17.json
+    spikefront diagnose chosen.json
     """  # noqa: D301 - click wants the control character
     from conversion import Inputs
     from conversion import diagnose as find_errors

@@ -20,10 +20,15 @@ def diff(first: Path, second: Path, table: str) -> None:
     φ, ρ, neurons, thresholds, biases and weights, the exit, and what was measured.
 
     \b
-    spikefront diff spikefront-out/trial-17.json spikefront-out/trial-42.json
+    spikefront diff chosen.json other.json
     """  # noqa: D301 - click wants the control character
     from conversion import DeployConfig
-    from reports import config_diff_frame, config_diff_table, table_text
+    from reports import (
+        config_diff_frame,
+        config_diff_notes,
+        config_diff_table,
+        table_text,
+    )
 
     configs = [DeployConfig.read(path) for path in (first, second)]
     one, other = (
@@ -36,4 +41,8 @@ def diff(first: Path, second: Path, table: str) -> None:
     elif found.empty:
         click.echo("The two configs do not differ.")
     else:
-        print_table(config_diff_table(found, first.name, second.name))
+        click.echo(f"{first} → {second}")
+        for note in config_diff_notes(found):
+            click.echo(f"  {note}")
+        if (layers := config_diff_table(found)) is not None:
+            print_table(layers)

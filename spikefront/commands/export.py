@@ -96,7 +96,7 @@ def export(
     to: Path | None,
     **task: Any,
 ) -> None:
-    """Write one point of the front as a config that deploys: JSON and safetensors.
+    """Write one trial as a config that deploys: JSON and safetensors.
 
     Without --trial or a limit it takes the knee of the front: the point farthest from the line
     between the cheapest and the most accurate one.
@@ -148,6 +148,8 @@ def export(
         print_table(measurement_table(test, ann_on_test(study)))
     _warn_of_a_broken_promise(test, max_accuracy_drop)
     click.echo(f"\nTrial {point.trial} is in {path} and {path.parent / config.tensors}")
+    if point.trial not in {p.trial for p in front.points}:
+        click.echo("It is not on the front of what was measured; it loses the least for sure.")
     if target is not None:
         _print_fit(model, target)
     if kind is not None:

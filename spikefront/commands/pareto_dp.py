@@ -42,7 +42,7 @@ def pareto_dp(
     as_json: bool,
     **task: Any,
 ) -> None:
-    """Run the search of Wang et al.: φ, then ρ, by sensitivities that add up.
+    """Run the search of Wang et al.: φ, then ρ, assuming additive sensitivities.
 
     Their dynamic programme for a range of budgets, on one sensitivity profile; each point is then
     measured, without early exit. `spikefront search` measures such points among its baselines.

@@ -114,4 +114,4 @@ def report(
     if not as_json:
         click.echo(f"\n{len(files)} files in {files[-1].parent}; open {files[-1]}")
         if files[0].suffix == ".toml":
-            click.echo(f"The same study again: spikefront search --config {files[0]}")
+            click.echo(f"The same options again: spikefront search --config {files[0]}")

@@ -243,7 +243,7 @@ def search(
     paper: bool,
     **options: Any,
 ) -> None:
-    """Search the trade-off. Ctrl-C stops cleanly; the same command resumes.
+    """Search for the trade-off of accuracy against energy; Ctrl-C stops, the same command resumes.
 
     Baselines come first: uniform settings, those of the paper's search, and learned ones. Then
     the sampler chooses φ and ρ for every layer, T, the calibration and the early exit, and which

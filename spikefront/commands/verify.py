@@ -29,8 +29,8 @@ def verify(config: Path, device: str | None, tolerance: float, **task: Any) -> N
     """Measure an exported CONFIG again; fail if the numbers differ.
 
     \b
-    spikefront verify spikefront-out/trial-17.json
-    spikefront verify trial-17.json --device cuda --tolerance 0.001
+    spikefront verify chosen.json
+    spikefront verify chosen.json --device cuda --tolerance 0.001
     """  # noqa: D301 - click wants the control character
     from conversion import ConfigError, DeployConfig, DeployError, EnergyModel
     from evaluators import Evaluator, Measurement

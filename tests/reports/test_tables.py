@@ -15,6 +15,7 @@ from reports import (
     ParetoFront,
     comparison_frame,
     config_diff_frame,
+    config_diff_notes,
     config_diff_table,
     kept_front,
     measure_front,
@@ -101,5 +102,13 @@ def test_two_configs_by_hand() -> None:
     ]
     assert config_diff_frame(first, first).empty
     others["theta/one"] = torch.ones(3)
-    table = config_diff_table(config_diff_frame(first, second), "a", "b")
-    assert "one: θ, shape (2,) → (3,)" in str(table.caption)
+    found = config_diff_frame(first, second)
+    assert config_diff_notes(found) == [
+        "exit: entropy above 0.5 → entropy above 0.75",
+        "one: θ, shape: (2,) → (3,)",
+        "1 weight tensors differ",
+    ]
+    assert config_diff_table(found).row_count == 1
+    assert config_diff_table(found[found["where"] == "network"]) is None
+    stranger = replace(first[0], model_fingerprint="1" * 64), first[1]
+    assert "different models" in config_diff_notes(config_diff_frame(first, stranger))[0]
