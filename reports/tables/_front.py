@@ -11,30 +11,38 @@ from reports.tables._cells import cells
 from spaces import names
 
 _MARKS = {
-    "uniform": ("u", "uniform φ and ρ"),
-    "pareto_dp": ("p", "the paper's search"),
-    "learned": ("l", "uniform φ and ρ, one lineage at rising prices"),
+    "uniform": ("u", "the same φ and ρ in all layers"),
+    "pareto_dp": ("p", "a setting of the paper's search"),
+    "learned": ("l", "the same φ and ρ in all layers, learned"),
 }
 """Of baselines: a letter, and what it means."""
+
+
+def _caption(front: ParetoFront) -> str:
+    """What the columns and marks of the table mean, a line each."""
+    last = list(front.ann)[-1]
+    shown = {point.baseline for point in front.points}
+    lines = [
+        f"within the budget: {front.budget}" if front.budget else "",
+        f"lost: points of {front.metric} against the ANN on the same samples (95 % interval)",
+        f"≤: the most that it loses on other samples, with {front.confidence:.0%} confidence",
+        f"energy: share of the fp32 ANN's, by {front.energy_model.name}; /int8: of the same ANN's"
+        f" in int8 ({last} split)",
+        "*: the knee of the front; +n: continues what n earlier segments learned",
+        *(f"{mark}: baseline, {what}" for k, (mark, what) in _MARKS.items() if k in shown),
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def front_table(front: ParetoFront) -> Table:
     """The front on every split that was measured, the ANN below it."""
     best = knee(front.points).trial
     last = list(front.ann)[-1]
-    shown = {point.baseline for point in front.points}
-    notes = [f"   {mark} baseline: {what}" for k, (mark, what) in _MARKS.items() if k in shown]
-    limits = [f"within the budget: {front.budget}\n"] if front.budget else []
     table = Table(
         title=f"{front.study}: {len(front.points)} points on the front of {front.passes} trials"
-        f" and {len(front.trials) - front.passes} additional exits of the same passes",
-        caption="".join(limits)
-        + f"lost: points of {front.metric} against the ANN on the same samples, 95 % interval;"
-        f" ≤: at most, with {front.confidence:.0%} confidence and allowing for the choice of the"
-        " best\n"
-        f"energy: share of the ANN's by {front.energy_model.name}; /int8: of the same ANN's in"
-        f" int8 ({last} split);"
-        " +n: learned on from n segments\n" + "".join(["* the knee of the front", *notes]),
+        f" and {len(front.trials) - front.passes} additional exits of the same runs",
+        caption=_caption(front),
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,

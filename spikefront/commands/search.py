@@ -71,7 +71,7 @@ def _words(text: str) -> tuple[str, ...]:
     default=60,
     show_default=True,
     metavar="N",
-    help="Trials to run, across all workers; additional exits of the same passes are free.",
+    help="Trials to run, across all workers; additional exits of the same runs are free.",
 )
 @option(
     STUDY,
