@@ -253,7 +253,7 @@ def test_plugins_are_offered_and_searched(
     )  # fmt: skip
     found = json.loads(spikefront(*plugin, "report", *task, "--json").stdout)
     assert found["energy_model"] == "mine"
-    assert "mac_pj 1, ac_pj 0.5" in (
+    assert "1 pJ per MAC on analog values, 0.5 pJ per accumulate" in (
         tmp_path / "spikefront-out" / "report.html"
     ).read_text().replace("\n", " ")
     spikefront(*plugin, "export", *task, "--to", "a.json")

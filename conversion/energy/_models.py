@@ -134,10 +134,10 @@ class EnergyModel(ABC):
         """Its prices in one line."""
         words = ("name", "source", "leaves_out", "node_nm", "burst")
         prices = {n: v for n, v in asdict(self).items() if n not in words and v is not None}
-        found = ", ".join(f"{name} {value:g}" for name, value in prices.items())
-        return f"{self.kind}; {found}; " + {
-            "count": "n spikes of a burst are n events", "graded": "a burst is one event"
-        }[self.burst]  # fmt: skip
+        found = [_IN_WORDS.get(n, n + " {:g}").format(v) for n, v in prices.items() if v]
+        burst = {"count": "a burst of n spikes counts as n events",
+                 "graded": "a burst counts as one event"}[self.burst]  # fmt: skip
+        return ", ".join(found) + f"; {burst}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -166,6 +166,26 @@ class EnergyModel(ABC):
         except TypeError as error:
             raise ConfigError(f"malformed energy model: {error}") from error
 
+
+_IN_WORDS = {
+    "mac_pj": "{:g} pJ per MAC on analog values",
+    "ac_pj": "{:g} pJ per accumulate",
+    "ann_mac_pj": "{:g} pJ per MAC of the ANN",
+    "multiplier_bits": "a multiplier of {:g} bits",
+    "synop_pj": "{:g} pJ per synaptic operation",
+    "update_pj": "{:g} pJ per update of a neuron",
+    "spike_pj": "{:g} pJ per spike",
+    "step_pj": "{:g} pJ per step",
+    "add_pj": "{:g} pJ per addition",
+    "multiply_pj": "{:g} pJ per multiplication",
+    "bits": "values of {:g} bits",
+    "sram_pj": "{:g} pJ per access to SRAM",
+    "sram_pj_per_bit": "{:g} pJ more for each bit that it holds",
+    "int8_add_pj": "{:g} pJ per int8 addition",
+    "int8_multiply_pj": "{:g} pJ per int8 multiplication",
+    "bus_bits": "a bus of {:g} bits",
+}
+"""What fields of models are called where a person reads them."""
 
 ENERGY_KINDS: dict[str, type[EnergyModel]] = {}
 

@@ -15,7 +15,7 @@ def measurement_table(m: Measurement, ann: AnnReference) -> Table:
         table.add_column(column, justify="right")
 
     def row(name: str, estimate: Estimate, form: str, reference: str = "") -> None:
-        low, high = format(estimate.low, form), format(estimate.high, form)
+        low, high = format(max(estimate.low, 0.0), form), format(estimate.high, form)
         table.add_row(name, format(estimate.value, form), f"{low} – {high}", reference)
 
     row(m.metric, m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
