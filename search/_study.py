@@ -6,6 +6,7 @@ import importlib.metadata
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -314,6 +315,16 @@ _IN_WORDS = ("source", "leaves_out", "node_nm")
 """Of an energy model: they change no number."""
 
 
+_PLACES = ("task", "data", "weights")
+"""Settings of a task that are paths: the fingerprints tell whether what lies there is the same."""
+
+
+def _has_moved(there: Any, here: Any) -> bool:
+    """Whether both are paths of the same name in different folders."""
+    both = isinstance(there, str) and isinstance(here, str)
+    return both and Path(there).name == Path(here).name
+
+
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     found = []
     for key in (*_MEANINGS, "seed"):
@@ -323,7 +334,8 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tupl
     for group, meaning in _GROUPS.items():
         old, new = there[group] or {}, here[group] or {}
         for key in {**old, **new}:
-            if old.get(key) != new.get(key) and key not in _IN_WORDS:
+            moved = key in _PLACES and _has_moved(old.get(key), new.get(key))
+            if old.get(key) != new.get(key) and key not in _IN_WORDS and not moved:
                 what = meaning if key == "name" else f"{meaning} ({key})"
                 found.append((what, old.get(key), new.get(key)))
     return found

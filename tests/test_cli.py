@@ -181,6 +181,19 @@ def test_two_studies_of_one_folder_keep_their_reports(
     assert "choose one with --study: small, b" in spikefront("status", check=False).stderr
 
 
+def test_a_study_moves_with_its_task(spikefront: CommandLine, small: str, tmp_path: Path) -> None:
+    spikefront("search", "--task", small, *PLAIN, "--out", "here/out")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / small.split(":", maxsplit=1)[0]).rename(tmp_path / "moved" / "small.py")
+    task = ("--task", "moved/small.py:make_task")
+    again = spikefront("search", *task, *PLAIN, "--out", "here/out")
+    assert "nothing to run" in again.stderr
+    other = SMALL.replace("manual_seed(0)", "manual_seed(1)")
+    (tmp_path / "moved" / "small.py").write_text(other)
+    refused = spikefront("search", *task, *PLAIN, "--out", "here/out", check=False)
+    assert "was made with another model" in refused.stderr
+
+
 def test_a_failed_search_leaves_nothing_behind(
     spikefront: CommandLine, small: str, tmp_path: Path
 ) -> None:
