@@ -8,9 +8,10 @@ from evaluators._estimate import (
     estimate_score,
     normal_quantile,
 )
-from evaluators._evaluator import AnnReference, Evaluator, QuantisedAnn, StateStore
+from evaluators._evaluator import Evaluator, StateStore
 from evaluators._measurement import ExitPoint, Measurement
 from evaluators._recording import Recording
+from evaluators._references import AnnReference, QuantisedAnn
 from evaluators._split import Split, TaskError, split_of
 from evaluators._task import SPLITS, Task
 from evaluators.metrics import R2, MeanAveragePrecision, MeanIoU, MeanScore, Metric, Scores, TopK

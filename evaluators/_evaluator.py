@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -20,7 +20,6 @@ from conversion import (
     Choice,
     ConfigError,
     ConversionConfig,
-    Costs,
     DeployError,
     EnergyModel,
     ExitPolicy,
@@ -36,10 +35,8 @@ from conversion import (
     energy_model,
     in_integers,
     is_out_of_memory,
-    level_bits,
     mean_entropy,
     model_of_state,
-    operator_bits,
     profile,
     quantised_answers,
     sha256,
@@ -48,9 +45,9 @@ from conversion import (
 )
 from evaluators._checks import checked_targets
 from evaluators._comparison import Comparing, Comparison
-from evaluators._estimate import Estimate, PairedDrop
 from evaluators._measurement import Measurement
 from evaluators._recording import Recorded, Recording, joined, recorded
+from evaluators._references import AnnReference, QuantisedAnn
 from evaluators._task import Task
 
 _LOG = logging.getLogger("spikefront")
@@ -75,78 +72,6 @@ _HASHED = 32
 
 _REMEMBERED_PASSES = 8
 _REMEMBERED_MODELS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnReference:
-    """The ANN on one split.
-
-    Attributes:
-        split: Which.
-        n: Number of samples.
-        accuracy: Mean score.
-        energy_pj: Of one inference, pJ.
-        energy_int8_pj: Of the same ANN in int8.
-        chance: Accuracy of always answering with the commonest class.
-    """
-
-    split: str
-    n: int
-    accuracy: Estimate
-    energy_pj: float
-    energy_int8_pj: float
-    chance: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
-        return {**vars(self), "accuracy": self.accuracy.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AnnReference:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**{**values, "accuracy": Estimate.from_dict(values["accuracy"])})
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantisedAnn:
-    """The ANN with activations of as many levels as a spiking network tells apart, on one split.
-
-    Attributes:
-        split: Which.
-        n: Number of samples.
-        accuracy: Mean score, measured.
-        drop: What it falls below the ANN's on the same samples.
-        levels: Of each layer, 0 not counted: φ times the steps.
-    """
-
-    split: str
-    n: int
-    accuracy: Estimate
-    drop: PairedDrop
-    levels: Mapping[str, int]
-
-    @property
-    def bits(self) -> int:
-        """Of its widest activation."""
-        return max(level_bits(count) for count in self.levels.values())
-
-    def energy_pj(self, energy: EnergyModel, costs: Costs, *, int8: bool = False) -> float:
-        """Energy of one inference, with weights as they are or in int8, pJ."""
-        return energy.ann_pj(costs, int8=int8, bits=operator_bits(costs, self.levels))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
-        nouns = {"accuracy": self.accuracy.to_dict(), "drop": self.drop.to_dict()}
-        return {**vars(self), **nouns, "levels": dict(self.levels)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> QuantisedAnn:
-        """The inverse of :meth:`to_dict`."""
-        nouns = {
-            "accuracy": Estimate.from_dict(values["accuracy"]),
-            "drop": PairedDrop.from_dict(values["drop"]),
-        }
-        return cls(**{**values, **nouns})
 
 
 class StateStore(Protocol):

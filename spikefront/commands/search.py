@@ -424,7 +424,7 @@ def _warn_of_what_never_fits(evaluator: Evaluator, space: LayerSpace, name: str)
     found = [v for v in check(program_of(convert(evaluator.profile, config)), chip) if not v.chosen]
     for one in found[:3]:
         LOG.warning(
-            "%s: %s is %s, %s has %s; %s",
+            "%s, %s: %s here, on %s %s; %s",
             one.layer, one.rule, one.found, chip.name, one.limit, one.change,
         )  # fmt: skip
     if len(found) > 3:

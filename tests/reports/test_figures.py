@@ -97,8 +97,9 @@ def test_texts_are_apart_large_enough_and_inside(found: Findings, name: str, wid
     for axes in figure.axes:
         if axes.axison and axes.get_visible() and axes.get_label() != "<colorbar>":
             shared = len(axes.get_shared_x_axes().get_siblings(axes)) > 1
-            below = axes.get_subplotspec().get_gridspec().nrows > 1
-            assert axes.get_xlabel() or axes.get_title() or shared or below, name
+            assert axes.get_xlabel() or axes.get_title() or shared, name
+            shared = len(axes.get_shared_y_axes().get_siblings(axes)) > 1
+            assert axes.get_ylabel() or axes.get_yticklabels() or shared, name
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
