@@ -15,9 +15,11 @@ from optuna.trial import TrialState
 
 from conversion import Choice
 from evaluators import Evaluator, Measurement, Task
-from search import StudyError, open_storage, passes, reason_of, run_study, serve_storage
+from search import StudyError, exit_of, open_storage, passes, reason_of, run_study, serve_storage
+from search._trial import TrialRecord, is_double
 from search.running import _measure
 from search.running._lease import Leases
+from search.running._queue import queue_again
 from spaces import LayerSpace
 from tests.search.servers import MariaDB, PostgreSQL, Proxy, Redis
 from tests.search.team import FORK, Instant, check_whole, killed_again_and_again, made, started
@@ -203,6 +205,30 @@ def test_what_kills_three_workers_is_left_out(instant: Instant, tmp_path: Path) 
     check_whole(study, 2)
     reasons = [t.user_attrs["reason"] for t in study.get_trials(states=(TrialState.FAIL,))]
     assert reasons == [f"its worker was lost, {n} of 3 times" for n in (1, 2, 3)]
+
+
+def test_what_two_workers_bring_back_at_the_end_runs_once(instant: Instant, tmp_path: Path) -> None:
+    """The study is done before the second entry's turn, which a longer one then leaves out."""
+    url = str(tmp_path / "s.journal")
+    study = made(url, instant)
+    study.enqueue_trial(LayerSpace(layers=instant.layers).baselines()[0])
+    instant.seconds = 60
+    killed = started(url, instant, 1)
+    until(lambda: any("beats" in t.user_attrs for t in running(study)))
+    os.kill(killed.pid or 0, signal.SIGKILL)
+    killed.join()
+    (lost,) = running(study)
+    space = LayerSpace(layers=instant.layers)
+    for _ in range(2):  # as two workers do who both see it at once
+        assert queue_again(study, space, lost, TrialRecord(deaths=1))
+    instant.seconds = 1
+    started(url, instant, 1, grace=0.5).join(60)
+    check_whole(study, 1)
+    states = [t.state.name for t in study.get_trials(deepcopy=False) if exit_of(t) is None]
+    assert states == ["FAIL", "COMPLETE", "WAITING"]
+    started(url, instant, 2).join(60)
+    check_whole(study, 2)
+    assert is_double(study.get_trials(deepcopy=False)[2])
 
 
 def test_sigterm_gives_the_trial_back_at_once(instant: Instant, tmp_path: Path) -> None:
