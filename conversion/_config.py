@@ -27,10 +27,10 @@ def _is_count(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    """How one spiking layer fires.
+    """How a spiking layer fires.
 
     Attributes:
-        phi: Most spikes per neuron and step, ≥ 1.
+        phi: Maximum spikes per neuron and step, ≥ 1.
         rho: Factor on the calibrated threshold, ≥ 1.
         neuron: ``"adafire"``, ``"dual-threshold"``, or another name in ``NEURONS``.
     """
@@ -54,21 +54,21 @@ class LayerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionConfig:
-    """How a whole network fires, and how it is calibrated.
+    """How every layer fires, and how the network is calibrated.
 
     Attributes:
-        timesteps: T, the most steps a sample may run, ≥ 1.
+        timesteps: T, the maximum number of steps per sample, ≥ 1.
         layers: One :class:`LayerConfig` per spiking layer.
-        thresholds: ``"mmse"``, least squared error of ClipFloor; ``"max"``, φ spikes a step give
-            the largest activation; ``"percentile"``, the 99.9th percentile.
+        thresholds: ``"mmse"`` minimises the squared error of ClipFloor; ``"max"``: φ spikes per
+            step represent the largest activation; ``"percentile"``: the 99.9th percentile.
         granularity: One threshold per ``"channel"`` or per ``"layer"``.
         calibration: A :class:`Calibration` such as ``Learned(iterations=50)``, or the name of one
             in ``CALIBRATIONS``.
-        calibration_timesteps: T in the threshold formula and in the calibration pass; None takes
-            ``timesteps``. With early exit most samples never see the last step, so a smaller
+        calibration_timesteps: T in the threshold formula and in the calibration pass; None uses
+            ``timesteps``. With early exit most samples never reach the last step, so a smaller
             value fits better.
         v_init: Membrane potential before the first step, as a fraction of the threshold.
-        bits: Of the weights in integers, 2 to 16, with potentials of 16; None: floating point.
+        bits: Width of integer weights, 2 to 16, with 16-bit potentials; None: floating point.
     """
 
     timesteps: int
@@ -106,7 +106,7 @@ class ConversionConfig:
 
     @property
     def steps_of_calibration(self) -> int:
-        """T of thresholds and calibration."""
+        """T used for thresholds and calibration."""
         return self.calibration_timesteps or self.timesteps
 
     @classmethod
@@ -120,18 +120,18 @@ class ConversionConfig:
         neuron: str = "adafire",
         **options: Any,
     ) -> ConversionConfig:
-        """The same φ, ρ and neuron for every layer."""
+        """A config with the same φ, ρ and neuron in every layer."""
         layer = LayerConfig(phi=phi, rho=rho, neuron=neuron)
         return cls(timesteps=timesteps, layers=dict.fromkeys(layers, layer), **options)
 
     def quantised(self) -> ConversionConfig:
-        """The ANN with ClipFloor activations of the same levels, as a config of one step.
+        """The ANN with ClipFloor activations of the same number of levels, as a one-step config.
 
-        A neuron that may fire φ·T times in a single step rounds its activation to what the T
-        steps could add up to; what differs is when spikes arrive. It costs one step instead of T.
+        A neuron that may fire φ·T times in a single step rounds its activation to the levels that T
+        steps can represent; only the timing of the spikes differs. It costs one step instead of T.
 
         Raises:
-            ConfigError: The thresholds are those of another T: the levels would be others.
+            ConfigError: The thresholds are calibrated for another T, so the levels would differ.
         """
         if self.steps_of_calibration != self.timesteps:
             raise ConfigError("a config calibrated at another T has no quantised one")
@@ -143,13 +143,13 @@ class ConversionConfig:
 
     @property
     def lineage(self) -> tuple[Segment, ...]:
-        """The segments of learning that its own goes on from, the first of them first."""
+        """The learning segments that precede its own, oldest first."""
         return getattr(self.calibration, "before", ())
 
     def goes_on_from(self) -> ConversionConfig | None:
-        """The config whose learned state this one's learning begins with, or None.
+        """The config whose learned state this one continues, or None.
 
-        It is that of the segment before, with the same φ and ρ.
+        This is the config of the previous segment, with the same φ and ρ.
         """
         if not self.lineage:
             return None
@@ -172,7 +172,7 @@ class ConversionConfig:
         )
 
     def segment(self) -> Segment:
-        """This config's learning, as what another one may go on from.
+        """This config's learning as a segment that another config can continue.
 
         Raises:
             ConfigError: It does not learn in segments, or its layers have different neurons.
@@ -194,12 +194,12 @@ class ConversionConfig:
         )
 
     def without_steps(self) -> ConversionConfig:
-        """Equal for configs that differ in T alone, and are calibrated alike."""
+        """The same config for all configs that are calibrated alike and differ only in T."""
         steps = self.steps_of_calibration
         return replace(self, timesteps=steps, calibration_timesteps=steps)
 
     def check_layers(self, names: Iterable[str]) -> None:
-        """Raise :class:`ConfigError` unless the config names exactly these layers."""
+        """Raise :class:`ConfigError` unless the config covers exactly these layers."""
         names = list(names)
         unknown = [name for name in self.layers if name not in names]
         missing = [name for name in names if name not in self.layers]
@@ -211,7 +211,7 @@ class ConversionConfig:
             raise ConfigError(f"the config has no entry for layer {missing[0]!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
         values = {**vars(self), "layers": layers, "calibration": self.calibration.to_dict()}
         if self.bits is None:  # as before there were any: names of learned states hang on it
@@ -219,12 +219,12 @@ class ConversionConfig:
         return values
 
     def to_json(self) -> str:
-        """As one line of JSON; equal configs give equal lines."""
+        """One line of JSON; equal configs give equal lines."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConversionConfig:
-        """The inverse of :meth:`to_dict`.
+        """Rebuild from the output of :meth:`to_dict`.
 
         Raises:
             ConfigError: A field is missing, unknown or out of range.
@@ -238,7 +238,7 @@ class ConversionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One point of the search space: how to convert, and when a sample may stop."""
+    """One point of the search space: the conversion, and when a sample may exit."""
 
     conversion: ConversionConfig
     exit: ExitPolicy

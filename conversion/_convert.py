@@ -43,27 +43,27 @@ def convert(
     start: SpikingModel | None = None,
     on_iteration: OnIteration | None = None,
 ) -> SpikingModel:
-    """Make the spiking model of a profiled network; the caller's model is not touched.
+    """Make the spiking model of a profiled network; your own model is not modified.
 
-    Thresholds are those of the config's rule for each layer's φ; then come the steps of its
-    calibration (:mod:`conversion.calibration`). A calibration that goes on from earlier learning
-    begins with what that gave instead.
+    Thresholds follow the config's rule for each layer's φ; then the steps of its calibration run
+    (:mod:`conversion.calibration`). A calibration that continues earlier learning starts from that
+    learned state instead.
 
     Args:
         profile: From :func:`conversion.profile`.
-        config: The choices.
+        config: The config.
         data: For a calibration that learns: inputs ``(N, ...)``, or batches of inputs or of
-            ``(inputs, labels)``, such as a training loader; gone through as often as its
-            iterations ask. None takes the profile's calibration inputs.
-        start: The model of ``config.goes_on_from()``, where it is at hand; else that is learned
+            ``(inputs, labels)``, such as a training loader; repeated for as many iterations as
+            needed. None uses the profile's calibration inputs.
+        start: The model of ``config.goes_on_from()``, if you have it; otherwise it is learned
             first.
-        on_iteration: Told (iterations done, loss) of the last segment.
+        on_iteration: Called with (iterations done, loss) of the last segment.
 
     Raises:
-        ConfigError: The config names other layers than the network has; ``data`` is empty, or
-            nothing would learn from it; ``start`` is of another config.
-        ConversionError: A layer's output, or the loss, is NaN or infinite; ``data`` has another
-            shape; or memory does not suffice.
+        ConfigError: The config's layers are not those of the network; ``data`` is empty or would
+            not be used; ``start`` has another config.
+        ConversionError: A layer's output or the loss is NaN or infinite; ``data`` has another
+            shape; or memory runs out.
     """
     if not isinstance(profile, Profile) or not isinstance(config, ConversionConfig):
         raise ConfigError(

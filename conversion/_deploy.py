@@ -35,13 +35,13 @@ _LOG = logging.getLogger("spikefront")
 
 @dataclass(frozen=True, kw_only=True)
 class DeployConfig:
-    """One point of a front, ready for another program.
+    """One point of a front, ready to deploy in another program.
 
     Attributes:
-        model_fingerprint: SHA-256 of the ANN's operations and of every tensor that they use.
-        inputs: Structure, shapes and types of the ANN's inputs, one sample each.
+        model_fingerprint: SHA-256 of the ANN's operations and all tensors they use.
+        inputs: Structure, shapes and types of the ANN's inputs, for one sample.
         outputs: How the ANN's outputs are read: a kind and its fields.
-        feed: How inputs come over time: ``static``, ``frames`` or ``events``.
+        feed: How inputs arrive over time: ``static``, ``frames`` or ``events``.
         conversion: φ, ρ per layer, T, calibration.
         exit: Score and threshold per step of the early exit, or None.
         tensors: Name of the safetensors file beside the JSON: ``theta/<layer>`` and
@@ -49,9 +49,9 @@ class DeployConfig:
             tuned weights ``weight/<parameter>``, of the network with BatchNorm folded.
         tensors_sha256: SHA-256 of that file.
         energy_model: The energy model's fields.
-        measurement: What was measured, with n, split, interval, seed.
+        measurement: The measurement, with n, split, interval and seed.
         provenance: Study, trial, versions, calibration-data fingerprint.
-        version: Of the format.
+        version: Version of the format.
     """
 
     model_fingerprint: str
@@ -87,10 +87,10 @@ class DeployConfig:
             )
 
     def to_json(self) -> str:
-        """The JSON text, its own checksum included.
+        """The JSON text, including its own checksum.
 
         Raises:
-            DeployError: A value has no form in JSON.
+            DeployError: A value cannot be represented in JSON.
         """
         body = {
             "schema": SCHEMA,
@@ -106,8 +106,8 @@ class DeployConfig:
         """Read and check a JSON file.
 
         Raises:
-            FileError: It cannot be read.
-            DeployError: It is not such a config, of an unknown version, or was altered.
+            FileError: The file cannot be read.
+            DeployError: The file is not a deployed config, has an unknown version, or was altered.
         """
         try:
             body = json.loads(read_file(path), parse_constant=_no_constant)
@@ -128,11 +128,11 @@ class DeployConfig:
             raise DeployError(f"{path} is malformed: {error}") from error
 
     def read_tensors(self, folder: str | Path) -> dict[str, Tensor]:
-        """The tensors, from the folder in which the JSON lies.
+        """Read the tensors from the folder of the JSON file.
 
         Raises:
-            FileError: They cannot be read.
-            DeployError: The file was altered, or lies elsewhere.
+            FileError: The file cannot be read.
+            DeployError: The file was altered, or the config points outside its folder.
         """
         path = Path(folder) / self.tensors
         if path.is_symlink() and path.resolve().parent != Path(folder).resolve():
@@ -164,12 +164,12 @@ def save(
 ) -> DeployConfig:
     """Write a spiking model as ``path`` (JSON) and a safetensors file beside it.
 
-    The tensors' file carries its hash in its name, so an earlier export stays whole until the
-    new JSON replaces the old one.
+    The tensor file has its hash in its name, so an earlier export stays intact until the new JSON
+    replaces the old one.
 
     Raises:
-        FileError: The place cannot be written.
-        DeployError: A value has no form in JSON.
+        FileError: The file cannot be written.
+        DeployError: A value cannot be represented in JSON.
     """
     path = Path(path)
     data = safetensors.torch.save(tensors_of(model))
@@ -198,7 +198,7 @@ def save(
 
 
 def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") -> SpikingModel:
-    """Rebuild a spiking model from a deployed config and the ANN it was made from.
+    """Rebuild a spiking model from a deployed config and its ANN.
 
     Args:
         path: The JSON file.
@@ -207,8 +207,8 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
 
     Raises:
         FileError: A file cannot be read.
-        DeployError: A hash differs, the schema is unknown, a tensor is not as it must be, or the
-            model is another one.
+        DeployError: A hash differs, the schema is unknown, a tensor is malformed, or the model is
+            not the one that was exported.
         ConfigError: A layer is missing or unknown.
     """
     if not isinstance(path, (str, Path)):

@@ -10,7 +10,7 @@ import torch
 
 
 class SpikefrontError(Exception):
-    """Root of every error that spikefront raises on purpose."""
+    """Base class of all errors that spikefront raises on purpose."""
 
 
 class ConversionError(SpikefrontError, ValueError):
@@ -22,7 +22,7 @@ class ConfigError(SpikefrontError, ValueError):
 
 
 class DeployError(SpikefrontError, ValueError):
-    """A deployed config cannot be written, or read back with certainty."""
+    """A deployed config cannot be written or cannot be trusted."""
 
 
 def check_fields(kind: type, given: Mapping[str, Any], what: str) -> None:
@@ -45,7 +45,7 @@ def check_fields(kind: type, given: Mapping[str, Any], what: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice, as torch says it on any device."""
+    """Whether an error means that torch ran out of memory, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -17,12 +17,12 @@ SCORES: tuple[Score, ...] = get_args(Score)
 
 @dataclass(frozen=True, kw_only=True)
 class ExitPolicy:
-    """Stop a sample at the first step whose confidence exceeds ``threshold_t``.
+    """Let a sample exit at the first step whose confidence exceeds ``threshold_t``.
 
-    ``threshold_t = alpha + beta·exp(min_s H̄_s − H̄_t)``, H̄_t the mean normalised entropy at step t
-    of the calibration samples that the spiking network classifies correctly. Correct here means:
-    as the ANN does, so that calibration needs no labels. The source uses α + β = 1; beta = 0 is
-    a constant threshold, and a threshold of 1 or more never stops early.
+    ``threshold_t = alpha + beta·exp(min_s H̄_s − H̄_t)``, H̄_t the mean normalised entropy at step
+    t of the calibration samples that the spiking network classifies as the ANN does, so that
+    calibration needs no labels. The source uses α + β = 1; beta = 0 is a constant threshold, and a
+    threshold of 1 or more never stops early.
 
     Attributes:
         score: ``"entropy"``: 1 − H/ln(classes) of the cumulative logits' softmax; ``"top1"``: its
@@ -50,10 +50,10 @@ class ExitPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ExitRule:
-    """Stop a sample at the first step t whose confidence exceeds ``thresholds[t]``.
+    """Let a sample exit at the first step t whose confidence exceeds ``thresholds[t]``.
 
     Attributes:
-        score: Which confidence.
+        score: Name of the confidence score.
         thresholds: One per step.
     """
 
@@ -84,14 +84,14 @@ def first_above(scores: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def mean_entropy(entropy: Tensor, agreement: Tensor) -> Tensor:
-    """H̄_t: mean normalised entropy of the samples on which the spiking network agrees with the ANN.
+    """H̄_t: mean normalised entropy of samples on which the spiking network and the ANN agree.
 
     Args:
-        entropy: Normalised, of each sample at each step, ``(T, N)``.
-        agreement: Share of its decisions that are the ANN's, ``(T, N)``.
+        entropy: Normalised entropy of each sample at each step, ``(T, N)``.
+        agreement: Share of its decisions that equal the ANN's, ``(T, N)``.
 
     Returns:
-        ``(T,)``; 1 at a step at which nothing agrees.
+        ``(T,)``; 1 at steps where no sample agrees.
     """
     total = agreement.sum(1)
     mean = (entropy * agreement).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)

@@ -20,10 +20,10 @@ class FileError(SpikefrontError, OSError):
 
 
 def write_file(path: str | Path, data: bytes | str) -> Path:
-    """Write ``data`` beside ``path``, then rename: after a crash the old file is still whole.
+    """Write ``data`` next to ``path``, then rename: after a crash the old file is still intact.
 
     Raises:
-        FileError: The place cannot be written; nothing is left behind.
+        FileError: The file cannot be written; no partial file is left.
     """
     path = Path(path)
     content = data.encode() if isinstance(data, str) else data
@@ -63,12 +63,12 @@ def read_file(path: str | Path) -> bytes:
 
 
 def sha256(data: bytes) -> str:
-    """SHA-256 as hexadecimal digits."""
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def tensors_sha256(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 of the values of tensors, one after the other, as hexadecimal digits."""
+    """SHA-256 of the concatenated values of tensors, in hexadecimal."""
     digest = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format)

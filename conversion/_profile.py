@@ -38,7 +38,7 @@ _BATCH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
-    """What the calibration data showed of one spiking layer.
+    """Activation statistics of one spiking layer on the calibration data.
 
     Attributes:
         name: Layer name.
@@ -50,9 +50,8 @@ class LayerProfile:
         fan_out: Mean accumulates that one spike of each channel causes, ``(C,)``.
         counts: Histogram counts ``(C, bins)``, bins relative to ``largest``.
         sums: Histogram sums ``(C, bins)`` in units of ``largest``.
-        silent: Activations that were zero, ``(C,)``.
-        headroom: How far the next sample is expected to exceed the largest activation, as a
-            fraction of it.
+        silent: Number of activations that were zero, ``(C,)``.
+        headroom: Expected excess of the next sample over the largest activation, as a fraction.
     """
 
     name: str
@@ -75,14 +74,14 @@ class LayerProfile:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Profile:
-    """A captured network and what the calibration data showed of it.
+    """A captured network and its statistics on the calibration data.
 
     Attributes:
         layers: One profile per spiking layer, in order of execution.
         network: The captured model.
         costs: Fan-outs and MACs.
         inputs: The calibration inputs.
-        outputs: How the network's outputs are read.
+        outputs: How the network's outputs are interpreted.
         data_fingerprint: SHA-256 of the calibration inputs.
     """
 
@@ -113,12 +112,12 @@ class Profile:
 
     @property
     def device(self) -> torch.device:
-        """Where the network and the calibration inputs are."""
+        """The device of the network and the calibration inputs."""
         return self.inputs.device
 
     @property
     def length(self) -> int | None:
-        """Steps of inputs that come over time; None where they are the same at every step."""
+        """Number of steps of inputs that vary over time; None if they are static."""
         return None if self.network.feed == "static" else int(self.inputs.tensors[0].shape[1])
 
     @cached_property
@@ -141,12 +140,12 @@ class Profile:
 
         Args:
             layer: Layer name.
-            phi: Most spikes per step.
+            phi: Maximum spikes per step.
             timesteps: T of the MMSE formula.
             shift: Rounding shift of the MMSE formula.
             rule: ``"mmse"``, ``"max"`` or ``"percentile"``; see :class:`ConversionConfig`.
-            granularity: One threshold per channel, or the same for all of them.
-            neuron: Whose staircase the MMSE formula takes.
+            granularity: ``"channel"`` or ``"layer"``.
+            neuron: The neuron whose staircase the MMSE formula uses.
         """
         key = (layer, phi, timesteps, shift, rule, granularity, neuron)
         if key not in self._thresholds:
@@ -196,22 +195,22 @@ def profile(
     """Capture a model and profile it on calibration data; labels are not needed.
 
     Args:
-        model: A network with ReLU-like activations, in any mode, or an ``ExportedProgram`` with an
-            open batch size; never changed.
-        data: Inputs ``(N, ...)``, or batches: of inputs, or pairs ``(inputs, labels)``. Inputs
-            are a tensor, a dict of keyword arguments, or, as the first of a pair or as
-            :class:`Inputs`, a tuple of several.
-        device: Where to run.
+        model: A network with ReLU-like activations, in any mode, or an ``ExportedProgram`` with a
+            dynamic batch size; never modified.
+        data: Inputs ``(N, ...)``, or batches of inputs or of pairs ``(inputs, labels)``. Inputs are
+            a tensor, a dict of keyword arguments, or a tuple of arguments (as the first of a pair,
+            or as :class:`Inputs`).
+        device: The device to run on.
         batch_size: Samples per forward pass.
-        outputs: How the outputs are read; the name or position of one stands for
-            :class:`Classes` of that one. None takes the only output, or the one called ``out`` or
-            ``logits``, as classes.
-        feed: How inputs come over time: ``"static"``, the same at every step; or ``(N, T, ...)``
-            with a frame per step, ``"frames"`` of values or ``"events"``, counts of spikes. The
-            ANN sees the mean over the frames, and the spiking network the first T of them.
+        outputs: How the outputs are interpreted; the name or position of an output stands for its
+            :class:`Classes`. None uses the only output, or the one called ``out`` or ``logits``, as
+            classes.
+        feed: How inputs arrive over time: ``"static"``, the same at every step; or ``(N, T, ...)``
+            with a frame per step, of values (``"frames"``) or spike counts (``"events"``). The ANN
+            sees the mean over the frames, the spiking network the first T of them.
 
     Raises:
-        ConversionError: The model cannot be converted, or gives NaN or infinity.
+        ConversionError: The model cannot be converted, or returns NaN or infinity.
         ConfigError: There is no calibration data.
     """
     inputs = gather(data)
@@ -273,10 +272,10 @@ def _check_finite(answers: list[Tensor]) -> None:
 
 
 def available_device(device: torch.device | str) -> torch.device:
-    """The device of a name.
+    """Resolve the name of a device.
 
     Raises:
-        ConfigError: It is not available.
+        ConfigError: The device is not available.
     """
     try:
         return torch.zeros(1, device=device).device

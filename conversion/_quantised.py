@@ -17,17 +17,17 @@ from conversion.simulation._passes import answers_of
 
 @torch.inference_mode()
 def quantised_answers(profile: Profile, x: Any, levels: Mapping[str, int]) -> dict[str, Tensor]:
-    """What the ANN answers with rounded activations; its weights stay as they are.
+    """Outputs of the ANN with quantised activations and unchanged weights.
 
-    T steps of at most φ spikes tell φ·T + 1 values apart; so does a network of
-    ``⌈log₂(φ·T + 1)⌉`` bits, which is the fair rival (Yan et al., arXiv 2409.08290). Values are
-    rounded to the nearest of ``0, θ, …, L·θ`` per channel, with the θ that makes the least squared
-    error on the calibration inputs.
+    T steps of up to φ spikes distinguish φ·T + 1 values, as activations of ``⌈log₂(φ·T + 1)⌉`` bits
+    do, which makes this the fair rival (Yan et al., arXiv 2409.08290). Values are rounded to the
+    nearest of ``0, θ, …, L·θ`` per channel, with the θ of least squared error on the calibration
+    inputs.
 
     Args:
-        profile: Of the network.
-        x: Inputs as the network takes them.
-        levels: L of each layer, 0 not counted.
+        profile: Profile of the network.
+        x: Inputs of the network.
+        levels: L of each layer, not counting 0.
     """
     network = profile.network
     sites = {site.node: site for site in network.sites.values()}
@@ -51,16 +51,16 @@ def quantised_answers(profile: Profile, x: Any, levels: Mapping[str, int]) -> di
 
 
 def level_bits(levels: int) -> int:
-    """Bits that hold 0 to ``levels``."""
+    """Width that represents 0 to ``levels``."""
     return max(1, math.ceil(math.log2(levels + 1)))
 
 
 def operator_bits(costs: Costs, levels: Mapping[str, int]) -> dict[str, int]:
-    """Bits of the activations that each operator reads: of the widest layer whose values reach it.
+    """Width of the activations each operator reads: that of the widest layer feeding it.
 
     Args:
         costs: Of the network.
-        levels: L of each spiking layer; a max-pool hands on what it gets.
+        levels: L of each spiking layer; a max-pool passes on what it receives.
     """
     known: dict[str, int] = {}
     bits: dict[str, int] = {}

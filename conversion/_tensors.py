@@ -84,16 +84,16 @@ def model_of(
 
 
 def state_bytes(model: SpikingModel) -> bytes:
-    """A model's tensors as safetensors that know their own hash, without what made them."""
+    """A model's tensors as safetensors with their own hash, without provenance."""
     tensors = tensors_of(model)
     return safetensors.torch.save(tensors, metadata={_DIGEST: _digest(tensors)})
 
 
 def model_of_state(profile: Profile, config: ConversionConfig, data: bytes) -> SpikingModel:
-    """The model of a config whose tensors :func:`state_bytes` gave.
+    """Rebuild the model of a config from the output of :func:`state_bytes`.
 
     Raises:
-        DeployError: The bytes were altered or cut short, or are of another network.
+        DeployError: The bytes were altered or truncated, or belong to another network.
     """
     tensors = read_tensors(data, "a learned state")
     length = int.from_bytes(data[:8], "little")

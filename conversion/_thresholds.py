@@ -143,7 +143,7 @@ def mmse_fractions(
     Args:
         counts: ``(C, bins)`` from :meth:`Histogram.relative_to_largest`.
         sums: ``(C, bins)`` likewise.
-        phi: Most spikes per step.
+        phi: Maximum spikes per step.
         timesteps: T of the formula.
         shift: Rounding shift of the quantiser.
         headroom: How far the next sample that exceeds the largest is expected to exceed it, as a
@@ -180,7 +180,7 @@ def quantile(counts: Tensor, silent: Tensor, part: float) -> Tensor:
 
     Args:
         counts: ``(C, bins)`` of the positive activations.
-        silent: Activations that were zero, ``(C,)``.
+        silent: Number of activations that were zero, ``(C,)``.
         part: Which quantile, 0 to 1.
     """
     reached = silent[:, None] + counts.cumsum(1)

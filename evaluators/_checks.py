@@ -13,7 +13,7 @@ def checked_targets(split: Split, size: int = 1024) -> Tensor:
     """All targets of a split, ``(N, ...)``, once its inputs are seen to be finite.
 
     Args:
-        split: Which.
+        split: Name of the split.
         size: Samples looked at together.
 
     Raises:

@@ -16,16 +16,16 @@ from evaluators.metrics import Metric, TopK, is_classes
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One sample and what both networks answer.
+    """One sample and the answers of both networks.
 
     Attributes:
-        place: Its number in the split.
-        inputs: As the ANN takes them, without the samples' dimension.
-        target: Of the split.
+        place: Its index in the split.
+        inputs: The ANN's inputs, without the sample dimension.
+        target: Its target.
         ann: The ANN's answer.
         spiking: The spiking network's, at its exit.
-        divergence: Of the two.
-        steps: That the spiking network ran.
+        divergence: Divergence between the two.
+        steps: Steps that the spiking network ran.
     """
 
     place: int
@@ -42,24 +42,22 @@ class Comparison:
     """Both networks on one split.
 
     Attributes:
-        split: Which.
+        split: Name of the split.
         n: Number of samples.
         metric: Name of the task's metric.
-        per_class: The metric of each class, of the ANN and of the spiking network, ``(2,
-            classes)``; empty where there is none.
+        per_class: The metric of each class for the ANN and the spiking network, ``(2, classes)``;
+            empty if it has no classes.
         confusion: How often the ANN decides for one class (row) and the spiking network for another
-            (column), over samples and positions, ``(classes, classes)``; empty where nothing is
-            decided.
-        top5: Share of samples with their class among the five most probable, of both networks; None
-            below ten classes.
+            (column), over samples and positions, ``(classes, classes)``; empty without classes.
+        top5: Top-5 accuracy of both networks; None below ten classes.
         pairs: The samples on which the two differ most, by falling divergence.
-        easiest: Samples that left early with the most certain answer.
-        hardest: Samples that ran longest with the least certain one.
-        confidence: Probability of the class that each network decides for, ``(2, N)``, the
-            spiking network's at its exit; empty where a sample has no single class.
-        correct: Whether that class is the target, likewise.
-        step_scores: The metric of the spiking network, if all samples stopped after each step.
-        exits: Share of the samples that leave at each step.
+        easiest: Samples that exit earliest with the highest confidence.
+        hardest: Samples that run longest with the lowest confidence.
+        confidence: Probability of the predicted class for the ANN and for the spiking network at
+            its exit, ``(2, N)``; empty unless a sample has a single class.
+        correct: Whether that class is the target, in the same form.
+        step_scores: The metric of the spiking network if all samples stopped after each step.
+        exits: Share of samples that exit at each step.
         ann_score: The metric of the ANN.
     """
 

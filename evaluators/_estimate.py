@@ -17,19 +17,19 @@ _Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over n samples and its 95 % interval."""
+    """A mean over n samples with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """As JSON-able values; an interval without end, as of one sample, becomes None."""
+        """Convert to JSON-serialisable values; an infinite interval becomes None."""
         return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float | None]) -> Estimate:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         bounds = {"value": math.nan, "low": -math.inf, "high": math.inf}
         given = {name: value for name, value in values.items() if value is not None}
         return cls(**{**bounds, **given})
@@ -66,18 +66,17 @@ def estimate_score(scores: Tensor) -> Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDrop:
-    """How much a score falls below the ANN's on the same samples.
+    """How far a score is below the ANN's on the same samples.
 
-    Its interval comes from the samples on which the two differ: that of Agresti and Min (Statistics
-    in Medicine 24, 2005, Sec. 3.1), which adds half a sample to each of the four cells of correct
-    and wrong; of scores between 0 and 1 the same formula with their moments.
+    The interval is that of Agresti and Min for paired proportions (Statistics in Medicine 24, 2005,
+    Sec. 3.1), which adds half a sample to each of the four cells of correct and wrong; scores
+    between 0 and 1 use the same formula with their moments.
 
     Attributes:
         n: Number of samples.
-        mean: Mean of the ANN's score less the spiking network's.
-        square: Mean of the squares of these differences; of 0 and 1 the share that differs.
-        error: Standard error of a metric that is no mean over the samples; None where the above
-            say it.
+        mean: Mean of the ANN's score minus the spiking network's.
+        square: Mean square of these differences; for scores of 0 and 1 the share that differs.
+        error: Standard error of a metric that is not a mean over samples; otherwise None.
     """
 
     n: int
@@ -87,7 +86,7 @@ class PairedDrop:
 
     @classmethod
     def of(cls, ann: Tensor, scores: Tensor) -> PairedDrop:
-        """Of the scores of both networks, ``(N,)`` each."""
+        """Make it from the scores of both networks, ``(N,)`` each."""
         lost = ann.double() - scores.double()
         return cls(n=len(lost), mean=float(lost.mean()), square=float(lost.square().mean()))
 
@@ -101,11 +100,11 @@ class PairedDrop:
 
     @property
     def centre(self) -> float:
-        """Of the interval."""
+        """Centre of the interval."""
         return self.mean if self.error is not None else self.n * self.mean / (self.n + 2)
 
     def bound(self, confidence: float) -> float:
-        """Most that is lost, with a confidence: the end of a one-sided interval."""
+        """The largest plausible loss at a confidence: the end of a one-sided interval."""
         return min(self.centre + normal_quantile(confidence) * self.spread, 1.0)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
@@ -114,21 +113,21 @@ class PairedDrop:
         return max(self.centre - half, -1.0), min(self.centre + half, 1.0)
 
     def to_dict(self) -> dict[str, float]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         return {name: value for name, value in known.items() if math.isfinite(value)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PairedDrop:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         return cls(**values)
 
 
 def normal_quantile(confidence: float) -> float:
-    """The value that a standard normal variable stays below with this probability.
+    """The quantile of the standard normal distribution at a probability.
 
     Raises:
-        ConfigError: It is not between 0 and 1.
+        ConfigError: The probability is not between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise ConfigError(f"a confidence must be between 0 and 1, got {confidence!r}")

@@ -75,13 +75,13 @@ _REMEMBERED_MODELS = 32
 
 
 class StateStore(Protocol):
-    """Keeps learned states under a name; it raises nothing, but may lose what it was given."""
+    """Stores learned states by name. It never raises, but may lose states."""
 
     def get(self, key: str) -> bytes | None:
-        """What was put under a name, or None."""
+        """The state of that name, or None."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep it."""
+        """Store a state."""
 
 
 class Evaluator:
@@ -89,14 +89,14 @@ class Evaluator:
 
     Args:
         task: Model, splits and metric.
-        device: Where to run.
-        energy: An energy model or its name.
-        batch_size: Samples per pass. None takes 256; on a CPU 32 to 256, as many as keep the
-            largest activation within its caches (measured), and fewer where it or an output is
-            very large. Out of memory halves it and tries again.
+        device: The device to run on.
+        energy: An energy model, or its name.
+        batch_size: Samples per pass. None uses 256; on a CPU 32 to 256, chosen so that the largest
+            activation fits the caches (measured), and fewer if it or an output is very large.
+            Running out of memory halves it and tries again.
         seed: Recorded with every measurement.
-        states: Where learned states are kept beyond this evaluator's life; None keeps none. What
-            is not there is learned again.
+        states: Store of learned states that outlives this evaluator; None stores nothing. Missing
+            states are learned again.
 
     Raises:
         ConfigError: The device is not available, or the energy model is unknown.
@@ -147,7 +147,7 @@ class Evaluator:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The spiking layers' names, in order of execution."""
+        """Names of the spiking layers, in order of execution."""
         return tuple(self.profile.layers)
 
     @property
@@ -156,10 +156,10 @@ class Evaluator:
         return self.energy.ann_pj(self.profile.costs)
 
     def least_energy_pj(self, bits: Iterable[int] = ()) -> float:
-        """What an inference of one step costs before the first spike, pJ.
+        """Energy of a one-step inference without any spike, pJ.
 
         Args:
-            bits: Of weights in integers that there are; none: floating point.
+            bits: Widths of integer weights to consider; empty: floating point.
         """
         costs = self.profile.costs
         models = [self.energy.in_integers(width) for width in bits] or [self.energy]
@@ -179,12 +179,12 @@ class Evaluator:
         )
 
     def quantised(self, config: ConversionConfig, steps: float, split: str) -> QuantisedAnn:
-        """The fair rival of a spiking network: the ANN with as many levels, measured.
+        """The fair rival of a spiking network: the ANN with as many activation levels, measured.
 
         Args:
-            config: Of the spiking network.
-            steps: That its samples run on average; begun ones count whole.
-            split: Which samples.
+            config: Config of the spiking network.
+            steps: Mean number of steps of its samples; rounded up.
+            split: Name of the split.
         """
         levels = {name: layer.phi * math.ceil(steps) for name, layer in config.layers.items()}
         ann, metric, outputs = self._ann(split), self.task.metric, self.profile.outputs
@@ -208,7 +208,7 @@ class Evaluator:
         return tensors_sha256(t for x, y in batches for t in (*Inputs.of(x).tensors, y))
 
     def has_learned(self, choice: Choice) -> bool:
-        """Whether a choice learns nothing, or what it learned is at hand."""
+        """Whether a choice converts without learning: it learns nothing, or its state is kept."""
         config = replace(choice.conversion, bits=None)
         known = config.without_steps().to_json() in self._models
         return known or not config.calibration.learns or self._kept(config) is not None
@@ -217,15 +217,15 @@ class Evaluator:
         """The calibrated spiking model of a choice, with its exit rule.
 
         Args:
-            choice: What to convert.
-            on_iteration: Told (iterations done, loss) where the calibration learns.
+            choice: The choice to convert.
+            on_iteration: Called with (iterations done, loss) if the calibration learns.
         """
         model = self._converted(choice.conversion, on_iteration)
         model.exit = self._rule(model, choice.exit)
         return model
 
     def record(self, model: SpikingModel, split: str) -> Recording:
-        """Run every step of a split once.
+        """Run all steps of a split once.
 
         Raises:
             ConversionError: The outputs contain NaN or infinity.
@@ -248,12 +248,12 @@ class Evaluator:
         )
 
     def compare(self, choice: Choice, split: str = "search", *, pairs: int = 6) -> Comparison:
-        """Both networks on the same samples, the spiking one with its early exit.
+        """Compare both networks on the same samples, the spiking one with its early exit.
 
         Args:
-            choice: What to convert.
-            split: Which samples.
-            pairs: How many of those on which the two differ most are kept whole.
+            choice: The choice to convert.
+            split: Name of the split.
+            pairs: Number of samples with the largest differences to keep whole.
         """
         model, network = self.convert(choice), self.profile.network
         comparing = Comparing(model.outputs, self.task.metric, pairs)
@@ -276,8 +276,8 @@ class Evaluator:
     def measure(self, choice: Choice, split: str = "search") -> Measurement:
         """Convert, run and measure a choice.
 
-        Choices that differ in their exit policy alone, or have a smaller T, share one pass while
-        it is remembered.
+        Choices that differ only in their exit policy, or have a smaller T, share one pass as long
+        as it is cached.
         """
         steps, key = (
             choice.conversion.timesteps,
@@ -336,7 +336,7 @@ class Evaluator:
             return None
 
     def state_key(self, config: ConversionConfig) -> str:
-        """The name of a learned state: a hash of all that shapes it."""
+        """The name of a learned state: a hash of everything it depends on."""
         network, found = self.profile.network, self.profile
         parts = (
             config.without_steps().to_json(),
@@ -399,7 +399,7 @@ class Evaluator:
         """Run over the batches of a split, in halves when memory does not suffice.
 
         Args:
-            split: Which.
+            split: Name of the split.
             run: Takes inputs, targets, both on the device, and the number of the first sample.
         """
         while True:

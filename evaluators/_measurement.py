@@ -21,38 +21,37 @@ _ESTIMATES = ("accuracy", "energy_pj", "spikes", "timesteps", "kl")
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Accuracy, energy and time of one choice on one split, each with its 95 % interval.
+    """Accuracy, energy and steps of one choice on one split, each with its 95 % interval.
 
-    What is called accuracy here is the task's metric, whose name stands beside it.
+    ``accuracy`` is the task's metric, whose name is ``metric``.
 
     Attributes:
-        split: Which split.
+        split: Name of the split.
         n: Number of samples.
         seed: Seed of the splits.
         energy_model: Name of the energy model.
         accuracy: The task's metric, in 0..1.
-        drop: What it falls below the ANN's on the same samples; None in measurements of 0.1.0
-            before it was recorded.
+        drop: How far it is below the ANN's on the same samples; None in old measurements of 0.1.0.
         energy_pj: Energy per inference.
-        energy_ratio: Mean energy over the ANN's, same energy model.
-        energy_ratio_int8: Mean energy over that of the same ANN in int8 (0.23 pJ per MAC).
+        energy_ratio: Mean energy ÷ the ANN's, under the same energy model.
+        energy_ratio_int8: Mean energy ÷ that of the same ANN in int8 (0.23 pJ per MAC).
         spikes: Spikes per inference.
         timesteps: Steps per inference.
-        kl: Divergence from the ANN's outputs at the exit step; of classes the symmetric KL, nats.
-        kl_by_step: The same at every step, if all samples ran that far, ``(T,)``.
-        exit_curve: Rows (T, threshold, accuracy, energy ratio, KL) of constant exit thresholds
-            and smaller T, all from the same pass.
-        exits: Fraction of samples that leave at each step.
-        layer_energy_pj: Mean energy by source of the spikes; ``stem`` is what works once on the
-            analog input, ``every step`` what a step costs whatever fires: operations on currents,
-            and as the energy model counts them updates of neurons and idle power.
+        kl: Divergence from the ANN's outputs at the exit step; symmetric KL in nats for classes.
+        kl_by_step: The same if all samples ran to each step, ``(T,)``.
+        exit_curve: Rows (T, threshold, accuracy, energy ratio, KL) for constant exit thresholds and
+            smaller T, all from the same pass.
+        exits: Fraction of samples that exit at each step.
+        layer_energy_pj: Mean energy by source of the spikes; ``stem`` is the energy spent once on
+            the analog input, ``every step`` the fixed energy of the steps: operations on currents
+            and, if the energy model counts them, neuron updates and idle power.
         logits_sha256: Hash of the outputs of all steps, for ``spikefront verify``.
         metric: Name of the task's metric.
-        latency_synops: Synaptic operations one after the other until the exit, where the layers
-            are a pipeline and each does its own in turn. None in measurements of 0.1.0.
-        counts: What any energy model prices; None in measurements of 0.1.0.
-        memory_bytes: Of weights, biases and potentials, each of 32 bits, or of their own width in
-            integers; None in measurements of 0.1.0.
+        latency_synops: Synaptic operations on the critical path until the exit, if layers form a
+            pipeline and each works serially. None in measurements of 0.1.0.
+        counts: Event counts that any energy model can price; None in measurements of 0.1.0.
+        memory_bytes: Memory of weights, biases and potentials, of 32 bits each or their integer
+            width; None in measurements of 0.1.0.
     """
 
     split: str
@@ -108,7 +107,7 @@ class Measurement:
         return html_table(("", "value", "95 % interval"), rows, title)
 
     def same_outputs(self, other: Measurement) -> bool | None:
-        """Whether both saw the same outputs, bit for bit; None if one is too old to tell."""
+        """Whether both have the same outputs, bit for bit; None if one is too old to tell."""
         hashes = (self.logits_sha256, other.logits_sha256)
         if len({value.startswith(DIGEST) for value in hashes}) == 2:
             return None
@@ -117,16 +116,15 @@ class Measurement:
     def priced(self, energy: EnergyModel, costs: Costs) -> Measurement:
         """The same run under another energy model.
 
-        Energies are exact; their intervals are at most as wide as said, since what is kept are
-        means and standard errors of each count, not how counts of a sample go together. The exit
-        curve, of runs that were not kept, is empty.
+        Energies are exact. Their intervals are upper bounds, as only means and standard errors of
+        each count are stored, not their correlations. The exit curve is empty.
 
         Args:
-            energy: The other model.
+            energy: The other energy model.
             costs: Of the network.
 
         Raises:
-            ConfigError: It was measured by a version that kept no counts.
+            ConfigError: It was measured by a version that did not store counts.
         """
         if self.counts is None:
             raise ConfigError(
@@ -147,7 +145,7 @@ class Measurement:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         nouns = ("drop", "latency_synops", "counts")
         optional = {n: found.to_dict() if (found := getattr(self, n)) else None for n in nouns}
         values = {**asdict(self), **optional}
@@ -155,7 +153,7 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         estimates = {name: Estimate.from_dict(values[name]) for name in _ESTIMATES}
         series = {name: tuple(values[name]) for name in ("exits", "kl_by_step")}
         curve = tuple(tuple(row) for row in values["exit_curve"])

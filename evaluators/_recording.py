@@ -113,23 +113,23 @@ def joined(
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Every step of a split under one configuration; any exit rule is arithmetic on it.
+    """All steps of a split under one config; any exit rule can be applied to it afterwards.
 
-    It holds no outputs, only what a metric, an exit and the search ask of them, so that its size
-    does not depend on the number of classes or pixels.
+    It stores what metric, exit rule and search need instead of outputs, so its size does not depend
+    on the number of classes or pixels.
 
     Attributes:
-        split: Which split.
+        split: Name of the split.
         seed: Seed of the splits.
-        statistics: What the metric needs, if a sample stops after each step, ``(T, N, ...)``.
-        confidences: By score, ``(T, N)``; empty where the outputs have none.
-        divergences: From the ANN, ``(T, N)``.
-        ann_statistics: Of the ANN, ``(N, ...)``.
+        statistics: Statistics for the metric if samples stop after each step, ``(T, N, ...)``.
+        confidences: Confidences by score, ``(T, N)``; empty if the outputs have none.
+        divergences: Divergences from the ANN, ``(T, N)``.
+        ann_statistics: Statistics of the ANN, ``(N, ...)``.
         counts: ``(sources, T, N)``.
-        digests: SHA-256 of the outputs after each step, of all samples.
+        digests: SHA-256 of all samples' outputs after each step.
         costs: MACs and fan-outs.
-        energy: Prices.
-        metric: What reduces the statistics.
+        energy: Energy model.
+        metric: The metric.
     """
 
     split: str
@@ -150,7 +150,7 @@ class Recording:
         return len(self.divergences)
 
     def first(self, steps: int) -> Recording:
-        """What a run of fewer steps would have recorded."""
+        """The recording of a run with fewer steps."""
         return replace(
             self,
             statistics=self.statistics[:steps],
@@ -177,7 +177,7 @@ class Recording:
         return rule.exits(self.confidences[rule.score])
 
     def measure(self, rule: ExitRule | None = None) -> Measurement:
-        """The measurement at an exit rule; None runs every step."""
+        """The measurement under an exit rule; None runs all steps."""
         steps, n = self.divergences.shape
         exits = self.exits(rule)
         energy = estimate_mean(_at(self.energy_pj(), exits))

@@ -15,12 +15,12 @@ class AnnReference:
     """The ANN on one split.
 
     Attributes:
-        split: Which.
+        split: Name of the split.
         n: Number of samples.
         accuracy: Mean score.
-        energy_pj: Of one inference, pJ.
-        energy_int8_pj: Of the same ANN in int8.
-        chance: Accuracy of always answering with the commonest class.
+        energy_pj: Energy of one inference, pJ.
+        energy_int8_pj: Energy of the same ANN in int8, pJ.
+        chance: Accuracy of always predicting the most common class.
     """
 
     split: str
@@ -31,25 +31,25 @@ class AnnReference:
     chance: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         return {**vars(self), "accuracy": self.accuracy.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AnnReference:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         return cls(**{**values, "accuracy": Estimate.from_dict(values["accuracy"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedAnn:
-    """The ANN with activations of as many levels as a spiking network tells apart, on one split.
+    """The ANN with as many activation levels as a spiking network, measured on one split.
 
     Attributes:
-        split: Which.
+        split: Name of the split.
         n: Number of samples.
         accuracy: Mean score, measured.
-        drop: What it falls below the ANN's on the same samples.
-        levels: Of each layer, 0 not counted: φ times the steps.
+        drop: How far it is below the ANN's on the same samples.
+        levels: Levels of each layer, not counting 0: φ times the steps.
     """
 
     split: str
@@ -68,13 +68,13 @@ class QuantisedAnn:
         return energy.ann_pj(costs, int8=int8, bits=operator_bits(costs, self.levels))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         nouns = {"accuracy": self.accuracy.to_dict(), "drop": self.drop.to_dict()}
         return {**vars(self), **nouns, "levels": dict(self.levels)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantisedAnn:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         nouns = {
             "accuracy": Estimate.from_dict(values["accuracy"]),
             "drop": PairedDrop.from_dict(values["drop"]),

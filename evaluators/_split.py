@@ -24,20 +24,20 @@ from conversion import SpikefrontError
 
 
 class TaskError(SpikefrontError, ValueError):
-    """A task, its data or its weights cannot be loaded; the message says what to give instead."""
+    """A task, its data or its weights cannot be loaded; the message says what is expected."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples ``(input, target)`` of one purpose.
+    """Samples ``(input, target)`` for one purpose.
 
     Args:
         dataset: A map-style dataset of ``(input tensor, target)``.
-        name: Of the purpose, for messages.
-        collate: Makes a batch of samples, as a ``DataLoader``'s ``collate_fn``.
+        name: Name of the purpose, for messages.
+        collate: Makes a batch of samples, like a ``DataLoader``'s ``collate_fn``.
 
     Raises:
-        TaskError: It is empty.
+        TaskError: The dataset is empty.
     """
 
     dataset: Dataset[Any]
@@ -74,7 +74,7 @@ class Split:
         """Batches of at most ``size`` samples, always in the same order.
 
         Raises:
-            TaskError: A sample cannot be read, or is no pair.
+            TaskError: A sample cannot be read, or is not a pair.
         """
         tensors = self.dataset.tensors if isinstance(self.dataset, TensorDataset) else ()
         if len(tensors) == 2 and self.collate is default_collate:
@@ -110,7 +110,7 @@ class Split:
         return sample
 
     def place(self, index: int) -> str:
-        """A sample in words, with its file where the dataset says which."""
+        """Describe a sample, with its file if the dataset has one."""
         file = self._file(index)
         return f"sample {index} of the {self.name} split" + (f" ({file})" if file else "")
 
@@ -124,7 +124,7 @@ class Split:
         return files[at][0] if isinstance(files, list) else None
 
     def shuffled(self, size: int) -> Iterable[Any]:
-        """Batches of ``size`` samples, in another order each time, by torch's random state."""
+        """Batches of ``size`` samples in a new random order, from torch's random state."""
         return DataLoader(
             self.dataset,
             batch_size=min(size, len(self)),
@@ -134,7 +134,7 @@ class Split:
         )
 
     def in_memory(self) -> Split:
-        """This split as one pair of tensors."""
+        """The whole split as one pair of tensors."""
         inputs, targets = zip(*self.batches(256), strict=True)
         kept = _InMemory(torch.cat(inputs), torch.cat(targets))
         kept.samples = [(self._file(index),) for index in range(len(self))]
@@ -148,18 +148,18 @@ class _InMemory(TensorDataset):
 
 
 def split_of(given: Any, name: str) -> Split:
-    """A split from what a user has.
+    """Make a split from a loader, a dataset or tensors.
 
-    A ``DataLoader`` gives its dataset and the way it makes batches: its batch size and order play
-    no part, as a split is always gone through from its first sample to its last.
+    Of a ``DataLoader`` only the dataset and the collate function are used: a split is always read
+    in order, in batches of its own size.
 
     Args:
         given: A :class:`Split`, a ``DataLoader`` or a map-style ``Dataset`` of ``(input, target)``,
             or a pair of tensors.
-        name: Of the split.
+        name: Name of the split.
 
     Raises:
-        TaskError: It is none of these.
+        TaskError: The type is not supported.
     """
     if isinstance(given, Split):
         return replace(given, name=name)

@@ -28,31 +28,31 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A trained network and the data to judge its spiking versions on.
+    """A trained network and the data to evaluate its spiking versions on.
 
     A split may be given as a ``DataLoader`` or a ``Dataset`` of ``(input, target)``, or as a pair
     of tensors; see :func:`split_of`.
 
     Attributes:
-        name: Shown in reports.
+        name: Name in reports.
         model: The trained ANN.
-        calibration: Inputs for thresholds and calibration; their targets are not looked at.
-        search: What the search chooses by.
-        test: Touched once, for the final report.
-        train: What learning may see, with the augmentation that it has: a split, or an iterable of
-            batches of inputs or ``(inputs, targets)`` such as a training loader. None takes the
-            calibration split. Never images of ``search`` or ``test``.
+        calibration: Inputs for thresholds and calibration; targets are not used.
+        search: Samples that the search optimises on.
+        test: Samples used once, for the final report.
+        train: Data for learned calibrations, with its augmentation: a split, or an iterable of
+            batches of inputs or ``(inputs, targets)`` such as a training loader. None uses the
+            calibration split. It must not contain samples of ``search`` or ``test``.
         metric: A :class:`Metric`, or a function ``(outputs (N, ...), targets (N, ...)) -> scores
-            (N,)``, each in 0..1, higher is better. None takes the usual one: top-1 accuracy of
-            classes, R² of values.
-        outputs: How the network's outputs are read: :class:`conversion.Classes` of a sample or of
-            each pixel, :class:`conversion.Values`, or a kind of your own; a name or position
-            stands for the classes of that output.
-        feed: How inputs come over time: ``"static"``; or ``(N, T, ...)``, ``"frames"`` of values or
-            ``"events"``, counts of spikes.
+            (N,)``, each in 0..1, higher is better. None uses top-1 accuracy for classes, R² for
+            values.
+        outputs: How the network's outputs are interpreted: :class:`conversion.Classes` per sample
+            or per pixel, :class:`conversion.Values`, or a kind of your own; the name or position of
+            an output stands for its classes.
+        feed: How inputs arrive over time: ``"static"``; or ``(N, T, ...)``, frames of values
+            (``"frames"``) or of spike counts (``"events"``).
 
     Raises:
-        TaskError: A split is nothing that a split can be made of, or two of them share samples.
+        TaskError: A split has an unsupported type, or two splits share samples.
     """
 
     name: str
@@ -77,16 +77,16 @@ class Task:
                 _check_apart(getattr(self, one), getattr(self, other), one, other)
 
     def batches_to_learn_from(self, size: int = 32) -> Iterable[Any]:
-        """Batches to learn from; they may be gone through again and again.
+        """Batches to learn from, as an iterable that can be restarted.
 
         Args:
-            size: Samples of a batch, where it is not given by a loader of the user's.
+            size: Batch size, unless the user's loader sets it.
         """
         data = self.calibration if self.train is None else self.train
         return data.shuffled(size) if isinstance(data, Split) else data
 
     def split(self, name: str) -> Split:
-        """The split of that name.
+        """Look up a split by name.
 
         Raises:
             ConfigError: There is no such split.

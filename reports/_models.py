@@ -28,7 +28,7 @@ def repriced(front: ParetoFront, energy: EnergyModel, costs: Costs) -> ParetoFro
 
     Args:
         front: As the study has it.
-        energy: The other model.
+        energy: The other energy model.
         costs: Of the network.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a user can afford: limits on energy and on lost accuracy, as constraints of a study."""
+"""Budgets: limits on energy, lost accuracy and steps, as constraints of a study."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from evaluators import Evaluator, Measurement, normal_quantile
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Limits that a point must keep to be on the front.
+    """Limits that a point must respect to be on the front.
 
     Attributes:
-        max_energy: Share of the ANN's energy, or None.
-        max_accuracy_drop: Below the ANN's accuracy, as a fraction, or None. The search keeps what
-            keeps it by its mean; reports and exports promise it with ``confidence``.
-        max_steps: Mean steps until the exit, or None.
-        confidence: Of the promise that no more is lost.
+        max_energy: Largest energy as a share of the ANN's, or None.
+        max_accuracy_drop: Largest loss against the ANN's accuracy, as a fraction, or None. The
+            search applies it to the measured mean; reports and exports guarantee it with
+            ``confidence``.
+        max_steps: Largest mean number of steps until the exit, or None.
+        confidence: Confidence of the guarantee on the loss.
     """
 
     max_energy: float | None = None
@@ -40,7 +41,7 @@ class Budget:
         normal_quantile(self.confidence)
 
     def __str__(self) -> str:
-        """In words; empty without limits."""
+        """The limits in words; empty without limits."""
         energy, drop = self.max_energy, self.max_accuracy_drop
         limits = [] if energy is None else [f"at most {100 * energy:.3g} % of the ANN's energy"]
         limits += [] if drop is None else [f"{100 * drop:.3g} points lost at most"]
@@ -52,7 +53,7 @@ class Budget:
         return bool(str(self))
 
     def constraints(self, measurement: Measurement, ann_accuracy: float) -> dict[str, float]:
-        """Optuna's constraints of a measured trial: kept where 0 or less."""
+        """Optuna constraints of a measured trial: satisfied if ≤ 0."""
         found = {}
         if self.max_energy is not None:
             found["energy"] = measurement.energy_ratio - self.max_energy
@@ -64,14 +65,14 @@ class Budget:
         return found
 
     def check(self, evaluator: Evaluator, bits: Iterable[int] = ()) -> None:
-        """Say early what no choice can keep.
+        """Reject a budget that no choice can satisfy.
 
         Args:
-            evaluator: Of the task.
-            bits: Of weights in integers that the space has.
+            evaluator: Evaluator of the task.
+            bits: Widths of integer weights in the space.
 
         Raises:
-            ConfigError: What runs on analog values alone costs more than ``max_energy``.
+            ConfigError: Operations on analog values alone cost more than ``max_energy``.
         """
         least = evaluator.least_energy_pj(bits) / evaluator.ann_energy_pj
         if self.max_energy is not None and least >= self.max_energy:
@@ -82,12 +83,12 @@ class Budget:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         return dict(vars(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Budget:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         return cls(**values)
 
 
@@ -95,5 +96,5 @@ NO_LIMITS = Budget()
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether a finished trial keeps its study's budget."""
+    """Whether a finished trial is within its study's budget."""
     return all(value <= 0 for value in trial.constraints.values())

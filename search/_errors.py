@@ -1,4 +1,4 @@
-"""What can be wrong with a study."""
+"""Errors of studies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from conversion import SpikefrontError
 
 
 class StudyError(SpikefrontError, RuntimeError):
-    """A study cannot be opened, is held by another process, or does not fit."""
+    """A study cannot be opened, is in use by another process, or does not match."""
 
 
 class TrialTimeoutError(SpikefrontError, TimeoutError):
-    """A measurement took longer than it may."""
+    """A measurement exceeded its time limit."""

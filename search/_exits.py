@@ -1,4 +1,4 @@
-"""Exits of passes already made: one pass tells every exit threshold and smaller T."""
+"""Additional exit settings from the same pass: any threshold and any smaller T."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from search._front import dominated_area, expected_gain, non_dominated
 from spaces import LayerSpace, names
 
 _INTERESTING_DROP = 0.06
-"""Points this much less accurate than the best found are of no interest."""
+"""Points that are this much less accurate than the best are ignored."""
 
 _INTERESTING_ENERGY = 1.5
-"""Nor are points that need this many times the energy of the most accurate one."""
+"""So are points that need this many times the energy of the most accurate one."""
 
 _LEAST_GAIN = 5e-3
-"""Relative hypervolume gain for which an exit is worth a trial of its own."""
+"""Relative hypervolume gain that makes an exit worth a trial of its own."""
 
 _MOST_EXITS = 4
-"""Of one pass, for one loss."""
+"""Maximum number of exits per pass and loss."""
 
 _UNLIKE = 0.5
-"""Distance, in logarithms of energy or loss, of passes of another neuron or calibration."""
+"""Distance between passes of different neuron or calibration, in logarithms of energy or loss."""
 
 _MOST_STEPS = 12
-"""Of the staircase by which a pass's exits are foreseen."""
+"""Rows of the staircase that predicts a pass's exits."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """What is traded against energy.
+    """The loss that is traded against energy.
 
     Attributes:
-        of: The loss, ``(n,)``, of points ``(n, 3)``: accuracy, energy over the ANN's, divergence.
-        least: Losses below count as this: their logarithm would be all that is looked at.
-        elasticity: By how much its logarithm grows with that of the first step's divergence.
+        of: Computes the loss, ``(n,)``, of points ``(n, 3)``: accuracy, energy ÷ the ANN's,
+            divergence.
+        least: Floor of the loss; without it, tiny losses would dominate in the logarithm.
+        elasticity: Slope of its logarithm against that of the first step's divergence.
     """
 
     of: Callable[[np.ndarray], np.ndarray]
@@ -54,16 +55,16 @@ LOSSES = (
 
 
 def points_of(measurements: Sequence[Measurement]) -> np.ndarray:
-    """Accuracy, energy over the ANN's, divergence, ``(n, 3)``."""
+    """Accuracy, energy ÷ the ANN's, divergence, ``(n, 3)``."""
     rows = [(m.accuracy.value, m.energy_ratio, m.kl.value) for m in measurements]
     return np.array(rows).reshape(-1, 3)
 
 
 def interesting_front(points: np.ndarray, loss: Criterion) -> np.ndarray:
-    """The front of a loss and energy within the range of interest, by rising energy, ``(k,)``.
+    """The front of loss and energy within the range of interest, by rising energy, ``(k,)``.
 
-    Points of much less accuracy than the best, or of much more energy than the most accurate one,
-    are left out.
+    Points that are much less accurate than the best, or need much more energy than the most
+    accurate one, are excluded.
     """
     if not len(points):
         return np.zeros(0, dtype=int)
@@ -76,7 +77,7 @@ def interesting_front(points: np.ndarray, loss: Criterion) -> np.ndarray:
 
 
 def _front(points: np.ndarray, loss: Criterion) -> np.ndarray:
-    """Which points no other beats in loss and energy, by rising energy."""
+    """Indices of the non-dominated points in loss and energy, by rising energy."""
     return non_dominated(np.column_stack([points[:, 1], np.maximum(loss.of(points), loss.least)]))
 
 
@@ -88,26 +89,26 @@ def logarithms(points: np.ndarray, loss: Criterion) -> np.ndarray:
 
 
 def worst_of(front: np.ndarray, dearest: float, margin: float) -> tuple[float, float]:
-    """Where the range of interest ends, log energy and log loss, by the logarithms of a front."""
+    """Upper limits, log energy and log loss, of the range of interest around a front."""
     return min(math.log(_INTERESTING_ENERGY) + front[-1, 0], dearest), margin + front[0, 1]
 
 
 def dearest_of(ratios: np.ndarray) -> float:
-    """Where the range of interest ends, without a limit of the user's: its logarithm.
+    """Logarithm of the energy at which the range of interest ends, without a user's limit.
 
-    At the ANN's energy; where all that was measured is dearer, at the dearest of it.
+    That is the ANN's energy or, if every measured point exceeds it, the most expensive point.
 
     Args:
-        ratios: Energies over the ANN's of the finished trials, ``(n,)``.
+        ratios: Energies ÷ the ANN's of the finished trials, ``(n,)``.
     """
     above = len(ratios) > 0 and float(ratios.min()) > 1
     return math.log(float(ratios.max())) if above else 0.0
 
 
 def staircase(curve: np.ndarray, space: LayerSpace, loss: Criterion) -> np.ndarray:
-    """Log energy and log loss of the best exits of a pass, ``(rows, 2)``, a dozen of them.
+    """Log energy and log loss of about a dozen best exits of a pass, ``(rows, 2)``.
 
-    None, where the space offers no exit of the curve.
+    None if the space contains no exit of the curve.
     """
     points = offered_exits(curve, space)[:, 2:]
     if not len(points):
@@ -125,20 +126,20 @@ def foreseen_exits(
     unlike: np.ndarray,
     loss: Criterion,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exits of passes that were not run, from those of the nearest one that was.
+    """Predict the exits of passes not yet run from those of the nearest one that was.
 
-    Its energies are scaled as the first step's energy is, its losses as the first step's
-    divergence, to the power of the loss's elasticity.
+    Energies are scaled by the ratio of the first steps' energies, losses by the ratio of their
+    divergences to the power of the loss's elasticity.
 
     Args:
-        staircases: Of each pass that was run.
+        staircases: The staircase of each pass that was run.
         seen: Log energy and log divergence of their first steps, ``(passes, 2)``.
-        sought: Of those that were not run, foreseen, ``(n, 2)``.
-        unlike: In how many kinds, neuron and calibration, they differ, ``(n, passes)``.
-        loss: What is traded against energy.
+        sought: Predictions of the same for passes not yet run, ``(n, 2)``.
+        unlike: Number of kinds (neuron, calibration) in which they differ, ``(n, passes)``.
+        loss: The loss traded against energy.
 
     Returns:
-        Log energy and log loss of exits, ``(rows, 2)``, and whose they are, ``(rows,)``.
+        Log energy and log loss of exits, ``(rows, 2)``, and the index of their pass, ``(rows,)``.
     """
     squares = np.square(sought[:, None] - seen).sum(-1) + unlike * _UNLIKE**2
     near = squares.argmin(1)
@@ -148,7 +149,7 @@ def foreseen_exits(
 
 
 MeasuredExits = list[tuple[dict[str, Any], Measurement]]
-"""T and threshold of exits of a pass, and what they give."""
+"""T and threshold of additional exits of a pass, with their measurements."""
 
 
 def measured_exits(
@@ -161,16 +162,17 @@ def measured_exits(
     dearest: float = 0.0,
     least_accuracy: float = 0.0,
 ) -> MeasuredExits:
-    """The other exits of a pass just measured that enlarge a front.
+    """The additional exits of a measured pass that improve a front.
 
     Args:
-        params: Of the pass.
-        measurement: What was measured.
-        measure: Measures parameters; cheap, where the pass is remembered.
-        space: What may be chosen.
+        params: Parameters of the pass.
+        measurement: Measurement of the pass.
+        measure: Measures parameters; cheap while the pass is cached.
+        space: The search space.
         known: Points of the finished trials, ``(n, 3)``.
-        dearest: Logarithm of the share of the ANN's energy from which nothing counts.
-        least_accuracy: Below it nothing counts.
+        dearest: Logarithm of the energy, as a share of the ANN's, at which the range of interest
+            ends.
+        least_accuracy: Points below this accuracy are ignored.
     """
     points = np.concatenate([known, points_of([measurement])])
     curve = np.array(measurement.exit_curve)
@@ -182,16 +184,17 @@ def measured_exits(
 def gainful_exits(
     known: np.ndarray, curve: np.ndarray, space: LayerSpace, *, dearest: float = 0.0
 ) -> list[dict[str, Any]]:
-    """T and exit threshold of the exits of a pass that enlarge a front.
+    """T and exit threshold of the exits of a pass that improve a front.
 
-    For divergence and for inaccuracy against energy, the exit that gains most, then the next,
-    while they gain something.
+    Greedily for both losses, divergence and inaccuracy: the exit with the largest gain, then the
+    next, until the gain is negligible.
 
     Args:
-        known: Points of the finished trials, ``(n, 3)``, the pass's own among them.
+        known: Points of the finished trials, ``(n, 3)``, including the pass itself.
         curve: The pass's exit curve, ``(rows, 5)``.
-        space: What may be chosen.
-        dearest: Logarithm of the share of the ANN's energy from which nothing counts.
+        space: The search space.
+        dearest: Logarithm of the energy, as a share of the ANN's, at which the range of interest
+            ends.
     """
     found: list[dict[str, Any]] = []
     if space.pins.get(names.BETA, 0.0) != 0:  # the curve is that of constant thresholds
@@ -213,7 +216,7 @@ def gainful_exits(
 def _most_gainful(
     points: np.ndarray, rows: np.ndarray, loss: Criterion, dearest: float
 ) -> np.ndarray | None:
-    """The row that enlarges the front of the points most, if it does so noticeably."""
+    """The row that improves the front most, if noticeably."""
     chosen = points[interesting_front(points, loss)]
     front = logarithms(chosen, loss)
     worst = worst_of(front, dearest, math.log(2))
@@ -228,7 +231,7 @@ def _most_gainful(
 
 
 def offered_exits(curve: np.ndarray, space: LayerSpace) -> np.ndarray:
-    """The rows of an exit curve that a space has."""
+    """The rows of an exit curve that are in a space."""
     pinned = space.pins.get(names.TIMESTEPS)
     steps = list(space.timesteps) if pinned is None else [pinned]
     offered = np.isin(curve[:, 0], steps)
@@ -238,16 +241,16 @@ def offered_exits(curve: np.ndarray, space: LayerSpace) -> np.ndarray:
 
 
 Lineage = Sequence[Mapping[str, Any]]
-"""Segments of learning that a trial's own goes on from."""
+"""Learning segments that a trial continues."""
 
 
 def key_of(params: Mapping[str, Any], lineage: Lineage = ()) -> str:
-    """Equal for equal choices; a string, whose hash is worked out once."""
+    """A key equal for equal choices; a string, because its hash is cached."""
     before = [[segment[name] for name in sorted(segment)] for segment in lineage]
     return str([[params[name] for name in sorted(params)], before])
 
 
 def pass_of(params: Mapping[str, Any], lineage: Lineage = ()) -> str:
-    """Equal for choices that share a forward pass, but for its length."""
+    """A key equal for choices that share a forward pass, up to its length."""
     shared = {name: value for name, value in params.items() if name not in names.EXITS}
     return key_of(shared, lineage)

@@ -1,4 +1,4 @@
-"""Fronts of two quantities that are both to be small: which points, what area, what gain."""
+"""Fronts of two quantities to minimise: points, dominated area, expected gain."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from scipy.special import ndtr
 
 
 def non_dominated(points: np.ndarray) -> np.ndarray:
-    """Which of points ``(n, 2)`` no other beats in both columns, by rising first column.
+    """Indices of the non-dominated points among ``(n, 2)``, by rising first column.
 
-    Of equal points the first one.
+    Of equal points the first one is kept.
     """
     order = np.lexsort((points[:, 1], points[:, 0]))
     losses = points[order, 1]
@@ -42,17 +42,17 @@ def expected_gain(
 ) -> np.ndarray:
     """Expected growth of the area that a front dominates, in closed form, ``(n,)``.
 
-    The energy of a candidate is taken as known, its loss as normal: over each step of the front's
-    staircase to the right of the candidate the growth is the step's width times the expected
+    A candidate's energy is treated as known and its loss as normally distributed. Each step of the
+    front's staircase to the right of the candidate contributes its width times the expected
     improvement over its height (Emmerich et al. 2011, for two objectives of which one is certain).
 
     Args:
-        front: ``(points, 2)``: energy and loss of what is there, in any order.
-        energy: Of the candidates, ``(n,)``.
-        mean: Of their losses, ``(n,)``.
-        deviation: Likewise.
-        worst: Energy and loss from which nothing counts.
-        floor: Loss below which nothing is gained.
+        front: Energy and loss of the current points, ``(points, 2)``, in any order.
+        energy: Energies of the candidates, ``(n,)``.
+        mean: Means of their losses, ``(n,)``.
+        deviation: Standard deviations of their losses, ``(n,)``.
+        worst: Energy and loss of the reference point.
+        floor: Loss below which there is no further gain.
     """
     inside = front[(front[:, 0] < worst[0]) & (front[:, 1] < worst[1])]
     inside = inside[np.argsort(inside[:, 0])]

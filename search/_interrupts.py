@@ -13,9 +13,9 @@ _LOG = logging.getLogger("spikefront")
 
 
 class Interrupts:
-    """Lets Ctrl-C and SIGTERM stop a search between two changes of its study, never within one.
+    """Lets Ctrl-C and SIGTERM stop a search between two writes to its study, never within one.
 
-    A second signal stops it at once: it may be waiting for a storage that is away or full.
+    A second signal stops it at once, as it may be waiting for an unreachable or full storage.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Interrupts:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Handle both signals alike; in another than the main thread there are none."""
+        """Handle both signals; threads other than the main one receive none."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -38,7 +38,7 @@ class Interrupts:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """Put an interrupt off until the end."""
+        """Defer an interrupt to the end of the block."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,4 +1,4 @@
-"""What a study trades accuracy against: energy, and if wanted steps, operations or memory."""
+"""What a study trades accuracy against: energy, and optionally latency, operations or memory."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ potentials.
 
 
 def checked_objectives(names: Sequence[str]) -> tuple[str, ...]:
-    """The objectives beside accuracy, energy first.
+    """Validate the objectives besides accuracy, and put energy first.
 
     Raises:
-        ConfigError: One is unknown or named twice, or energy is not among them.
+        ConfigError: An objective is unknown or repeated, or energy is missing.
     """
     unknown = [name for name in names if name not in OBJECTIVES]
     if unknown:
@@ -53,18 +53,18 @@ def checked_objectives(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def objective_values(measurement: Measurement, names: Sequence[str]) -> list[float]:
-    """Values of a trial for Optuna: the metric, then each objective."""
+    """A trial's values for Optuna: the metric, then each objective."""
     return [measurement.accuracy.value, *(OBJECTIVES[name][1](measurement) for name in names)]
 
 
 def non_dominated_rows(losses: np.ndarray) -> np.ndarray:
-    """Which of points ``(n, k)`` no other beats in all columns, by rising first column, ``(m,)``.
+    """Indices of the non-dominated points among ``(n, k)``, by rising first column, ``(m,)``.
 
-    Of equal points the first one.
+    Of equal points the first one is kept.
     """
     order = np.lexsort(losses.T[::-1])
     kept: list[int] = []
-    for i in order:  # who beats a point comes before it in this order
+    for i in order:  # in this order a point comes after all that dominate it
         beaten = any((losses[j] <= losses[i]).all() for j in kept)
         if not beaten:
             kept.append(int(i))

@@ -1,4 +1,4 @@
-"""What a point can be trusted to lose: its own samples, and what its divergence predicts."""
+"""How much accuracy a point loses with confidence, from its samples and its divergence."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _FLOOR = 5e-4
 
 @dataclass(frozen=True)
 class Promise:
-    """The drop of a point on as many other samples, as normally distributed.
+    """The drop of a point on an equal number of new samples, as a normal distribution.
 
     Attributes:
-        mean: Accuracy lost, shrunk towards what the divergence predicts.
-        spread: Standard deviation, with the noise of those other samples.
+        mean: Accuracy lost, shrunk towards the prediction from the divergence.
+        spread: Standard deviation, including the noise of the new samples.
     """
 
     mean: float
     spread: float
 
     def bound(self, confidence: float) -> float:
-        """Most that is lost, with this confidence."""
+        """Upper bound of the loss at a confidence."""
         return self.mean + normal_quantile(confidence) * self.spread
 
 
 class DropModel:
-    """Predicts drops from divergences, and moves measured drops towards that.
+    """Predicts drops from divergences, and shrinks measured drops towards the prediction.
 
     The best of many noisy drops looks better than it is. The divergence from the ANN is far less
-    noisy, and among the trials of one study it says how much is lost: a kernel regression over its
-    logarithm. What a point's own samples add to it counts as much as their noise allows (empirical
-    Bayes: Efron & Morris 1975). A point must not look better by that than by its own samples; and
-    as all points were measured on the same samples, the noise of these stays whole. A promise is
-    checked on other samples; as many of these add the same noise again.
+    noisy, and within a study it predicts the drop: by kernel regression over its logarithm. A
+    point's own samples refine the prediction as far as their noise allows (empirical Bayes: Efron &
+    Morris 1975), but never make a point look better than its samples do. As all points share the
+    same samples, the noise of these is not reduced. A promise is checked on new samples, which add
+    the same noise once more.
 
     Args:
-        measured: Of the finished trials, on one split.
+        measured: Measurements of the finished trials, on one split.
     """
 
     def __init__(self, measured: Sequence[Measurement]) -> None:
@@ -59,7 +59,7 @@ class DropModel:
         self._noise = np.array([drop.spread**2 for _, drop in known])
 
     def promise(self, measurement: Measurement) -> Promise | None:
-        """What a point can be trusted to lose; None where its drop was not recorded."""
+        """The promise for a point; None if its drop was not recorded."""
         drop = measurement.drop
         if drop is None:
             return None
@@ -71,7 +71,7 @@ class DropModel:
         return Promise(mean=max(shrunk, drop.centre), spread=spread)
 
     def _predict(self, measurement: Measurement) -> tuple[float, float]:
-        """Drop at a divergence, and the variance of true drops about it."""
+        """Predicted drop at a divergence, and the variance of true drops around it."""
         place = _place(measurement)
         weights = np.exp(-0.5 * ((self._places - place) / _REACH) ** 2) / self._noise
         total = max(float(weights.sum()), 1e-12)
@@ -90,13 +90,13 @@ def _place(measurement: Measurement) -> float:
 
 
 def samples_for(promise: Promise, n: int, limit: float, confidence: float) -> int | None:
-    """Samples with which a point like this one would keep a limit; None where none are enough.
+    """Samples needed for a point like this one to satisfy a limit; None if no number suffices.
 
     Args:
-        promise: By ``n`` samples.
-        n: How many there are.
-        limit: Most that may be lost.
-        confidence: Of the promise.
+        promise: The promise from ``n`` samples.
+        n: Number of samples so far.
+        limit: Largest allowed loss.
+        confidence: Confidence of the promise.
     """
     if promise.mean >= limit:
         return None

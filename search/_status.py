@@ -1,4 +1,4 @@
-"""How a study is getting on: what the storage tells, across all workers."""
+"""Progress of a study across all workers, as the storage shows it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from search._study import plan_of
 from search._trial import TrialRecord, exit_of, is_double, passes, reason_of, running_of
 
 _RECENT = 50
-"""Trials by which the rate is judged."""
+"""Number of recent trials that determine the rate."""
 
 _SILENT = 60.0
-"""Seconds after which a worker is at work no more."""
+"""Seconds without a sign of life after which a worker counts as gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """One that has a trial running.
+    """A worker with a running trial.
 
     Attributes:
         name: Machine, and process or folder.
         trials: Numbers of its running trials.
-        seconds: Since the first of them started.
-        silent: Seconds since its last sign of life, by the clocks of its machine and this one.
+        seconds: Time since the first of them started.
+        silent: Seconds since its last sign of life, comparing its machine's clock with this one's.
     """
 
     name: str
@@ -42,18 +42,18 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
-    """How a study is getting on.
+    """Progress of a study.
 
     Attributes:
-        name: Of the study.
-        planned: Trials that it is to run; None if that is not known.
-        run: Trials that were run.
-        states: Number of trials by Optuna's state, exits of passes among the complete ones.
-        exits: Additional exits of passes.
-        workers: Those that have a trial running.
-        per_hour: Rate of the last trials; None before there are two.
-        seconds_left: At this rate; None if unknown, or if no worker is at work.
-        reasons: The last different reasons of failures, the newest first.
+        name: Name of the study.
+        planned: Number of planned trials; None if unknown.
+        run: Number of trials run.
+        states: Number of trials by Optuna state; complete ones include additional exits.
+        exits: Number of additional exits.
+        workers: Workers with a running trial.
+        per_hour: Rate of the latest trials; None before there are two.
+        seconds_left: Time left at this rate; None if unknown, or if no worker is active.
+        reasons: Distinct reasons of the latest failures, newest first.
     """
 
     name: str
@@ -68,17 +68,17 @@ class StudyStatus:
 
     @property
     def at_work(self) -> bool:
-        """Whether a worker has a trial running and shows signs of life."""
+        """Whether any worker with a running trial shows signs of life."""
         return any(worker.silent < _SILENT for worker in self.workers)
 
     @property
     def is_done(self) -> bool:
-        """Whether as many trials were run as planned, and no more are running."""
+        """Whether all planned trials have run and none is running."""
         return self.planned is not None and self.run >= self.planned and not self.at_work
 
 
 def study_status(study: optuna.Study) -> StudyStatus:
-    """Look at a study."""
+    """Read the progress of a study."""
     every = study.get_trials(deepcopy=False)
     done = passes(study)
     planned = _planned(study)
@@ -125,7 +125,7 @@ def _worker(name: str, trials: Sequence[FrozenTrial]) -> Worker:
     now = time.time()
     starts = [t.datetime_start.timestamp() for t in trials if t.datetime_start is not None]
     beats = [beat for t in trials if (beat := TrialRecord.of(t).beats)]
-    signs = beats or starts  # starts are of another machine's time zone, perhaps
+    signs = beats or starts  # starts may be in another machine's time zone
     return Worker(
         name=name,
         trials=tuple(trial.number for trial in trials),
@@ -135,7 +135,7 @@ def _worker(name: str, trials: Sequence[FrozenTrial]) -> Worker:
 
 
 def _per_hour(done: Sequence[FrozenTrial]) -> float | None:
-    """By the mean time between the last trials' ends, without a night's pause."""
+    """From the mean time between recent completions, ignoring long pauses."""
     ends = sorted(t.datetime_complete for t in done if t.datetime_complete is not None)[-_RECENT:]
     gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ends)]
     if not gaps:

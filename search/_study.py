@@ -1,4 +1,4 @@
-"""Studies: made once, and checked on every return."""
+"""Studies: created once, and checked whenever they are resumed."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _PLAN = "plan"
 
 @dataclass(frozen=True, kw_only=True)
 class StudySetup:
-    """What a study is about; kept in the study, so that anyone who opens it can go on with it.
+    """What a study searches; stored in the study, so that any process can continue it.
 
     Attributes:
         space: The search space.
-        energy_model: The energy model, whole.
-        seed: Seed of splits and samplers.
+        energy_model: The complete energy model.
+        seed: Seed of the splits and samplers.
         model_fingerprint: SHA-256 of the ANN.
         data_fingerprint: SHA-256 of the calibration inputs.
         search_fingerprint: SHA-256 of the search split.
-        task: What to load, or None if the caller brought objects of their own.
-        budget: Limits that a point of the front must keep.
+        task: The task to load, or None if the caller passed objects.
+        budget: Limits that points of the front must respect.
         metric: Name of the task's metric, the first objective.
-        objectives: What is to be small, energy first; see ``OBJECTIVES``.
-        version: spikefront's.
+        objectives: Quantities to minimise, energy first; see ``OBJECTIVES``.
+        version: Version of spikefront.
     """
 
     space: LayerSpace
@@ -82,7 +82,7 @@ class StudySetup:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         nouns = ("space", "budget", "energy_model")
         values = {**vars(self), **{name: getattr(self, name).to_dict() for name in nouns}}
         task = self.task.to_dict() if self.task else None
@@ -90,11 +90,11 @@ class StudySetup:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudySetup:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         task = TaskSpec.from_dict(values["task"]) if values["task"] else None
         space = LayerSpace.from_dict(values["space"])
         budget = Budget.from_dict(values.get("budget", {}))
-        energy = values["energy_model"]  # a name, as studies of 0.1.0 began with
+        energy = values["energy_model"]  # just a name in early studies of 0.1.0
         energy = energy_model(energy) if isinstance(energy, str) else EnergyModel.from_dict(energy)
         objectives = tuple(values.get("objectives", (ENERGY,)))
         nouns = {"space": space, "task": task, "budget": budget, "energy_model": energy,
@@ -111,14 +111,14 @@ def _version() -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a study is to be run: what may change when a search goes on.
+    """How to run a study; unlike its setup, this may change when a search resumes.
 
     Attributes:
-        trials: Trials that it is to run, across all workers.
+        trials: Number of trials to run, across all workers.
         sampler: Name of the sampler.
-        timeout: Seconds that a trial may take, or None.
-        artifacts: Where learned states are kept: a folder, ``s3://`` or ``gs://``; None: nowhere.
-        options: Of the command that makes the study again, as typed; None if unknown.
+        timeout: Time limit of a trial in seconds, or None.
+        artifacts: Where learned states are stored: a folder, ``s3://`` or ``gs://``; None: nowhere.
+        options: Options of the command that reproduces the study, as typed; None if unknown.
     """
 
     trials: int
@@ -129,12 +129,12 @@ class Plan:
 
 
 def set_plan(study: optuna.Study, plan: Plan) -> None:
-    """Tell every worker of the study, those at work included."""
+    """Set the plan for all workers of the study, including running ones."""
     study.set_user_attr(_PLAN, asdict(plan))
 
 
 def plan_of(study: optuna.Study) -> Plan:
-    """How a study is to be run; raises :class:`StudyError` if no search has said so."""
+    """Read the plan of a study; raises :class:`StudyError` if no search has set one."""
     if _PLAN not in (attrs := study.user_attrs):
         raise StudyError(
             f"it is not known how many trials the study {study.study_name!r} is to run;"
@@ -147,12 +147,12 @@ _ANN = "ann"
 
 
 def note_ann(study: optuna.Study, ann: AnnReference) -> None:
-    """Keep what the ANN gives on the search split, for those who only look into the storage."""
+    """Store the ANN's result on the search split, for readers of the storage alone."""
     study.set_user_attr(_ANN, ann.to_dict())
 
 
 def ann_reference(study: optuna.Study) -> AnnReference | None:
-    """What the ANN gives on the search split, if a search has noted it."""
+    """The ANN's result on the search split, if a search has stored it."""
     found = study.user_attrs.get(_ANN)
     return None if found is None else AnnReference.from_dict(found)
 
@@ -163,10 +163,10 @@ def open_study(
     setup: StudySetup,
     sampler: optuna.samplers.BaseSampler | None = None,
 ) -> optuna.Study:
-    """Make the study, or come back to it.
+    """Create a study, or resume it.
 
     Raises:
-        StudyError: A study of that name exists with another space, model, data or energy model.
+        StudyError: The study exists with another space, model, data or energy model.
     """
     study = optuna.create_study(
         study_name=name,
@@ -192,7 +192,7 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
     """Open an existing study.
 
     Raises:
-        StudyError: There is no such study, or spikefront did not make it.
+        StudyError: The study does not exist, or spikefront did not create it.
     """
     try:
         study = optuna.load_study(study_name=name, storage=storage)
@@ -207,14 +207,14 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
 
 
 def study_setup(study: optuna.Study) -> StudySetup:
-    """What a study is about; raises :class:`StudyError` if spikefront did not make it."""
+    """Read a study's setup; raises :class:`StudyError` if spikefront did not create it."""
     if _SETUP not in study.user_attrs:
         raise StudyError(f"the study {study.study_name!r} was not made by spikefront")
     return StudySetup.from_dict(study.user_attrs[_SETUP])
 
 
 def objectives_of(study: optuna.Study) -> tuple[str, ...]:
-    """What a study wants small; energy alone, if spikefront did not make it."""
+    """The quantities that a study minimises; energy alone if spikefront did not create it."""
     return tuple(study.user_attrs.get(_SETUP, {}).get("objectives", (ENERGY,)))
 
 
@@ -228,19 +228,19 @@ def check_settings(
     objectives: tuple[str, ...] = (ENERGY,),
     **space: Any,
 ) -> None:
-    """Check what a resumed search was told before anything is loaded or trained.
+    """Check the settings of a resumed search before anything is loaded or trained.
 
     Args:
-        storage: Where the study may be.
-        name: Its name.
+        storage: The storage in which the study may exist.
+        name: Name of the study.
         energy: The energy model.
-        task: What to load.
-        budget: Limits that a point of the front must keep.
-        objectives: What is to be small.
+        task: The task to load.
+        budget: Limits that points of the front must respect.
+        objectives: Quantities to minimise.
         **space: Fields of :class:`spaces.LayerSpace`.
 
     Raises:
-        StudyError: The study is there, with other settings.
+        StudyError: The study exists with other settings.
     """
     if name not in optuna.get_all_study_names(storage):
         return
@@ -265,8 +265,8 @@ def check_evaluator(study: optuna.Study, evaluator: Evaluator, *, version: bool 
     Args:
         study: The study.
         evaluator: To measure its trials.
-        version: Whether spikefront must be of the version that made the study, too: numbers of
-            two versions do not belong into one front.
+        version: Whether to require the spikefront version that created the study: numbers of two
+            versions should not be mixed in one front.
     """
     check_setup(study.study_name, study_setup(study), evaluator, version=version)
 
@@ -274,7 +274,7 @@ def check_evaluator(study: optuna.Study, evaluator: Evaluator, *, version: bool 
 def check_setup(
     name: str, there: StudySetup, evaluator: Evaluator, *, version: bool = True
 ) -> None:
-    """As :func:`check_evaluator`, where the storage is not at hand."""
+    """Like :func:`check_evaluator`, without access to the storage."""
     here = StudySetup.of(
         evaluator, there.space, there.task, there.budget, objectives=there.objectives
     )
@@ -312,15 +312,15 @@ _GROUPS = {
 
 
 _IN_WORDS = ("source", "leaves_out", "node_nm")
-"""Of an energy model: they change no number."""
+"""Fields of an energy model that do not affect any number."""
 
 
 _PLACES = ("task", "data", "weights")
-"""Settings of a task that are paths: the fingerprints tell whether what lies there is the same."""
+"""Task settings that are paths: fingerprints show whether their contents are the same."""
 
 
 def _has_moved(there: Any, here: Any) -> bool:
-    """Whether both are paths of the same name in different folders."""
+    """Whether both are paths with the same file name in different folders."""
     both = isinstance(there, str) and isinstance(here, str)
     return both and Path(there).name == Path(here).name
 

@@ -1,4 +1,4 @@
-"""What spikefront keeps in a trial: one record of all its attributes, and who reads them."""
+"""The attributes that spikefront stores in a trial, and functions that read them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from spaces import LayerSpace
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """The user attributes of a trial; what is None or 0 is not written.
+    """The user attributes of a trial; those that are None or 0 are not written.
 
     Attributes:
-        owner: The process that runs it.
-        beats: Time of its last sign of life, seconds.
-        deaths: How many processes died of these parameters.
-        suspect: Whether it must run alone, since a process died while it ran.
-        retry_of: The trial that lost its worker and whose parameters these are.
+        owner: The process that runs the trial.
+        beats: Time of its last sign of life, in seconds.
+        deaths: Number of processes that died while running these parameters.
+        suspect: Whether to run it alone, because a process died while running it.
+        retry_of: The trial that lost its worker and whose parameters it repeats.
         baseline: ``"uniform"``, ``"pareto_dp"``, ``"learned"``, or None.
-        exit_of: The trial whose pass this one is another exit of.
-        seconds: What the pass took.
-        goes_on_from: The trial from whose φ and ρ, and learned state if it has one, it learns on.
-        lineage: The segments of learning before its own, as ``vars`` of ``Segment``.
+        exit_of: The trial whose pass it is an additional exit of.
+        seconds: Duration of the pass.
+        goes_on_from: The trial whose φ, ρ and learned state, if any, it continues.
+        lineage: The learning segments before its own, as ``vars`` of ``Segment``.
         state: Name of its learned state among the study's artifacts.
-        energy_ratio: Energy over the ANN's; for people who look with optuna-dashboard.
-        kl: Divergence from the ANN's outputs, nats; likewise.
+        energy_ratio: Energy ÷ the ANN's, for display in optuna-dashboard.
+        kl: Divergence from the ANN's outputs, nats, for the same purpose.
         measurement: A :meth:`evaluators.Measurement.to_dict`.
-        reason: Why it failed.
+        reason: Reason of its failure.
     """
 
     owner: str | None = None
@@ -56,13 +56,13 @@ class TrialRecord:
 
     @classmethod
     def of(cls, trial: FrozenTrial | optuna.Trial) -> TrialRecord:
-        """The record of a trial; attributes that are not spikefront's are not looked at."""
+        """The record of a trial; attributes of other programs are ignored."""
         attrs = trial.user_attrs
         return cls(**{name: attrs[name] for name in _DEFAULTS if name in attrs})
 
     @classmethod
     def of_measurement(cls, measurement: Measurement, **others: Any) -> TrialRecord:
-        """The record of a measured trial, with what a person looks for in optuna-dashboard."""
+        """The record of a measured trial, including the attributes for optuna-dashboard."""
         return cls(
             energy_ratio=round(measurement.energy_ratio, 5),
             kl=round(measurement.kl.value, 5),
@@ -71,28 +71,28 @@ class TrialRecord:
         )
 
     def attrs(self) -> dict[str, Any]:
-        """As user attributes, in the order of the fields."""
+        """The user attributes, in the order of the fields."""
         values = {**vars(self), "lineage": tuple(self.lineage)}
         changed = {n: values[n] for n in _DEFAULTS if values[n] != _DEFAULTS[n]}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in changed.items()}
 
     def write(self, study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
-        """Set these attributes of a trial that has not ended; others stay as they are."""
+        """Set these attributes of an unfinished trial; others are unchanged."""
         for name, value in self.attrs().items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
 def choice_of(space: LayerSpace, trial: FrozenTrial) -> Choice:
-    """What a trial chose, with what its learning went on from.
+    """The choice of a trial, including the learning segments it continues.
 
     Raises:
-        ConfigError: Its parameters are not of the space.
+        ConfigError: Its parameters are outside the space.
     """
     return space.choice(trial.params, TrialRecord.of(trial).lineage)
 
 
 def segment_of(params: Mapping[str, Any], space: LayerSpace) -> dict[str, Any]:
-    """The learning of a trial as a segment that another one goes on from."""
+    """The learning of a trial as a segment that another one can continue."""
     return dict(vars(space.choice(params).conversion.segment()))
 
 
@@ -107,7 +107,7 @@ def measurement_of(trial: FrozenTrial) -> Measurement:
 
 
 def exit_of(trial: FrozenTrial) -> int | None:
-    """The number of the trial whose pass this one is another exit of, or None."""
+    """The number of the trial whose pass it is an additional exit of, or None."""
     return TrialRecord.of(trial).exit_of
 
 
@@ -117,33 +117,33 @@ def reason_of(trial: FrozenTrial) -> str | None:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials that hold a measurement, by number."""
+    """The complete trials with a measurement, by number."""
     return finished_of(study.get_trials(deepcopy=False))
 
 
 def finished_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the trials that are complete and hold a measurement."""
+    """The complete trials with a measurement."""
     complete = (trial for trial in trials if trial.state is TrialState.COMPLETE)
     return [trial for trial in complete if TrialRecord.of(trial).measurement is not None]
 
 
 def passes(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trials that were run; not those that are other exits of such a one."""
+    """The finished trials that were run, without additional exits."""
     return passes_of(study.get_trials(deepcopy=False))
 
 
 def passes_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the trials that are :func:`passes`."""
+    """The :func:`passes` among trials."""
     return [trial for trial in finished_of(trials) if exit_of(trial) is None]
 
 
 def running_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the trials that are running."""
+    """The running trials."""
     return [trial for trial in trials if trial.state is TrialState.RUNNING]
 
 
 def known_points(trials: Iterable[FrozenTrial]) -> np.ndarray:
-    """Accuracy, energy over the ANN's, divergence of trials within the budget, ``(n, 3)``."""
+    """Accuracy, energy ÷ the ANN's, divergence of trials within the budget, ``(n, 3)``."""
     within = [
         trial.user_attrs["measurement"] for trial in finished_of(trials) if is_feasible(trial)
     ]
@@ -158,10 +158,10 @@ def fail(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str) ->
 
 
 def fail_double(study: optuna.Study, trial: optuna.Trial, of: int) -> None:
-    """End a trial that waited though another one has its settings."""
+    """Fail a queued trial whose settings another trial already has."""
     fail(study, trial, f"{_THE_SAME} {of}")
 
 
 def is_double(trial: FrozenTrial) -> bool:
-    """Whether it was left out because another trial has its settings."""
+    """Whether it was skipped because another trial has the same settings."""
     return (TrialRecord.of(trial).reason or "").startswith(_THE_SAME)

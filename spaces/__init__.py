@@ -1,4 +1,4 @@
-"""What may be chosen: per-layer φ and ρ, T, calibration and early exit."""
+"""The search space: per-layer φ and ρ, T, calibration and early exit."""
 
 from spaces import names
 from spaces._layer_space import LayerSpace

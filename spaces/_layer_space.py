@@ -36,35 +36,33 @@ LEAST_PRICE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpace:
-    """The choices that a study makes, under static parameter names.
+    """The parameters of a study, under static names.
 
-    ``phi/<layer>``, ``rho/<layer>`` for every layer, ``timesteps``, ``neuron``,
-    ``calibration``, ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``; and where one of
-    the calibrations learns ``learning/iterations``, ``learning/rate`` and
-    ``learning/energy_weight``.
+    ``phi/<layer>`` and ``rho/<layer>`` for every layer, ``timesteps``, ``neuron``, ``calibration``,
+    ``calibration/timesteps``, ``iat/alpha`` and ``iat/beta``; if one of the calibrations learns,
+    also ``learning/iterations``, ``learning/rate`` and ``learning/energy_weight``.
 
     Attributes:
         layers: Names of the spiking layers.
-        phi_max: Largest φ; what a chip allows.
+        phi_max: Largest φ, such as a chip's limit.
         rho_max: Largest ρ.
-        rho_step: Grid of ρ.
-        timesteps: The values of T to choose from; one value fixes it. None: 1, 2, 4, 8; of inputs
-            over time those that are shorter than they, and their length.
-        neurons: The neurons to choose from, one kind for all layers.
-        calibrations: The ways to calibrate.
-        calibration_timesteps: The values of T to calibrate at. None: 1, 2, 4; of inputs over time
-            their length.
-        iterations: The numbers of gradient steps to choose from.
-        rates: Factors on the rate at which weights are learned.
-        energy_weight_max: Largest price of energy in what is learned.
-        label_weight: Weight of the labels in what is learned; 0 needs none.
+        rho_step: Step of the grid of ρ.
+        timesteps: Values of T to choose from; one value fixes it. None: 1, 2, 4, 8; for inputs that
+            vary over time those below their length, and their length.
+        neurons: Neurons to choose from, one kind for all layers.
+        calibrations: Calibrations to choose from.
+        calibration_timesteps: Values of T to calibrate at. None: 1, 2, 4; for inputs that vary over
+            time their length.
+        iterations: Numbers of gradient steps to choose from.
+        rates: Factors on the learning rate of the weights.
+        energy_weight_max: Largest price of energy in learned calibrations.
+        label_weight: Weight of the labels in learned calibrations; 0 needs no labels.
         beta_max: Largest β of the exit policy; 0 keeps thresholds constant over time.
-        score: Confidence of the exit policy.
-        length: Steps of inputs that come over time, which T cannot exceed; None: inputs are the
-            same at every step.
-        exits: Whether a sample may stop early; outputs without a confidence do not allow it.
-        bits: Widths of integer weights to choose from; none: floating point.
-        pins: Parameters that are not searched, by name, with the value that they keep.
+        score: Confidence score of the exit policy.
+        length: Number of steps of inputs that vary over time, which bounds T; None: static inputs.
+        exits: Whether samples may exit early, which requires outputs with a confidence.
+        bits: Widths of integer weights to choose from; empty: floating point.
+        pins: Fixed parameters: values by name.
     """
 
     layers: tuple[str, ...]
@@ -123,7 +121,7 @@ class LayerSpace:
         self._check_pins()
 
     def _settle_timesteps(self) -> None:
-        """Give T its usual values where none are named."""
+        """Fill in the default values of T."""
         usual: dict[str, tuple[int, ...]] = {
             "timesteps": (1, 2, 4, 8), "calibration_timesteps": (1, 2, 4)
         }  # fmt: skip
@@ -153,7 +151,7 @@ class LayerSpace:
                 )
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every parameter's distribution, by name; a pinned one has a single value."""
+        """The distribution of every parameter by name; a pinned one has a single value."""
         free = self._free()
         return {**free, **{name: _single(free[name], v) for name, v in self.pins.items()}}
 
@@ -164,18 +162,18 @@ class LayerSpace:
 
     @property
     def learners(self) -> tuple[str, ...]:
-        """Those of the calibrations that learn: for some steps, or at a price of energy."""
+        """The calibrations that learn: for some steps, or at a price of energy."""
         options = {n: CALIBRATIONS[n].options() for n in self.calibrations}
         return tuple(n for n in options if {"iterations", "energy_weight"} & {*options[n]})
 
     @property
     def energy_weighers(self) -> tuple[str, ...]:
-        """Those of the calibrations that learn at a price of energy."""
+        """The calibrations that learn at a price of energy."""
         return tuple(n for n in self.calibrations if CALIBRATIONS[n].weighs_energy())
 
     @property
     def continuing(self) -> tuple[str, ...]:
-        """Those that may go on from what was learned before."""
+        """The calibrations that can continue from an earlier learned state."""
         return tuple(n for n in self.energy_weighers if CALIBRATIONS[n].continues())
 
     def _free(self) -> dict[str, BaseDistribution]:
@@ -201,16 +199,15 @@ class LayerSpace:
         }
 
     def suggest(self, trial: optuna.Trial) -> Choice:
-        """Let an Optuna trial choose every parameter.
+        """Let an Optuna trial suggest every parameter.
 
-        What its learning goes on from is the sampler's to say, in the trial's attribute
-        ``lineage``.
+        The sampler decides which learned state it continues, in the trial's attribute ``lineage``.
         """
         params = {name: _suggest(trial, name, d) for name, d in self._items()}
         return self.choice(params, self._lineage(trial))
 
     def _lineage(self, trial: optuna.Trial) -> Any:
-        """What the sampler has just noted: the trial's own copy of its attributes is older."""
+        """Read from the storage, as the trial's own copy is older."""
         if not self.continuing or not isinstance(trial, optuna.Trial):
             return trial.user_attrs.get(names.LINEAGE, ())
         there = trial.storage.get_trial(trial._trial_id)
@@ -219,11 +216,11 @@ class LayerSpace:
     def choice(
         self, params: Mapping[str, Any], lineage: Iterable[Segment | Mapping[str, Any]] = ()
     ) -> Choice:
-        """The choice that parameter values stand for.
+        """The choice that parameter values describe.
 
         Args:
-            params: Every parameter.
-            lineage: Segments of learning that this one's goes on from.
+            params: Values of all parameters.
+            lineage: The learning segments that it continues.
 
         Raises:
             ConfigError: A parameter is missing, unknown or outside the space.
@@ -253,7 +250,7 @@ class LayerSpace:
         )
 
     def _calibration(self, params: Mapping[str, Any], lineage: tuple[Any, ...]) -> Calibration:
-        """The calibration of its name, with those of the given options that it has."""
+        """Make a calibration by name, with the given options that it supports."""
         given = {
             "iterations": params.get(names.ITERATIONS),
             "rate": float(params.get(names.RATE, 1.0)),
@@ -268,7 +265,7 @@ class LayerSpace:
     def uniform(self, *, phi: int, rho: float, alpha: float, beta: float = 0.0) -> dict[str, Any]:
         """Parameters of a uniform setting: the same φ and ρ for every layer, the largest T.
 
-        Neuron and calibration are the first ones offered, the latter's T the second smallest.
+        Neuron and calibration are the first of the space, the calibration's T the second smallest.
         """
         return {
             **names.per_layer(
@@ -291,7 +288,7 @@ class LayerSpace:
         iterations: int | None = None,
         rate: float | None = None,
     ) -> dict[str, Any]:
-        """Parameters of learning; of what does not learn, too, where they mean nothing."""
+        """Parameters of learning, which calibrations that do not learn ignore."""
         between = sorted(self.iterations)[len(self.iterations) // 2]
         return {
             names.ITERATIONS: iterations or between,
@@ -300,10 +297,10 @@ class LayerSpace:
         }
 
     def baselines(self) -> list[dict[str, Any]]:
-        """The uniform settings that stand in every report.
+        """The uniform settings that every search measures first.
 
-        φ in 1, 2, 4, 8 and ρ in 1, 2, as far as the space allows them, leaving above a confidence
-        of 0.6; a search adds those of their other exits that gain something.
+        φ in 1, 2, 4, 8 and ρ in 1, 2, as far as the space allows, with early exit above a
+        confidence of 0.6; a search adds their other exit settings that improve the front.
         """
         grid = [
             (phi, rho)
@@ -314,10 +311,10 @@ class LayerSpace:
         return _unlike([self.uniform(phi=phi, rho=rho, alpha=0.6) for phi, rho in grid])
 
     def learned_baselines(self) -> list[dict[str, Any]]:
-        """One uniform setting learned at rising prices of energy, each from where the last ended.
+        """One uniform setting learned at rising prices of energy, each continuing the one before.
 
-        φ = 4 and ρ = 2, as far as the space allows them, the last kinds of neuron and of learning
-        offered. None where nothing learns at a price of energy.
+        φ = 4 and ρ = 2, as far as the space allows, with its last neuron and last learned
+        calibration. Empty if no calibration learns at a price of energy.
         """
         if not self.continuing:
             return []
@@ -328,19 +325,19 @@ class LayerSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         values = asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LayerSpace:
-        """The inverse of :meth:`to_dict`; raises :class:`ConfigError` on unknown fields."""
+        """Rebuild from :meth:`to_dict`; raises :class:`ConfigError` on unknown fields."""
         if unknown := set(values) - {field.name for field in fields(cls)}:
             raise ConfigError(f"unknown space setting {sorted(unknown)[0]!r}")
         settings: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
-        if isinstance(iterations := settings.get("iterations"), int):  # as studies of old had it
+        if isinstance(iterations := settings.get("iterations"), int):  # as in early studies
             settings["iterations"] = (iterations,)
         return cls(**settings)
 
@@ -363,7 +360,7 @@ _PRICES = (0.1, 0.5, 2.0, 8.0)
 
 
 def _unlike(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each once: pins make some of them the same."""
+    """Without duplicates, which pins can cause."""
     found: list[dict[str, Any]] = []
     for params in settings:
         if params not in found:

@@ -1,4 +1,4 @@
-"""Names of the parameters of a study; everything that reads or writes them has them from here."""
+"""Names of a study's parameters, for everything that reads or writes them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ALPHA = "iat/alpha"
 BETA = "iat/beta"
 
 LINEAGE = "lineage"
-"""User attribute of a trial: the segments of learning that its own goes on from."""
+"""User attribute of a trial: the learning segments that it continues."""
 
 EXITS = (TIMESTEPS, ALPHA, BETA)
-"""What choices that share a forward pass may differ in, but for its length."""
+"""Parameters in which choices may differ and still share a forward pass."""
 
 _PHI, _RHO = "phi/", "rho/"
 
@@ -36,7 +36,7 @@ def rho(layer: str) -> str:
 
 
 def per_layer(phis: Mapping[str, int], rhos: Mapping[str, float]) -> dict[str, Any]:
-    """Parameters of every layer's φ and ρ, given by layer."""
+    """Parameters from φ and ρ by layer."""
     return {
         **{phi(layer): value for layer, value in phis.items()},
         **{rho(layer): value for layer, value in rhos.items()},
@@ -44,7 +44,7 @@ def per_layer(phis: Mapping[str, int], rhos: Mapping[str, float]) -> dict[str, A
 
 
 def layers_of(params: Iterable[str]) -> list[str]:
-    """The layers that parameters name, in their order."""
+    """The layers that appear in parameters, in order."""
     return [name.removeprefix(_PHI) for name in params if name.startswith(_PHI)]
 
 

@@ -16,10 +16,10 @@ CALIBRATIONS: dict[str, type[Calibration]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How a network is calibrated: its options are its fields, what it does are its steps.
+    """How a network is calibrated: fields are its options, :meth:`steps` is what it does.
 
     Attributes:
-        name: The name that configs and the command line give it.
+        name: Its name in configs and on the command line.
         summary: What it does, in a few words, for ``--help``.
     """
 
@@ -28,22 +28,22 @@ class Calibration:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What is done, in order."""
+        """The steps, in order."""
         return ()
 
     @property
     def learns(self) -> bool:
-        """Whether it descends a gradient, over batches that the caller may give."""
+        """Whether it learns by gradient descent, on batches that the caller may provide."""
         return any(step.learns for step in self.steps)
 
     @property
     def saves(self) -> tuple[str, ...]:
-        """Kinds of tensors in a deployed config beyond thresholds, biases and potentials."""
+        """Kinds of tensors it adds to a deployed config, such as ``"weight"``."""
         return tuple(kind for step in self.steps for kind in step.saves)
 
     @property
     def correction(self) -> Correct | None:
-        """All that it does, if one pass over the calibration data is enough; None: nothing.
+        """Its only step if one pass over the data suffices; None without any.
 
         Raises:
             ConfigError: It takes more than one pass.
@@ -56,35 +56,35 @@ class Calibration:
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Names of its fields."""
+        """Names of its options."""
         return tuple(cls.__dataclass_fields__)
 
     @classmethod
     def weighs_energy(cls) -> bool:
-        """Whether it learns at a price of energy, which a search may choose."""
+        """Whether it trades divergence for energy at a price that a search may choose."""
         return "energy_weight" in cls.options()
 
     @classmethod
     def continues(cls) -> bool:
-        """Whether it may go on from what was learned before."""
+        """Whether it can continue from an earlier learned state."""
         return "before" in cls.options()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values, its name among them."""
+        """Convert to JSON-serialisable values, including its name."""
         return {"name": self.name, **asdict(self)}
 
 
 def register_calibration(kind: type[Calibration]) -> type[Calibration]:
-    """Make a calibration known by its name; works as a class decorator."""
+    """Register a calibration under its name; works as a class decorator."""
     CALIBRATIONS[kind.name] = kind
     return kind
 
 
 def make_calibration(given: Calibration | str | Mapping[str, Any], **options: Any) -> Calibration:
-    """The calibration of a name, or of what :meth:`Calibration.to_dict` gave.
+    """Make a calibration from its name or from :meth:`Calibration.to_dict`.
 
     Raises:
-        ConfigError: There is none of that name, or it has no such option.
+        ConfigError: The name or an option is unknown.
     """
     if isinstance(given, Calibration):
         return given
@@ -135,7 +135,7 @@ class Advanced(Calibration):
 @register_calibration
 @dataclass(frozen=True, kw_only=True)
 class NoCalibration(Calibration):
-    """Thresholds alone."""
+    """Thresholds only."""
 
     name = "none"
     summary = "thresholds alone"
@@ -167,16 +167,16 @@ class Tuned(Calibration):
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One stretch of learning that came before: what was learned, with what, and how long.
+    """One earlier stretch of learning: what was learned, with which options, and how long.
 
     Attributes:
-        calibration: Name of the calibration: what was learned.
-        timesteps: T of learning; of the first segment also of thresholds and biases.
-        neuron: Kind of neuron of all layers.
+        calibration: Name of the calibration, which says what was learned.
+        timesteps: T of learning; in the first segment also of thresholds and biases.
+        neuron: Kind of neuron in all layers.
         iterations: Gradient steps.
         energy_weight: The price of energy.
         label_weight: Weight of the labels.
-        rate: Factor on the rate at which weights are learned.
+        rate: Factor on the learning rate of the weights.
     """
 
     calibration: str
@@ -203,19 +203,19 @@ class Segment:
 @register_calibration
 @dataclass(frozen=True, kw_only=True)
 class Learned(Calibration):
-    """Light, then thresholds, biases and potentials by gradient through the whole network.
+    """Light, then thresholds, biases and potentials learned end to end by gradient descent.
 
-    It may go on from what an earlier one learned, at another price of energy, with another T or
-    neuron: the segments before then stand in ``before``, the first of them first, and only this
-    one's own learning is a step.
+    It can continue from an earlier learned state at another price of energy, T or neuron.
+    ``before`` then lists the earlier segments, oldest first; :meth:`steps` covers only its own
+    learning.
 
     Attributes:
         iterations: Gradient steps.
         energy_weight: The price of energy: nats of divergence per synaptic operation per MAC of
             the ANN, ≥ 0.
         label_weight: Weight of the cross-entropy with the labels, ≥ 0; 0 needs no labels.
-        rate: Factor on the rate at which weights are learned, 0.7 % of their spread a step.
-        before: The segments that it goes on from.
+        rate: Factor on the learning rate of the weights, by default 0.7 % of their spread per step.
+        before: The segments it continues, oldest first.
     """
 
     name = "learned"
@@ -241,7 +241,7 @@ class Learned(Calibration):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Light before the first segment; then learning."""
+        """Light, in the first segment only; then learning."""
         learn = Learn(
             iterations=self.iterations,
             energy_weight=self.energy_weight,
@@ -253,7 +253,7 @@ class Learned(Calibration):
 
     @property
     def saves(self) -> tuple[str, ...]:
-        """Weights, if this segment or one before learned them."""
+        """Weights, if this or an earlier segment learned them."""
         kinds = [type(self), *(CALIBRATIONS[segment.calibration] for segment in self.before)]
         learned = any(issubclass(kind, Learned) and kind.weights for kind in kinds)
         return ("weight",) if learned else ()
@@ -262,7 +262,7 @@ class Learned(Calibration):
 @register_calibration
 @dataclass(frozen=True, kw_only=True)
 class LearnedWeights(Learned):
-    """As :class:`Learned`, and the weights too."""
+    """Like :class:`Learned`, and also learns the weights."""
 
     name = "learned-weights"
     summary = "also learns the weights"

@@ -60,7 +60,7 @@ class LearningPass(SpikingPass):
     """A spiking pass that gradients can go back through.
 
     Args:
-        profile: Of the network.
+        profile: Profile of the network.
         neurons: Neuron layers by spiking layer name.
         apart: Whether each layer keeps its gradients to itself.
 

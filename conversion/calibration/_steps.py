@@ -22,17 +22,17 @@ OnIteration = Callable[[int, float], None]
 
 @dataclass(kw_only=True)
 class Draft:
-    """A conversion under way, which the steps of a calibration change.
+    """A conversion in progress, modified by each calibration step.
 
     Attributes:
-        profile: Of the network.
-        network: The network that the spikes run through, with the weights as tuned so far.
-        timesteps: T of the calibration.
+        profile: Profile of the network.
+        network: The network with the weights tuned so far.
+        timesteps: T used for calibration.
         neurons: Neuron layers by spiking layer name.
         thetas: θ per layer and channel, ``(C,)``.
         weights: Tuned weights by parameter name.
-        batches: Inputs to learn from, without end.
-        on_iteration: Told (iterations done, loss), or None.
+        batches: An endless iterator of inputs to learn from.
+        on_iteration: Called with (iterations done, loss), or None.
     """
 
     profile: Profile
@@ -46,11 +46,11 @@ class Draft:
 
 
 class Step:
-    """One thing that a calibration does.
+    """One step of a calibration.
 
     Attributes:
-        learns: Whether it descends a gradient over many batches.
-        saves: Kinds of tensors that it adds to a deployed config, such as ``"weight"``.
+        learns: Whether it learns by gradient descent over many batches.
+        saves: Kinds of tensors it adds to a deployed config, such as ``"weight"``.
     """
 
     learns: ClassVar[bool] = False

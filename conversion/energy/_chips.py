@@ -17,18 +17,18 @@ _FP32_MAC_PJ, _FP32_ADD_PJ, _FP32_BITS = 4.6, 0.9, 24
 @energy_kind
 @dataclass(frozen=True, kw_only=True)
 class Chip(EnergyModel):
-    """What a chip's makers measured, per event.
+    """Energies per event, as published for a chip.
 
-    No chip works on analog inputs and currents: their MACs are charged as those of the fp32 ANN,
-    at 45 nm (Horowitz, ISSCC 2014), which is also what the ratio compares with. Ratios to an ANN
-    on another process tell less than the order of points along a front.
+    None of the chips processes analog inputs and currents. Their MACs are charged at the fp32 ANN's
+    price, 45 nm (Horowitz, ISSCC 2014), which is also the reference of the ratio. As that ANN runs
+    on another process node, trust the order of the points along a front more than the ratios.
 
     Attributes:
-        synop_pj: A synaptic operation.
-        update_pj: A neuron's update at a step, whether it fires or not.
-        spike_pj: Making and sending a spike.
-        step_pj: What a step costs a chip that does nothing: static power times the step's length.
-        mac_pj: A multiply-accumulate on analog input or currents.
+        synop_pj: Energy of a synaptic operation.
+        update_pj: Energy of one neuron update per step, whether it fires or not.
+        spike_pj: Energy of generating and sending a spike.
+        step_pj: Energy of an idle step: static power times the length of a step.
+        mac_pj: Energy of a multiply-accumulate on analog inputs or currents.
     """
 
     kind: ClassVar[str] = "chip"

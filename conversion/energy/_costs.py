@@ -59,24 +59,25 @@ class Operator:
 
 @dataclass(frozen=True)
 class Costs:
-    """What one sample costs, before any price.
+    """Operations that one sample causes, before pricing.
 
     Attributes:
         fan_out: Accumulates that one spike of each neuron causes, by source node; each tensor
             has the shape of one sample of that node's output, ``(C, ...)``. Sources are the
             spiking layers, the max-pools between spikes, and inputs that are events.
-        targets: By source, what share of its accumulates happens where: at an operator, or at
-            the neurons, gate or ``output …`` that its spikes reach without weights. Of one spike
-            of every neuron.
+        targets: For each source, which share of its accumulates happens where: at an operator, or
+            at the neurons, gate or ``output …`` that its spikes reach without weights. Computed for
+            one spike of every neuron.
         operators: By node.
-        integrators: Values that are summed up over the steps: the potentials of spiking layers,
-            by node, and those of each ``output …``.
+        integrators: Number of values accumulated over the steps: potentials of spiking layers, by
+            node, and those of each ``output …``.
         stem_macs: MACs on analog input, once per inference.
-        analog_macs: MACs at every step, by node: those that are neither linear nor ReLU-like, and
-            those linear ones that get a current instead of spikes.
-        ann_macs: MACs of the ANN. Products with zeros of a padding, of the layer or before it,
-            are none: no spike would ever cross such a synapse either.
-        padding_macs: Those products; with them it is the number that MAC counters usually give.
+        analog_macs: MACs at every step, by node: operations that are neither linear nor ReLU-like,
+            and linear ones that receive currents instead of spikes.
+        ann_macs: MACs of the ANN. Products with padding zeros are not counted: no spike would ever
+            cross such a synapse either.
+        padding_macs: Products with padding zeros; MAC counters usually report ``ann_macs +
+            padding_macs``.
     """
 
     fan_out: dict[str, Tensor]
@@ -94,16 +95,17 @@ class Costs:
         once: Mapping[str, float],
         step: Mapping[str, float],
     ) -> dict[str, float]:
-        """Energy by source of the spikes as energy by where the work is done, pJ.
+        """Redistribute energy by source of the spikes to where the work is done, pJ.
 
         Args:
             energy_pj: By source, with ``stem`` and ``every step``, as measurements have it.
-            once: Where the stem's energy goes, in any unit; see ``EnergyModel.once_by_operator``.
-            step: Where that of every step goes.
+            once: Distribution of the stem's energy, in any unit; see
+                ``EnergyModel.once_by_operator``.
+            step: Distribution of the energy of every step.
 
         Returns:
-            By operator, neurons or output. What a source's spikes cause is shared as the
-            accumulates of one spike of every neuron are.
+            Energy by operator, neurons or output. The energy of a source is shared out in the
+            proportions of the accumulates that one spike of every neuron causes.
         """
         found: dict[str, float] = {}
 
@@ -136,7 +138,7 @@ class Costs:
 
     @property
     def potentials(self) -> int:
-        """Values that are summed up over the steps."""
+        """Values accumulated over the steps."""
         return sum(self.integrators.values())
 
 

@@ -18,16 +18,17 @@ KINDS = ("spikes", "bursts", "synops", "burst_synops")
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Events by source; every tensor is ``(sources, ...)``, of one shape.
+    """Events by source; all tensors have the same shape ``(sources, ...)``.
 
     Attributes:
         sources: Names of spiking layers, max-pools between spikes, and inputs that are events.
-        bits: What a graded event of each source must hold: its number of spikes, and a sign.
-        weight_bits: Of the weights in integers; None: floating point.
+        bits: Width of a graded event of each source: its number of spikes, and a sign.
+        weight_bits: Width of integer weights; None: floating point.
         spikes: Spikes; negative ones count too.
-        bursts: Steps at which a neuron fired at all: the events of a chip with graded spikes.
-        synops: Spikes, each times its fan-out.
-        burst_synops: Bursts, each times its fan-out.
+        bursts: Steps at which a neuron fired at least once: the events of a chip with graded
+            spikes.
+        synops: Spikes weighted by fan-out.
+        burst_synops: Bursts weighted by fan-out.
     """
 
     sources: tuple[str, ...]
@@ -39,13 +40,13 @@ class Counts:
     weight_bits: int | None = None
 
     def map(self, change: Any) -> Counts:
-        """The same with another tensor for each."""
+        """Apply a function to every tensor."""
         changed: dict[str, Any] = {kind: change(getattr(self, kind)) for kind in KINDS}
         return replace(self, **changed)
 
 
 def joined_counts(parts: list[Counts]) -> Counts:
-    """Counts of batches, ``(sources, T, N)``, as those of all samples."""
+    """Concatenate the counts of batches, ``(sources, T, N)``, over the samples."""
     whole: dict[str, Any] = {
         kind: torch.cat([getattr(part, kind) for part in parts], dim=2) for kind in KINDS
     }
@@ -53,7 +54,7 @@ def joined_counts(parts: list[Counts]) -> Counts:
 
 
 def graded_bits(phi: int, *, signed: bool = False) -> int:
-    """Bits of an event that holds 1 to φ spikes, and their sign."""
+    """Width of an event that carries 1 to φ spikes and their sign."""
     return max(1, math.ceil(math.log2(phi + 1))) + signed
 
 
@@ -62,11 +63,11 @@ _INPUT_BITS = 8
 
 
 def bits_of(costs: Costs, layers: Mapping[str, int]) -> tuple[int, ...]:
-    """Bits of a graded event of each source; a max-pool sends what it gets.
+    """Width of a graded event of each source; a max-pool passes on what it receives.
 
     Args:
         costs: Of the network.
-        layers: Bits of each spiking layer, by :func:`graded_bits`.
+        layers: Width for each spiking layer, from :func:`graded_bits`.
     """
     found: dict[str, int] = {}
     for name in costs.fan_out:
@@ -77,16 +78,16 @@ def bits_of(costs: Costs, layers: Mapping[str, int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MeanCounts:
-    """Counts of an inference, mean per sample at its exit; every model prices these alone.
+    """Mean counts per sample up to its exit; all that any energy model needs.
 
     Attributes:
         sources: As in :class:`Counts`.
         bits: Likewise.
         weight_bits: Likewise.
-        mean: By kind of count, one number per source.
-        error: Standard errors of the means, likewise.
-        steps: Mean steps.
-        steps_error: Its standard error.
+        mean: Means by kind of count, one number per source.
+        error: Standard errors of the means, in the same form.
+        steps: Mean number of steps.
+        steps_error: Standard error of ``steps``.
     """
 
     sources: tuple[str, ...]
@@ -99,7 +100,7 @@ class MeanCounts:
 
     @classmethod
     def of(cls, counts: Counts, steps: Tensor) -> MeanCounts:
-        """From counts up to each sample's exit ``(sources, N)`` and its steps ``(N,)``."""
+        """Average counts up to each sample's exit, ``(sources, N)``, and steps, ``(N,)``."""
         n = len(steps)
 
         def error(values: Tensor) -> Tensor:
@@ -117,12 +118,12 @@ class MeanCounts:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         return {**vars(self), "mean": dict(self.mean), "error": dict(self.error)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MeanCounts:
-        """The inverse of :meth:`to_dict`.
+        """Rebuild from the output of :meth:`to_dict`.
 
         Raises:
             ConfigError: A field is missing or unknown.

@@ -19,7 +19,7 @@ PARTS = ("operations", "potentials", "weights", "biases", "buffers", "addresses"
 @energy_kind
 @dataclass(frozen=True, kw_only=True)
 class Memory(EnergyModel):
-    """Every operand is read from an SRAM of its own size, and every result written to one.
+    """Each operand is read from an SRAM sized for it, and each result written to one.
 
     Of a layer with θ_in spikes at its input and θ_out at its output over all T steps, S synaptic
     operations, V outputs and C output channels, with e(n) the energy of an access to a memory of n
@@ -34,21 +34,21 @@ class Memory(EnergyModel):
     addresses    2·θ_in MACs for a convolution, and S additions
     ============ ===================================================================
 
-    A graded event is one event with a payload: its synapses multiply. Of the ANN: every MAC reads
-    an input and a weight; every output is written, and its bias read.
+    A graded event is one event with a payload: its synapses multiply. In the ANN every MAC reads an
+    input and a weight; every output is written once, and its bias read once.
 
     Attributes:
         bits: Width of weights, potentials and activations.
-        add_pj: An addition of that width.
-        multiply_pj: A multiplication.
-        int8_add_pj: An addition of the int8 ANN that stands beside the result.
-        int8_multiply_pj: A multiplication of it.
-        sram_pj: An access to a memory of no size.
-        sram_pj_per_bit: What each bit of the memory adds to it.
-        bus_bits: Width of the memory's bus: as many values as fit share an access.
-        queue: Elements of a queue of spikes.
-        weight_bits: Width of the weights, where it is another.
-        multiplier_bits: Width of the multiplier that ``multiply_pj`` is of, where it is another.
+        add_pj: Energy of an addition of that width.
+        multiply_pj: Energy of a multiplication.
+        int8_add_pj: Energy of an addition in the int8 reference ANN.
+        int8_multiply_pj: Energy of a multiplication in it.
+        sram_pj: Size-independent part of an SRAM access.
+        sram_pj_per_bit: Additional energy of an access per bit of memory.
+        bus_bits: Width of the memory bus; values that fit side by side share an access.
+        queue: Capacity of a spike queue, elements.
+        weight_bits: Width of the weights, if different.
+        multiplier_bits: Width of the multiplier that ``multiply_pj`` refers to, if different.
     """
 
     kind: ClassVar[str] = "memory"
@@ -77,7 +77,7 @@ class Memory(EnergyModel):
         return ("sram_pj_per_bit",)
 
     def access_pj(self, elements: int, bits: int | None = None) -> float:
-        """One read or write of a memory of so many elements, pJ."""
+        """Energy of one access to a memory with this many elements, pJ."""
         width = bits or self.bits
         shared = max(1, self.bus_bits // width)
         return (self.sram_pj_per_bit * elements * width + self.sram_pj) / shared
@@ -168,7 +168,7 @@ class Memory(EnergyModel):
     def ann_parts_pj(
         self, costs: Costs, *, int8: bool = False, bits: Mapping[str, int] | None = None
     ) -> dict[str, float]:
-        """Energy of one inference of the ANN, by what it is paid for, pJ."""
+        """Energy of one inference of the ANN by component, pJ."""
         total = dict.fromkeys(PARTS, 0.0)
         for name, operator in costs.operators.items():
             width = bits.get(name) if bits else None

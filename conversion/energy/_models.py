@@ -30,16 +30,16 @@ _MOST = 2**31
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyModel(ABC):
-    """What operations cost, in pJ: data with its source, of a kind that knows how they add up.
+    """Prices of operations in pJ, with their source; each kind of model defines how they add up.
 
-    One of your own goes into :data:`ENERGY_MODELS` under its name, or into a TOML file; studies
-    and deployed configs keep it whole.
+    Add your own to :data:`ENERGY_MODELS` under its name, or write it as a TOML file. Studies and
+    deployed configs store the whole model.
 
     Attributes:
         name: Name used on the command line and in every report.
         burst: ``"count"``: n spikes of a burst are n events; ``"graded"``: a burst is one event.
         source: Where the prices come from.
-        leaves_out: What it does not count.
+        leaves_out: What the model does not count.
         node_nm: Process node in nm, or None.
     """
 
@@ -84,20 +84,20 @@ class EnergyModel(ABC):
 
     @abstractmethod
     def prices(self, costs: Costs, bits: Sequence[int]) -> Prices:
-        """What the operations of a network cost.
+        """Prices of the operations of a network.
 
         Args:
             costs: Of the network.
-            bits: Of a graded event of each source, as ``Counts.bits``.
+            bits: Width of a graded event of each source, as in ``Counts.bits``.
         """
 
     def prices_of(self, costs: Costs, counts: Counts | MeanCounts) -> Prices:
-        """What the operations cost of a run with such counts."""
+        """Prices for a run with these counts."""
         model = self if counts.weight_bits is None else self.in_integers(counts.weight_bits)
         return model.prices(costs, counts.bits)
 
     def in_integers(self, bits: int) -> EnergyModel:
-        """What a run costs with weights of so many bits and potentials of sixteen."""
+        """This model for weights of the given width and 16-bit potentials."""
         return self
 
     @abstractmethod
@@ -108,30 +108,30 @@ class EnergyModel(ABC):
 
         Args:
             costs: Of the network.
-            int8: Of the ANN with weights and activations in int8, instead of the model's own.
-            bits: Of the activations that each operator reads, where they are fewer.
+            int8: Price the ANN with int8 weights and activations instead of the model's own.
+            bits: Width of the activations that each operator reads, if narrower.
         """
 
     def ann_by_operator(self, costs: Costs) -> dict[str, float]:
-        """Energy of one inference of the ANN, by operator, pJ; they sum up to :meth:`ann_pj`."""
+        """Energy of one inference of the ANN by operator, pJ; sums to :meth:`ann_pj`."""
         each = self.ann_pj(costs) / max(costs.ann_macs, 1)
         return {name: op.macs * each for name, op in costs.operators.items()}
 
     def once_by_operator(self, costs: Costs) -> dict[str, float]:
-        """What works once on the analog input, by operator, pJ; it sums up to ``Prices.once``."""
+        """Energy spent once on the analog input, by operator, pJ; sums to ``Prices.once``."""
         found = self.ann_by_operator(costs)
         return {n: found[n] for n, op in costs.operators.items() if op.stage == "stem"}
 
     def step_by_operator(self, costs: Costs) -> dict[str, float]:
-        """What a step costs, whatever fires, by operator or neurons, pJ.
+        """Energy of a step that does not depend on spikes, by operator or neurons, pJ.
 
-        It sums up to ``Prices.step``, or is empty where a model does not tell.
+        Sums to ``Prices.step``; empty if the model does not break it down.
         """
         return {}
 
     @property
     def summary(self) -> str:
-        """Its prices in one line."""
+        """The prices in one line."""
         words = ("name", "source", "leaves_out", "node_nm", "burst")
         prices = {n: v for n, v in asdict(self).items() if n not in words and v is not None}
         found = [_IN_WORDS.get(n, n + " {:g}").format(v) for n, v in prices.items() if v]
@@ -140,12 +140,12 @@ class EnergyModel(ABC):
         return ", ".join(found) + f"; {burst}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         return {"kind": self.kind, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EnergyModel:
-        """The inverse of :meth:`to_dict`.
+        """Rebuild from the output of :meth:`to_dict`.
 
         Raises:
             ConfigError: A field is missing, unknown or out of range.
@@ -225,10 +225,11 @@ def load_energy_models() -> None:
 
 
 def energy_model(name: str | Path) -> EnergyModel:
-    """The energy model of that name, or of a TOML file.
+    """Look up an energy model by name, or read it from a TOML file.
 
     Raises:
-        ConfigError: There is none; the message lists those there are. Or the file is malformed.
+        ConfigError: The name is unknown (the message lists the known ones), or the file is
+            malformed.
         FileError: The file cannot be read.
     """
     if str(name).endswith(".toml"):

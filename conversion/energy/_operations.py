@@ -22,13 +22,13 @@ from conversion.energy._prices import Prices
 @energy_kind
 @dataclass(frozen=True, kw_only=True)
 class Operations(EnergyModel):
-    """MACs and accumulates, and nothing else: no memory, no communication, no leakage.
+    """Counts MACs and accumulates only: no memory, no communication, no leakage.
 
     Attributes:
-        mac_pj: One multiply-accumulate, paid by the analog stem and by nodes that stay analog.
-        ac_pj: One accumulate, paid by every spike at every synapse it reaches.
-        ann_mac_pj: One multiply-accumulate of the ANN that the result is compared with.
-        multiplier_bits: Width of its multiplier: 24 of fp32's mantissa, 8 of int8.
+        mac_pj: Energy of a multiply-accumulate in the analog stem and in nodes that stay analog.
+        ac_pj: Energy of an accumulate: one per spike and synapse.
+        ann_mac_pj: Energy of a multiply-accumulate of the reference ANN.
+        multiplier_bits: Width of its multiplier: 24 for fp32's mantissa, 8 for int8.
     """
 
     kind: ClassVar[str] = "operations"

@@ -15,17 +15,17 @@ from conversion.energy._counts import KINDS, Counts, MeanCounts
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """Energy is linear in what is counted: these are its coefficients for one network, in pJ.
+    """Coefficients of energy, which is linear in the counts, for one network; pJ.
 
     Attributes:
-        spikes: Of a spike, by source, ``(sources,)``.
-        bursts: Of a neuron that fires at a step, however often, likewise.
-        synops: Of a spike at a synapse, likewise.
-        burst_synops: Of a burst at a synapse, likewise.
-        step: Of a step, whatever fires.
-        once: Of an inference, whatever fires.
-        parts: The same by what it is paid for: potentials, weights, … ; they sum up to it. Empty
-            where the model does not tell them apart.
+        spikes: Price of a spike by source, ``(sources,)``.
+        bursts: Price of a neuron firing at a step, however often, ``(sources,)``.
+        synops: Price of a spike at a synapse, ``(sources,)``.
+        burst_synops: Price of a burst at a synapse, ``(sources,)``.
+        step: Fixed price of a step.
+        once: Fixed price of an inference.
+        parts: Breakdown by component (potentials, weights, …), which sums to the whole. Empty if
+            the model has none.
     """
 
     spikes: np.ndarray
@@ -38,13 +38,13 @@ class Prices:
 
     @classmethod
     def of(cls, sources: int, *, step: float = 0.0, once: float = 0.0, **prices: Any) -> Prices:
-        """From numbers or arrays for those kinds of counts that cost something."""
+        """Make prices from numbers or arrays; kinds of counts that are not given cost nothing."""
         rows = {kind: np.zeros(sources) + prices.get(kind, 0.0) for kind in KINDS}
         return cls(**rows, step=step, once=once)
 
     @classmethod
     def summed(cls, parts: dict[str, Prices]) -> Prices:
-        """The sum of parts, which it remembers."""
+        """The sum of the parts, with the breakdown kept."""
         found = list(parts.values())
         rows = {kind: np.sum([getattr(p, kind) for p in found], axis=0) for kind in KINDS}
         return cls(
@@ -52,7 +52,7 @@ class Prices:
         )
 
     def by_source(self, counts: Counts) -> Tensor:
-        """Energy that spikes cause, by source, in the shape of the counts, pJ."""
+        """Energy caused by spikes, by source, in the shape of the counts, pJ."""
         shape = (-1, *[1] * (counts.spikes.dim() - 1))
         found = torch.zeros_like(counts.spikes)
         for kind in KINDS:
@@ -61,7 +61,7 @@ class Prices:
         return found
 
     def run_pj(self, counts: Counts) -> Tensor:
-        """Energy up to and including each step, of counts ``(sources, T, ...)``, pJ."""
+        """Energy up to and including each step, from counts ``(sources, T, ...)``, pJ."""
         total = torch.zeros_like(counts.spikes.sum(0))
         for kind in KINDS:
             price, found = getattr(self, kind), getattr(counts, kind)
@@ -74,11 +74,11 @@ class Prices:
         return (total + self.step).cumsum(0) + self.once
 
     def mean_pj(self, counts: MeanCounts) -> float:
-        """Energy of an inference, from means, pJ."""
+        """Mean energy of an inference, from mean counts, pJ."""
         return self.once + self._linear(counts.mean, counts.steps)
 
     def error_pj(self, counts: MeanCounts) -> float:
-        """At most this is the standard error of the mean: as if all counts rose together, pJ."""
+        """Upper bound of its standard error, as if all counts were fully correlated, pJ."""
         return self._linear(counts.error, counts.steps_error)
 
     def _linear(self, values: Any, steps: float) -> float:
@@ -86,14 +86,14 @@ class Prices:
         return spikes + steps * self.step
 
     def by_place(self, counts: MeanCounts) -> dict[str, float]:
-        """What an inference costs by source of the spikes, with what it costs without any, pJ."""
+        """Energy of an inference by source of the spikes, and its fixed part, pJ."""
         rows = sum(getattr(self, kind) * np.array(counts.mean[kind]) for kind in KINDS)
         named = dict(zip(counts.sources, np.asarray(rows, float).tolist(), strict=True))
         steps = {"every step": counts.steps * self.step} if self.step else {}
         return {"stem": self.once, **steps, **named}
 
     def per_spike(self, costs: Costs) -> np.ndarray:
-        """What a lone spike of each source costs with all that it causes, pJ, ``(sources,)``."""
+        """Energy of one spike of each source and its synaptic operations, pJ, ``(sources,)``."""
         fan_outs = np.array([float(f.mean()) for f in costs.fan_out.values()])
         at_synapses = (self.synops + self.burst_synops) * fan_outs
         found: np.ndarray = self.spikes + self.bursts + at_synapses
@@ -102,8 +102,8 @@ class Prices:
     def break_even_rate(self, costs: Costs, steps: float, reference_pj: float) -> float:
         """Spikes per neuron and step at which a run of ``steps`` costs as much as a reference.
 
-        All sources are taken to fire alike, one spike at a time. Below 0: it costs more before
-        the first spike.
+        Assumes that all sources fire at the same rate, one spike at a time. Negative if the fixed
+        costs alone exceed the reference.
         """
         neurons = np.array([f.numel() for f in costs.fan_out.values()])
         at_once = float(self.per_spike(costs) @ neurons)

@@ -158,7 +158,7 @@ def save_nir(
 
     Raises:
         ExportError: The reader would run another network, and ``approximate`` does not allow it.
-        FileError: The place cannot be written.
+        FileError: The file cannot be written.
     """
     if reader not in READERS:
         raise ExportError(f"reader {reader!r} is unknown; known: {', '.join(READERS)}")

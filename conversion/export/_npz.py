@@ -49,7 +49,7 @@ def save_npz(
     are rounded, and an average pool is a ``total``. Weights on analog inputs stay fractions.
 
     Raises:
-        FileError: The place cannot be written.
+        FileError: The file cannot be written.
     """
     arrays: dict[str, Any] = {}
     layers = [_described(layer, arrays, integers) for layer in program.layers.values()]

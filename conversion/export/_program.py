@@ -42,7 +42,7 @@ class Neuron:
     """A layer of neurons: ``v += x; n = clip(floor(v / V), 0, φ); v -= n·V``.
 
     Attributes:
-        phi: Most spikes per step.
+        phi: Maximum spikes per step.
         threshold: V, ``(C,)``: 1, unless spikes arrive by a shortcut whose units it then takes.
         v_init: Potential before the first step, ``(C, ...)``, one per neuron.
         bias: Added at every step, ``(C,)``; zeros where a layer before could take it.

@@ -156,7 +156,7 @@ def save_onnx(
 
     Raises:
         ExportError: The packages ``onnx`` and ``onnxscript`` are missing.
-        FileError: The place cannot be written.
+        FileError: The file cannot be written.
     """
     for package in ("onnx", "onnxscript"):
         _package(package)

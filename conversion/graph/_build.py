@@ -28,7 +28,7 @@ def build_network(
     Args:
         model: A network in any mode, on any device, or an exported program; never changed.
         samples: At least one input, ``(N, ...)``, as the ANN takes it.
-        feed: How inputs come over time.
+        feed: How inputs arrive over time.
         check: Whether to compare with the model, and samples with each other, on real values.
 
     Raises:

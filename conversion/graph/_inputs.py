@@ -22,10 +22,10 @@ FEEDS: tuple[Feed, ...] = get_args(Feed)
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of a network's forward for a batch of samples.
+    """Arguments of a network's ``forward`` for a batch of samples.
 
-    Tensors anywhere in them, in tuples, lists and dicts, have the samples in their first
-    dimension; what is no tensor (None, numbers, flags) is part of the network.
+    Tensors may be nested in tuples, lists and dicts, with the samples in their first dimension.
+    Anything that is not a tensor (None, numbers, flags) is treated as part of the network.
 
     Args:
         args: Positional arguments.
@@ -37,10 +37,10 @@ class Inputs:
 
     @classmethod
     def of(cls, given: Any) -> Inputs:
-        """Inputs from what a user gives: a tensor, a tuple of arguments, or a dict of keywords.
+        """Make inputs from a tensor, a tuple of arguments, or a dict of keyword arguments.
 
         Raises:
-            ConversionError: It is none of these, or holds no tensor.
+            ConversionError: ``given`` is none of these, or holds no tensor.
         """
         if isinstance(given, Inputs):
             return given
@@ -66,11 +66,11 @@ class Inputs:
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """Their device."""
         return self.tensors[0].device
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Inputs:
-        """The same structure around other tensors."""
+        """The same structure with other tensors."""
         leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
         given = iter(tensors)
         filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -78,7 +78,7 @@ class Inputs:
         return Inputs(args, kwargs)
 
     def simulated(self) -> Inputs:
-        """In the types and layout of a simulation: half precision becomes float32."""
+        """The inputs in the types and layout of a simulation: half precision becomes float32."""
         return self.with_tensors([laid_out(x.to(wide(x.dtype))) for x in self.tensors])
 
     def to(self, device: torch.device | str) -> Inputs:
@@ -99,7 +99,7 @@ class Inputs:
         return len(self.tensors[0])
 
     def signature(self) -> tuple[Any, ...]:
-        """What the inputs of one network have in common: equal for any number of samples."""
+        """A key equal for all inputs of one network, whatever the number of samples."""
         leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
         kinds = [
             (tuple(leaf.shape[1:]), wide(leaf.dtype)) if isinstance(leaf, Tensor) else leaf
@@ -108,7 +108,7 @@ class Inputs:
         return (str(spec), *kinds)
 
     def check(self) -> None:
-        """Raise :class:`ConversionError` unless every tensor has the same samples, at least one."""
+        """Raise :class:`ConversionError` unless all tensors have the same number of samples."""
         sizes = {len(x) if x.dim() else None for x in self.tensors}
         if len(sizes) > 1 or None in sizes:
             shapes = ", ".join(str(tuple(x.shape)) for x in self.tensors)
@@ -120,19 +120,19 @@ class Inputs:
             raise ConversionError("the inputs hold no sample: the batch is empty")
 
     def to_spec(self) -> dict[str, Any]:
-        """The structure as JSON-able values, with the shape of one sample for every tensor.
+        """The structure in JSON-serialisable values, with the shape of one sample.
 
         Raises:
-            ConversionError: It holds something that JSON has no word for.
+            ConversionError: It holds a value that JSON cannot represent.
         """
         return {"args": _spec(list(self.args)), "kwargs": _spec(dict(self.kwargs))}
 
     @classmethod
     def from_spec(cls, spec: Any, samples: int) -> Inputs:
-        """Zeros in the structure that :meth:`to_spec` gave.
+        """Zeros in the structure of a :meth:`to_spec`.
 
         Raises:
-            ConversionError: It is not such a structure.
+            ConversionError: The spec is malformed.
         """
         if not (isinstance(spec, dict) and set(spec) == {"args", "kwargs"}):
             raise ConversionError("the inputs' structure needs args and kwargs")
@@ -142,7 +142,7 @@ class Inputs:
         return cls(tuple(args), kwargs)
 
     def describe(self) -> str:
-        """The shapes of one batch, as a person writes them."""
+        """The shapes of one batch, for messages."""
         return ", ".join(f"(N{''.join(f', {size}' for size in x.shape[1:])})" for x in self.tensors)
 
     def _leaves(self) -> list[Any]:

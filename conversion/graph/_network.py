@@ -78,20 +78,20 @@ class SpikingSite:
 
 
 class Network:
-    """A captured network in evaluation mode: BatchNorm folded, nodes classified.
+    """A network captured in evaluation mode: BatchNorm folded, nodes classified.
 
     Attributes:
         graph: ATen operations.
         constants: Weights and other tensors by the names of the ``get_attr`` nodes.
-        roles: Role of each node, by node name: the module that it stands in, and what it does
-            there if the module does more than that.
+        roles: Role of each node, by node name: its module, and its operation if the module has
+            several.
         timing: Timing of each node, by node name.
-        axes: Where the samples are in each node's value, by node name.
+        axes: The sample dimension of each node's value, by node name.
         sites: The spiking layers in order of execution, by layer name.
-        discrete: Names of nodes that change from step to step and give indices or booleans.
-        fingerprint: SHA-256 of the model's operations and of every tensor that they use.
-        inputs: Two samples or three as the ANN takes them, for their structure, shapes and types.
-        feed: How inputs come over time.
+        discrete: Names of nodes that change from step to step and return indices or booleans.
+        fingerprint: SHA-256 of the model's operations and all tensors they use.
+        inputs: Two or three sample inputs of the ANN, for their structure, shapes and types.
+        feed: How inputs arrive over time.
         outputs: Structure of the outputs.
     """
 
@@ -128,12 +128,12 @@ class Network:
 
     @property
     def analog_nodes(self) -> list[str]:
-        """Names of the nodes that are neither linear nor ReLU-like and cost MACs every step."""
+        """Names of nodes that are neither linear nor ReLU-like and cost MACs at every step."""
         return [name for name, role in self.roles.items() if role is Role.ANALOG]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next((c.device for c in self.constants.values()), self.inputs.device)
 
     def constant(self, node: fx.Node) -> Tensor:
@@ -141,13 +141,13 @@ class Network:
         return self.constants[str(node.target)]
 
     def size(self, node: fx.Node, samples: int) -> Any:
-        """The value of a node that gives a size, for so many samples."""
+        """The value of a node that computes a size, for the given number of samples."""
         if (node, samples) not in self._sizes:
             self._sizes[node, samples] = self._evaluate(node.meta["val"], samples)
         return self._sizes[node, samples]
 
     def sample_shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape of one sample of a node's value, with the samples in front and then left out."""
+        """Shape of one sample of a node's value, without the sample dimension."""
         sizes = [1 if isinstance(n, torch.SymInt) else int(n) for n in sizes_of(node)]
         return self.axes[node.name].shape(sizes)
 
@@ -159,10 +159,10 @@ class Network:
         return moved
 
     def take(self, given: Any) -> Inputs:
-        """Inputs of this network from what a user gives, as they are simulated.
+        """Validate a user's inputs and convert them to the form that is simulated.
 
         Raises:
-            ConversionError: They have other shapes, types or another structure, or no sample.
+            ConversionError: Their shapes, types or structure differ, or there are no samples.
         """
         inputs = Inputs.of(given)
         inputs.check()
@@ -215,39 +215,39 @@ class Network:
         return inputs.with_tensors([x.contiguous() for x in floats])
 
     def still(self, inputs: Inputs) -> Inputs:
-        """What the ANN sees of inputs that :meth:`take` gave: over time, their mean."""
+        """The ANN's view of inputs from :meth:`take`: their mean, if they vary over time."""
         if self.feed == "static":
             return inputs
         return inputs.with_tensors([laid_out(x.mean(1)) for x in inputs.tensors])
 
     def structured(self, outputs: Sequence[Any]) -> Any:
-        """Outputs in the structure that the model gives them."""
+        """Outputs in the model's own structure."""
         return pytree.tree_unflatten(list(outputs), self.outputs)
 
     @property
     def output_leaves(self) -> tuple[Any, ...]:
-        """What the outputs are, in the order of their structure: nodes, or values."""
+        """The leaves of the output structure, in order: nodes or constants."""
         leaves: Any = self.graph.output_node().args[0]
         return tuple(leaves)
 
     @property
     def output_names(self) -> dict[str, int]:
-        """The outputs that are tensors of samples, and their places: ``out``, ``0``, ``a.b``."""
+        """Names and positions of outputs that are tensors of samples: ``out``, ``0``, ``a.b``."""
         places = pytree.tree_unflatten(list(range(len(self.output_leaves))), self.outputs)
         paths = pytree.tree_leaves_with_path(places)
         return {_dotted(path): i for path, i in paths if self.output_axis(i) is not None}
 
     def answers(self, outputs: Sequence[Any]) -> dict[str, Tensor]:
-        """Outputs, in the order of their structure and with the samples in front, by name."""
+        """Outputs by name, in the order of their structure and with samples first."""
         return {name: outputs[place] for name, place in self.output_names.items()}
 
     def output_axis(self, index: int) -> Axis | None:
-        """Where the samples are in an output, or None if it does not depend on them."""
+        """The sample dimension of an output, or None if it does not depend on the samples."""
         leaf = self.output_leaves[index]
         return self.axes.get(leaf.name) if isinstance(leaf, fx.Node) else None
 
     def synapse_weights(self) -> dict[str, Tensor]:
-        """The weights that spikes are multiplied by, by name, each tensor once."""
+        """The weights of synapses by name, each tensor once."""
         found: dict[str, Tensor] = {}
         for node in self.graph.nodes:
             if self.roles[node.name] is not Role.SYNAPSE:
@@ -260,10 +260,10 @@ class Network:
         return found
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Network:
-        """A copy with other values of some constants, by name.
+        """A copy with some constants replaced, by name.
 
         Raises:
-            ConfigError: It has no such parameter, or one of another shape.
+            ConfigError: A parameter is unknown or has another shape.
         """
         changed = copy.copy(self)
         changed.constants = dict(self.constants)

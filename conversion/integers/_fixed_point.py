@@ -122,7 +122,7 @@ def run_fixed_point(fixed: FixedPoint, x: Tensor) -> FixedRun:
     """All T steps, in integers, held in floats of enough digits to be exact.
 
     Args:
-        fixed: The program of integers.
+        fixed: The integer program.
         x: ``(N, ...)``, or ``(N, T, ...)`` of one over time.
     """
     program, state = fixed.program, RunState()

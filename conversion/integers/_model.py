@@ -20,13 +20,13 @@ STATE_BITS = 16
 
 
 class IntegerModel(SpikingModel):
-    """A spiking model whose weights have ``config.bits`` bits, and everything else sixteen.
+    """A spiking model with weights of ``config.bits`` bits and 16 bits for everything else.
 
-    Its network must be one that :func:`conversion.export.program_of` knows. All samples run all
-    steps; the early exit is applied afterwards.
+    :func:`conversion.export.program_of` must support the network. All samples run all steps; the
+    early exit is applied afterwards.
 
     Attributes:
-        fixed: The program of integers.
+        fixed: The integer program.
     """
 
     fixed: FixedPoint
@@ -68,7 +68,7 @@ class IntegerModel(SpikingModel):
 
     @torch.inference_mode()
     def infer(self, x: Any) -> Inference:
-        """Answers at each sample's exit; see :meth:`SpikingModel.infer`."""
+        """Outputs at each sample's exit; see :meth:`SpikingModel.infer`."""
         found = self.simulate(x)
         steps, samples = found.logits.shape[:2]
         exits = torch.full((samples,), steps - 1, device=found.logits.device)
@@ -87,7 +87,7 @@ class IntegerModel(SpikingModel):
         )
 
     def running(self, timesteps: int) -> SpikingModel:
-        """The same network with another T, and without an exit rule."""
+        """The same model with another T and without an exit rule."""
         plain = super().running(timesteps)
         if any(neuron.ceiling is not None for neuron in self.neurons.values()):  # they count steps
             return in_integers(plain, state_bits=self.fixed.state_bits)
@@ -95,14 +95,14 @@ class IntegerModel(SpikingModel):
 
 
 def in_integers(model: SpikingModel, *, state_bits: int = STATE_BITS) -> SpikingModel:
-    """A model with as many bits as its config says; the model itself, if that says nothing.
+    """The integer version of a model, if its config sets ``bits``; otherwise the model itself.
 
     Args:
         model: The model.
-        state_bits: Of potentials, biases and thresholds.
+        state_bits: Width of potentials, biases and thresholds.
 
     Raises:
-        ConversionError: The network has an operation that has no form in integers.
+        ConversionError: The network has an operation that integers do not support.
     """
     bits = model.config.bits
     if bits is None:

@@ -58,7 +58,7 @@ class AdaFire:
 
     Args:
         threshold: V per channel, ``(C,)``, in units of the activation, > 0.
-        phi: Most spikes per neuron and step.
+        phi: Maximum spikes per neuron and step.
         bias: Added to the current at every step, ``(C,)``, in units of the activation.
         v_init: Potential before the first step, as a fraction of V: one for all, ``()``, or one
             per neuron, ``(C, ...)``.
@@ -66,8 +66,8 @@ class AdaFire:
 
     Attributes:
         signed: Whether a spike may be negative.
-        described: Whether φ, thresholds and ``signed`` say all of it: then other programs and
-            integers can stand for it. Of the class itself; a subclass says it again.
+        described: Whether φ, thresholds and ``signed`` describe it completely, so that exports and
+            integer models can reproduce it. Not inherited: a subclass must set it again.
     """
 
     signed = False
@@ -77,15 +77,15 @@ class AdaFire:
     def staircase(
         x: Tensor, size: Tensor, *, phi: int, timesteps: int, shift: float | Tensor
     ) -> Tensor:
-        """Spikes of T steps under an even input: ``clip(floor(T x / V + v_init), 0, T phi)``.
+        """Spikes within T steps of a constant input: ``clip(floor(T x / V + v_init), 0, T phi)``.
 
-        Thresholds, predictions and diagnosis all rest on it (ClipFloor; Wang et al., arXiv
-        2412.16219, have ``v_init`` 0). A neuron that answers otherwise overrides it.
+        Thresholds, predictions and diagnosis are all derived from it (ClipFloor; Wang et al., arXiv
+        2412.16219, with ``v_init`` = 0). A neuron that responds differently overrides it.
 
         Args:
-            x: Current of each step.
-            size: V, in the same unit; broadcasts.
-            phi: Most spikes per step.
+            x: Input current per step.
+            size: V, in the same unit; broadcast against ``x``.
+            phi: Maximum spikes per step.
             timesteps: T.
             shift: v_init, as a fraction of V.
         """
@@ -148,7 +148,7 @@ class AdaFire:
         state.membrane.sub_(fired)
 
     def values(self, counts: Tensor) -> Tensor:
-        """What the synapses see of spike counts: ``n V``, same shape."""
+        """What spike counts amount to at the synapses: ``n V``, same shape."""
         return counts * _per_channel(self.threshold, counts)
 
     def values_(self, counts: Tensor) -> Tensor:
@@ -156,14 +156,14 @@ class AdaFire:
         return counts.mul_(_per_channel(self.threshold, counts))
 
     def slopes(self, grad: Tensor, currents: Tensor, samples: int, steps: int) -> Slopes:
-        """What a loss changes with, given how it changes with the counts that :meth:`fire` gave.
+        """Surrogate gradients of a loss, given its gradient by the counts of :meth:`fire`.
 
-        Forward spikes are whole; backward they are those that would not have to be: up to step t
-        ``clip(Σ x / V + v_init − ½, 0, tφ)``, so that a spike has the slope 1/V in its current and
-        that of straight-through rounding in V (Bu et al., ICLR 2022, Sec. 4.2).
+        The forward pass counts whole spikes. The backward pass differentiates their continuous
+        relaxation, ``clip(Σ x / V + v_init − ½, 0, tφ)`` up to step t: the slope is 1/V in the
+        current, and that of straight-through rounding in V (Bu et al., ICLR 2022, Sec. 4.2).
 
         Args:
-            grad: By the counts of each step, ``(steps·N, C, ...)``; it is overwritten.
+            grad: Gradient by the counts of each step, ``(steps·N, C, ...)``; overwritten.
             currents: As in :meth:`fire`.
             samples: N.
             steps: Number of steps, from the first on.

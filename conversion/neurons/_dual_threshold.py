@@ -11,13 +11,13 @@ _NEGATIVE_THRESHOLD = 0.25
 
 
 class DualThreshold(AdaFire):
-    """:class:`AdaFire` that also fires −1 when it has fired too much.
+    """:class:`AdaFire` that also fires −1 after firing too much.
 
     ``if v <= -V_neg and the net number of spikes so far > 0:  n_t = -1`` (so ``v <- v + V``); a
-    neuron's rate never goes below zero. The family of error compensation (Liu et al., ICML 2025,
-    arXiv 2506.01968) and of earlier signed neurons; the full text of the former was not available
-    to us. ``V_neg`` is a quarter of V: a neuron that starts at V/2 then corrects itself once it
-    is three quarters of a spike ahead of its input.
+    neuron's rate never goes below zero. Related to error compensation (Liu et al., ICML 2025, arXiv
+    2506.01968; we had no access to its full text) and to earlier signed neurons. ``V_neg`` is a
+    quarter of V: a neuron that starts at V/2 then corrects itself once it is three quarters of a
+    spike ahead of its input.
     """
 
     signed = True

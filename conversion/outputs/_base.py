@@ -24,17 +24,18 @@ OUTPUTS: dict[str, type[Outputs]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs(ABC):
-    """How the outputs of a network are read.
+    """How a network's outputs are interpreted.
 
-    A kind of your own is a frozen dataclass of JSON-able fields that subclasses this. A deployed
-    config keeps it by ``kind`` and fields.
+    To add a kind, subclass this as a frozen dataclass with JSON-serialisable fields. A deployed
+    config stores ``kind`` and the fields.
 
     Attributes:
         kind: Its name.
-        scores: The confidences that it has; none means no early exit: every sample runs T steps.
-        note: What a reader of a report must know of them.
-        output: The output that answers: its name or position; None takes the only one, or the one
-            called ``out`` or ``logits``.
+        scores: Names of its confidence scores. Without any there is no early exit: every sample
+            runs T steps.
+        note: What readers of a report need to know about them.
+        output: Name or position of the main output; None uses the only one, or the one called
+            ``out`` or ``logits``.
     """
 
     kind: ClassVar[str] = ""
@@ -54,79 +55,79 @@ class Outputs(ABC):
                 raise ConfigError(f"{name} of outputs must be a name or a number, got {value!r}")
 
     def chosen(self, names: Mapping[str, int]) -> Outputs:
-        """These outputs of a network that returns tensors of these names, at these positions.
+        """Resolve ``output`` for a network that returns tensors of these names and positions.
 
         Raises:
-            ConversionError: It has no such output, or has several and nothing says which.
+            ConversionError: There is no such output, or the choice is ambiguous.
         """
         return replace(self, output=find_output(self.output, names))
 
     def fitted(self, answers: Callable[[], Answers]) -> Outputs:
-        """These outputs, once they may ask for the ANN's answers to calibration data."""
+        """The outputs fitted to the ANN's answers on the calibration data, where they need it."""
         return self
 
     def main(self, answers: Answers) -> Tensor:
-        """The output that answers, ``(N, ...)``."""
+        """The main output, ``(N, ...)``."""
         return answers[str(self.output)]
 
     def read(self, answers: Answers) -> list[Tensor]:
-        """Every output that plays a part."""
+        """All outputs that are used."""
         return [self.main(answers)]
 
     def answer(self, answers: Answers) -> Any:
-        """What a metric is shown."""
+        """The outputs that a metric receives."""
         return self.main(answers)
 
     def confidence(self, answers: Answers, score: Score) -> Tensor:
-        """How sure the network is of each sample, ``(N,)``, in 0..1.
+        """Confidence in each sample, ``(N,)``, in 0..1.
 
         Raises:
-            ConfigError: Outputs of this kind have no such score.
+            ConfigError: Outputs of this kind do not have this score.
         """
         raise ConfigError(f"{self.kind} outputs have no confidence {score!r} to exit by")
 
     @property
     def score(self) -> Score | None:
-        """The confidence that a search exits by: entropy, where there is one."""
+        """The score that a search uses for early exit: entropy, if available."""
         return "entropy" if "entropy" in self.scores else next(iter(self.scores), None)
 
     def decisions(self, answers: Answers) -> Tensor | None:
-        """The class at each position, ``(N, positions)``; None where no classes are told apart."""
+        """The class at each position, ``(N, positions)``; None if outputs are not classes."""
         return None
 
     def agreement(self, answers: Answers, expected: Answers) -> Tensor:
-        """Share of a sample's decisions that are the ANN's, ``(N,)``; 1 where nothing is decided.
+        """Share of a sample's decisions that equal the ANN's, ``(N,)``; 1 if there are none.
 
         Args:
-            answers: Of the spiking network.
-            expected: Of the ANN.
+            answers: Outputs of the spiking network.
+            expected: Outputs of the ANN.
         """
         answer = self.main(answers)
         return answer.new_ones(len(answer))
 
     @abstractmethod
     def divergence(self, answers: Answers, expected: Answers) -> Tensor:
-        """How far each sample is from the ANN, ``(N,)``, at least 0; it steers the search."""
+        """Divergence of each sample from the ANN, ``(N,)``, ≥ 0; it steers the search."""
 
     @abstractmethod
     def loss(self, answers: Answers, expected: Answers) -> Tensor:
-        """What learning makes small: one number, the mean over the samples; differentiable."""
+        """The differentiable loss that learning minimises: one number, the mean over samples."""
 
     def label_loss(self, answers: Answers, labels: Tensor) -> Tensor:
-        """What learning with labels adds: one number.
+        """The loss term of learning with labels: one number.
 
         Raises:
-            ConfigError: Outputs of this kind cannot be learned by labels, or not by these.
+            ConfigError: Outputs of this kind, or these labels, do not allow it.
         """
         raise ConfigError(f"{self.kind} outputs cannot be learned by labels: use label_weight 0")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         return {"kind": self.kind, **asdict(self)}
 
 
 def outputs_of(given: Outputs | str | int | None) -> Outputs:
-    """Outputs from what a user gives: a name or position stands for classes."""
+    """Make outputs from a user's argument: a name or position stands for :class:`Classes`."""
     if isinstance(given, Outputs):
         return given
     return OUTPUTS["classes"](output=given)

@@ -25,8 +25,8 @@ _LEAST = 1e-6
 class Boxes(Outputs):
     """Logits ``(N, candidates, classes)`` and what becomes their boxes, ``(N, candidates, 4)``.
 
-    Decoding and non-maximum suppression come after the network; they are no part of it, nor of its
-    energy.
+    Decoding and non-maximum suppression run after the network; neither they nor their energy are
+    counted.
 
     Confidence is the mean certainty about the 100 most probable candidates, weighted by their
     probabilities; divergence the sum of the candidates' Kullback-Leibler divergences, in nats (of
@@ -35,7 +35,7 @@ class Boxes(Outputs):
 
     Attributes:
         output: The logits.
-        boxes: The output that holds the boxes.
+        boxes: Name or position of the output with the boxes.
         quality: An output ``(N, candidates, 1)``, a logit that decoding multiplies scores by, such
             as FCOS's centre-ness; or None.
         activation: ``"sigmoid"``; or ``"softmax"``, the first class being the background.
@@ -59,7 +59,7 @@ class Boxes(Outputs):
             raise ConfigError(f"activation must be sigmoid or softmax, got {self.activation!r}")
 
     def chosen(self, names: Mapping[str, int]) -> Boxes:
-        """These outputs of a network that returns tensors of these names."""
+        """Resolve ``output`` for a network that returns tensors of these names."""
         quality = None if self.quality is None else find_output(self.quality, names)
         return replace(
             self,
@@ -78,7 +78,7 @@ class Boxes(Outputs):
         return dict(answers)
 
     def probabilities(self, answers: Answers) -> Tensor:
-        """Of every class of every candidate, background left out, ``(N, candidates, classes)``."""
+        """Class probabilities without background, ``(N, candidates, classes)``."""
         logits = self.main(answers)
         if self.activation == "softmax":
             return logits.softmax(-1)[..., 1:]
@@ -96,7 +96,7 @@ class Boxes(Outputs):
         return (p * sure).sum(1) / p.sum(1)
 
     def agreement(self, answers: Answers, expected: Answers) -> Tensor:
-        """Of the candidates that either takes for an object, the share on which both agree."""
+        """Share of agreement on the candidates that either network considers an object."""
         mine, ann = (self.probabilities(x) > 0.5 for x in (answers, expected))
         either, both = (x.flatten(1).sum(1) for x in (mine | ann, mine & ann))
         return torch.where(either > 0, both / either.clamp_min(1), 1.0)

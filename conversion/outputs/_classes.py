@@ -17,12 +17,12 @@ from conversion.outputs._base import Answers, Outputs, Score
 class Classes(Outputs):
     """Logits ``(N, classes)``, or ``(N, classes, ...)`` with positions such as pixels behind.
 
-    Divergence is the symmetric Kullback-Leibler divergence, in nats; where there are several
-    positions, confidence and divergence are means over them. A single output is the logit of the
+    Divergence is the symmetric Kullback-Leibler divergence, in nats. With several positions,
+    confidence and divergence are averaged over them. A single output is read as the logit of the
     second of two classes.
 
     Attributes:
-        ignore: A label that learning with labels leaves out.
+        ignore: Label excluded from learning with labels.
     """
 
     kind: ClassVar[str] = "classes"
@@ -55,7 +55,7 @@ class Classes(Outputs):
         return F.kl_div(found.log_softmax(1), p, reduction="sum") / positions
 
     def label_loss(self, answers: Answers, labels: Tensor) -> Tensor:
-        """Cross-entropy; positions whose label is no class of the network's are left out."""
+        """Cross-entropy; positions whose label is not one of the network's classes are skipped."""
         logits = _of_two(self.main(answers))
         if labels.numel() != logits[:, 0].numel() or len(labels) != len(logits):
             raise ConfigError(
@@ -84,12 +84,12 @@ def _of_two(logits: Tensor) -> Tensor:
 def log_probabilities(logits: Tensor, samples: int) -> Tensor:
     """Log-probabilities with the classes last, ``(..., positions, classes)``.
 
-    Classes are in the dimension behind the samples, as everywhere in PyTorch; what follows are
-    positions such as pixels. A single output is the logit of the second of two classes.
+    Classes are in the dimension after the samples, as is usual in PyTorch; further dimensions are
+    positions such as pixels. A single output is read as the logit of the second of two classes.
 
     Args:
-        logits: ``(N, classes, ...)``, or with more dimensions before.
-        samples: Dimensions up to and including that of the samples.
+        logits: ``(N, classes, ...)``, optionally with leading dimensions.
+        samples: Number of dimensions up to and including the samples.
     """
     logits = logits.unsqueeze(-1) if logits.dim() == samples else logits.movedim(samples, -1)
     if logits.shape[-1] == 1:
@@ -104,22 +104,22 @@ def decisions(logits: Tensor, samples: int) -> Tensor:
 
 
 def symmetric_kl(logits: Tensor, reference: Tensor) -> Tensor:
-    """``(KL(p‖q) + KL(q‖p)) / 2`` in nats per sample, ``(N,)``, of two ``(N, classes)`` logits.
+    """``(KL(p‖q) + KL(q‖p)) / 2`` in nats per sample, ``(N,)``, of logits ``(N, classes)``.
 
-    Of several positions, ``(N, classes, ...)``, the mean.
+    With several positions, ``(N, classes, ...)``, their mean.
     """
     log_p, log_q = (log_probabilities(x.double(), 1) for x in (logits, reference))
     return (((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1) / 2).mean(-1)
 
 
 def confidence(logits: Tensor, score: Score, *, samples: int | None = None) -> Tensor:
-    """Confidence in 0..1 of each sample, the mean over its positions where it has several.
+    """Confidence of each sample, in 0..1; with several positions their mean.
 
     Args:
         logits: ``(..., N, classes)``, or ``(..., N, classes, ...)`` with positions behind.
         score: ``"entropy"``: 1 − H/ln(classes); ``"top1"``: the largest probability; ``"margin"``:
             the largest less the second largest.
-        samples: Dimensions up to and including that of the samples; None: all but the last.
+        samples: Number of dimensions up to and including the samples; None: all but the last.
     """
     log_p = log_probabilities(logits, logits.dim() - 1 if samples is None else samples)
     if score == "entropy":

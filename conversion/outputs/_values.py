@@ -15,11 +15,11 @@ from conversion.outputs._base import Answers, Outputs
 
 @dataclass(frozen=True, kw_only=True)
 class Values(Outputs):
-    """Numbers ``(N, ...)`` of a regression. They have no confidence: every sample runs T steps.
+    """Numbers ``(N, ...)`` of a regression. Without a confidence every sample runs T steps.
 
     Attributes:
-        scale: What errors are measured in; None takes the standard deviation of each number that
-            the ANN gives for the calibration data, their root mean square.
+        scale: Unit of errors; None uses the root mean square over the outputs of their standard
+            deviations on the calibration data.
     """
 
     kind: ClassVar[str] = "values"
@@ -34,7 +34,7 @@ class Values(Outputs):
             raise ConfigError(f"scale must be finite and > 0, got {self.scale!r}")
 
     def fitted(self, answers: Callable[[], Answers]) -> Values:
-        """With the scale of the ANN's answers to the calibration data."""
+        """The same outputs with the scale of the ANN's answers on the calibration data."""
         if self.scale is not None:
             return self
         rows = self.main(answers()).double()

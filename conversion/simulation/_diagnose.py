@@ -15,19 +15,19 @@ from conversion.simulation._passes import AnalogPass, SpikingPass
 
 @dataclass(frozen=True, kw_only=True)
 class LayerDiagnosis:
-    """Errors of one spiking layer: root mean squares over that of the ANN's activations.
+    """Errors of one spiking layer, RMS relative to the RMS of the ANN's activations.
 
     With x̄ the mean input over T steps and V = ρθ, the mean output s differs from the ANN's
-    activation a by ``s − a = (s − q) + (q − c) + (c − r) + (r − a)``, where ``r = ReLU(x̄)``,
-    ``c = min(r, φV)`` and ``q = ClipFloor(x̄)``, what the neuron gives for an even input (Wang et
+    activation a by ``s − a = (s − q) + (q − c) + (c − r) + (r − a)``, where ``r = ReLU(x̄)``, ``c =
+    min(r, φV)`` and ``q = ClipFloor(x̄)``, what the neuron outputs for a constant input (Wang et
     al., arXiv 2412.16219, Sec. 3.1; Bu et al., ICLR 2022, Sec. 3).
 
     Attributes:
         layer: Its name.
-        unevenness: s − q: spikes that came because the input came unevenly over time.
-        quantisation: q − c: rounding to whole spikes.
-        clipping: c − r: no more than φ spikes a step.
-        inherited: r − a: the error of the mean input, from earlier layers and calibration.
+        unevenness: s − q: error because the input is uneven over time.
+        quantisation: q − c: error of rounding to whole spikes.
+        clipping: c − r: error of the limit of φ spikes per step.
+        inherited: r − a: error of the mean input, caused by earlier layers and calibration.
         total: s − a.
     """
 
@@ -43,12 +43,12 @@ PARTS = ("clipping", "quantisation", "unevenness", "inherited")
 
 
 def diagnose(model: SpikingModel, inputs: Any) -> list[LayerDiagnosis]:
-    """Run all steps of ``inputs``, ``(N, ...)``, beside the ANN and compare layer by layer.
+    """Run all steps of ``inputs``, ``(N, ...)``, next to the ANN and compare layer by layer.
 
-    Every activation of the ANN is kept for the comparison: a few dozen samples are enough.
+    All activations of the ANN are kept in memory; a few dozen samples are enough.
 
     Raises:
-        ConversionError: Nothing in the network spikes, or the inputs have another shape.
+        ConversionError: The network has no spiking layer, or the inputs have another shape.
     """
     if not model.neurons:
         raise ConversionError("nothing in the network spikes: there is no layer to diagnose")

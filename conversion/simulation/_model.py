@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """Every step of a batch, so that any exit policy and any price can be applied afterwards.
+    """All steps of a batch, so that any exit policy and energy model can be applied afterwards.
 
     Attributes:
-        logits: Mean of the steps so far of the output that answers, ``(T, N, ...)``.
-        answers: Those of all outputs, by name, samples in front.
+        logits: Running mean of the main output over the steps, ``(T, N, ...)``.
+        answers: Running means of all outputs by name, each ``(T, N, ...)``.
         outputs: All outputs in the ANN's structure, each ``(T, ...)``.
-        counts: Spikes of each source at each step and what they cause, ``(sources, T, N)``.
+        counts: Spikes of each source at each step and the events they cause, ``(sources, T, N)``.
     """
 
     logits: Tensor
@@ -40,19 +40,19 @@ class Simulation:
     counts: Counts
 
     def at(self, step: int) -> dict[str, Tensor]:
-        """The answers when it stops after so many steps, from 0."""
+        """The outputs if it stops after step ``step``, counted from 0."""
         return {name: answer[step] for name, answer in self.answers.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """What a deployed model answers.
+    """Outputs of a deployed model.
 
     Attributes:
-        logits: The output that answers at each sample's exit, ``(N, ...)``.
-        answers: All outputs by name, samples in front.
-        outputs: All outputs in the ANN's structure, likewise.
-        timesteps: Steps that each sample ran, ``(N,)``.
+        logits: The main output at each sample's exit, ``(N, ...)``.
+        answers: All outputs by name, samples first.
+        outputs: All outputs in the ANN's structure, samples first.
+        timesteps: Number of steps that each sample ran, ``(N,)``.
     """
 
     logits: Tensor
@@ -62,16 +62,17 @@ class Inference:
 
 
 class SpikingModel(nn.Module):
-    """A calibrated spiking network. Made by :func:`convert` or ``conversion.load``.
+    """A calibrated spiking network, made by :func:`convert` or ``conversion.load``.
 
-    Calling it like the ANN gives what the ANN gives: the mean outputs at which each sample left.
+    Call it like the ANN: it returns outputs in the ANN's structure, the running means at each
+    sample's exit.
 
     Attributes:
         network: The captured ANN.
-        outputs: How its outputs are read.
-        config: The choices it was made with.
-        neurons: The layers of neurons by name.
-        synapses: What the spikes run through: the ANN's network, or a copy with tuned weights.
+        outputs: How its outputs are interpreted.
+        config: The config it was made with.
+        neurons: Neuron layers by name.
+        synapses: The network that spikes run through: the ANN's, or a copy with tuned weights.
     """
 
     def __init__(
@@ -108,11 +109,11 @@ class SpikingModel(nn.Module):
 
     @property
     def exit(self) -> ExitRule | None:
-        """When a sample may stop early, or None to run all steps.
+        """The rule for early exit, or None to run all steps.
 
         Raises:
-            ConfigError: When set to a rule with fewer thresholds than T, or by a confidence that
-                the outputs do not have.
+            ConfigError: When set to a rule with fewer thresholds than T, or with a score that the
+                outputs do not have.
         """
         return self._exit
 
@@ -129,11 +130,11 @@ class SpikingModel(nn.Module):
         self._exit = rule
 
     def running(self, timesteps: int) -> SpikingModel:
-        """The same network with another T, and without an exit rule."""
+        """The same model with another T and without an exit rule."""
         return self._with(timesteps=timesteps)
 
     def with_bits(self, bits: int | None) -> SpikingModel:
-        """The same network, whose config asks for weights of so many bits."""
+        """The same model with a config that asks for weights of the given width."""
         return self._with(bits=bits)
 
     def _with(self, kind: type[SpikingModel] | None = None, **changes: Any) -> SpikingModel:
@@ -151,14 +152,14 @@ class SpikingModel(nn.Module):
 
     @torch.inference_mode()
     def simulate(self, x: Any) -> Simulation:
-        """Run all T steps of inputs, layer by layer.
+        """Run all T steps, layer by layer.
 
         Args:
-            x: Inputs on the model's device, as the ANN takes them: a tensor ``(N, ...)``, a tuple
-                of arguments, or a dict of keywords; over time ``(N, T, ...)``.
+            x: Inputs of the ANN on the model's device: a tensor ``(N, ...)``, a tuple of arguments,
+                or a dict of keyword arguments; ``(N, T, ...)`` if they vary over time.
 
         Raises:
-            ConversionError: The inputs are not like those that the network was profiled with.
+            ConversionError: The inputs do not match those that the network was profiled with.
         """
         steps = self.config.timesteps
         signed = any(neuron.signed for neuron in self.neurons.values())
@@ -202,20 +203,20 @@ class SpikingModel(nn.Module):
     def step(
         self, x: Any = None, state: StreamState | None = None
     ) -> tuple[StepResult, StreamState]:
-        """One step of a batch; samples that are confident enough leave, and cost no more.
+        """Run one step of a batch; samples that are confident enough leave and cost nothing more.
 
         Args:
-            x: With no state, the batch: ``(N, ...)``, of an input over time its first frame.
-                Later the next frame of the samples that still run, ``state.samples``; nothing of
-                an input that does not change.
-            state: What the step before gave; it is changed. None begins.
+            x: Without a state the batch, ``(N, ...)``, or the first frame of an input that varies
+                over time. Later the next frame of the samples that still run, ``state.samples``;
+                nothing if the input is static.
+            state: State returned by the previous step; modified in place. None starts a new batch.
 
         Raises:
-            ConversionError: The inputs are not like those that the network was profiled with, or
-                no sample still runs.
+            ConversionError: The inputs do not match those that the network was profiled with, or
+                all samples have left.
 
         Returns:
-            What the samples that ran answer, and the state of those that stay.
+            The outputs of the samples that ran, and the state of those that stay.
         """
         over_time = self.network.feed != "static"
         frame = one_frame(x) if over_time and x is not None else x
@@ -243,7 +244,7 @@ class SpikingModel(nn.Module):
 
     @torch.inference_mode()
     def infer(self, x: Any) -> Inference:
-        """Run :meth:`step` until all samples are done.
+        """Run :meth:`step` until every sample has left.
 
         Args:
             x: Inputs as in :meth:`simulate`.
@@ -281,7 +282,7 @@ class SpikingModel(nn.Module):
         return answer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the ANN gives, ``(N, classes)`` or its own structure, at each sample's exit."""
+        """Outputs in the ANN's structure, such as ``(N, classes)``, at each sample's exit."""
         return self.infer(Inputs(args, kwargs)).outputs
 
     def extra_repr(self) -> str:

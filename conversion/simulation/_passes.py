@@ -49,7 +49,7 @@ class AnalogPass:
 
 
 def ann_answers(network: Network, x: Any) -> dict[str, Tensor]:
-    """What the ANN answers to inputs as it takes them, by name, samples in front."""
+    """The ANN's outputs by name, samples first."""
     return answers_of(network, run_ann(network, network.still(network.take(x))))
 
 

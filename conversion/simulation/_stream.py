@@ -17,14 +17,14 @@ from conversion.simulation._passes import SpikingPass
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What the samples answer that ran a step.
+    """Outputs of the samples that ran a step.
 
     Attributes:
-        samples: Their places in the batch that began, ``(n,)``.
-        logits: Mean of the steps so far of the output that answers, ``(n, ...)``.
-        answers: Those of all outputs, by name.
-        leaves: Which of them are done: confident enough, or at T, ``(n,)``.
-        step: How many steps they ran.
+        samples: Their positions in the original batch, ``(n,)``.
+        logits: Running mean of the main output, ``(n, ...)``.
+        answers: Running means of all outputs, by name.
+        leaves: Which of them leave, being confident enough or at T, ``(n,)``.
+        step: Number of steps they ran.
     """
 
     samples: Tensor
@@ -35,15 +35,15 @@ class StepResult:
 
 
 class StreamState:
-    """Potentials and sums between two steps, of the samples that are not done.
+    """Potentials and sums between two steps, for the samples that still run.
 
     Args:
         network: The network.
         neurons: Its layers of neurons by name.
-        x: Inputs as the network takes them; over time with those frames that are there.
+        x: Inputs of the network; if they vary over time, the frames available so far.
 
     Attributes:
-        samples: Places in the batch that began of the samples that still run, ``(n,)``.
+        samples: Positions in the original batch of the samples that still run, ``(n,)``.
         step: Steps done.
     """
 
@@ -57,15 +57,15 @@ class StreamState:
 
     @property
     def begun(self) -> int:
-        """Number of samples that began."""
+        """Number of samples in the original batch."""
         return self._pass.begun
 
     def feed(self, frames: Any) -> None:
-        """Give the frames that come next, ``(n, T, ...)``, of the samples that still run.
+        """Provide the next frames, ``(n, T, ...)``, of the samples that still run.
 
         Raises:
-            ConversionError: They are of another number of samples, or not as the network takes
-                them; or the network's input does not change over time.
+            ConversionError: Their number of samples or their form does not match, or the network's
+                input is static.
         """
         if self._network.feed == "static":
             raise ConversionError("the input of this network does not change: give it once")
@@ -79,14 +79,14 @@ class StreamState:
         self._pass.sequence, self._pass.first = dict(tensors), self.step
 
     def advance(self) -> list[Any]:
-        """One more step: the means so far of all outputs, in order."""
+        """Run one step; returns the running means of all outputs, in order."""
         found = self._run.advance(self._pass, 1)
         self.step += 1
         self._totals = [self._added(i, value) for i, value in enumerate(found)]
         return [v / self.step if self._counts(i, v) else v for i, v in enumerate(self._totals)]
 
     def keep(self, stay: Tensor) -> None:
-        """Forget the samples that are done; ``stay`` is ``(n,)``, true for the others."""
+        """Drop the samples that have left; ``stay``, ``(n,)``, is true for the others."""
         if bool(stay.all()):
             return
         index = stay.nonzero().squeeze(1)

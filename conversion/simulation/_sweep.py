@@ -21,13 +21,13 @@ from conversion.simulation._passes import SpikingPass, running_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """What the calibration inputs give with one layer changed and everything calibrated anew.
+    """Result on the calibration inputs with one layer changed and everything recalibrated.
 
     Attributes:
-        layer: The layer that was changed; None: none was.
+        layer: The layer that was changed, or None.
         config: What it was changed to.
-        answers: Mean outputs of the steps so far, each ``(T, N, ...)``.
-        counts: Of each step, mean per sample, ``(sources, T)``.
+        answers: Running means of the outputs over the steps, each ``(T, N, ...)``.
+        counts: Events per step, mean per sample, ``(sources, T)``.
     """
 
     layer: str | None
@@ -42,22 +42,22 @@ def sweep(
     alternatives: Sequence[LayerConfig],
     on_branch: Callable[[Branch], None],
 ) -> None:
-    """Try every alternative in every layer, around a config, on the calibration inputs.
+    """Try every alternative in one layer at a time, around a config, on the calibration inputs.
 
-    Each branch is what ``convert`` and ``simulate`` would give, at the T of the calibration, for
-    about half of the one and nothing of the other: it begins at the layer that changes, and the
-    pass that calibrates measures too.
+    Each branch equals ``convert`` followed by ``simulate`` at the T of the calibration, for about
+    half the cost of ``convert`` alone: it starts at the layer that changes, and the calibration
+    pass measures too.
 
     Args:
         profile: From :func:`conversion.profile`.
         config: The config around which layers change.
-        alternatives: What each layer is changed to, one after the other.
-        on_branch: Told of each branch, layer by layer, and last of the config itself.
+        alternatives: The layer configs to try in each layer.
+        on_branch: Called with each branch, layer by layer, and finally with the config itself.
 
     Raises:
-        ConfigError: The config's calibration takes more than one pass; or the config names other
-            layers than the network has.
-        ConversionError: A layer's output is not finite, or memory does not suffice.
+        ConfigError: The config's calibration takes more than one pass, or its layers are not those
+            of the network.
+        ConversionError: A layer's output is not finite, or memory runs out.
     """
     config.check_layers(profile.layers)
     _ = config.calibration.correction
@@ -77,8 +77,8 @@ class _CalibratingPass(SpikingPass):
     """Calibrates a config as the calibration inputs pass by, and measures it in the same pass.
 
     Args:
-        profile: Of the network.
-        config: The choices.
+        profile: Profile of the network.
+        config: The config.
         at_layer: Called before each spiking layer runs, with its name and this pass.
     """
 

@@ -47,7 +47,7 @@ class Target:
         name: On the command line.
         title: In words.
         source: Where the limits come from.
-        phi: Most spikes per neuron and step.
+        phi: Maximum spikes per neuron and step.
         analog_input: Whether a first layer may work on values that are no spikes.
         graded: Whether a spike carries a number.
         spike_bits: Of such a number.
@@ -158,7 +158,8 @@ def target(name: str | Path) -> Target:
     """The target of that name, or of a TOML file.
 
     Raises:
-        ConfigError: There is none; the message lists those there are. Or the file is malformed.
+        ConfigError: The name is unknown (the message lists the known ones), or the file is
+            malformed.
         FileError: The file cannot be read.
     """
     if str(name).endswith(".toml"):

@@ -26,17 +26,17 @@ _RECALLS = 101
 
 
 class MeanAveragePrecision(Metric):
-    """Mean over classes, and over overlaps, of the area under the curve of precision and recall.
+    """Mean over classes and overlaps of the area under the precision-recall curve.
 
-    As COCO defines it (Lin et al., ECCV 2014, and its evaluation server), of the 100 best
-    detections of each sample: in the order of their scores, each is matched with the free object of
-    its class that it overlaps most; precision is made monotone and read at 101 recalls. Classes
-    without objects are left out.
+    As COCO defines it (Lin et al., ECCV 2014, and its evaluation server), for the 100 best
+    detections of each sample: in order of score, each is matched to the unmatched object of its
+    class that it overlaps most; precision is made monotone and sampled at 101 recalls. Classes
+    without objects are skipped.
 
     Args:
-        decode: Makes detections of outputs.
-        classes: How many there are.
-        overlaps: Least intersections over union; (0.5,) is mAP@50.
+        decode: Turns outputs into detections.
+        classes: Number of classes.
+        overlaps: Thresholds on intersection over union; (0.5,) is mAP@50.
     """
 
     def __init__(self, decode: Decode, classes: int, overlaps: Sequence[float] = (0.5,)) -> None:
@@ -51,8 +51,8 @@ class MeanAveragePrecision(Metric):
     def statistics(self, answer: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Detections and objects of each sample, ``(N, 100 + G, 2 + overlaps)``.
 
-        A row is a score, a class, and for each overlap whether it hit; in place of the score of an
-        object stands -1. Rows without a class, -1, are padding.
+        A row holds a score, a class, and for each overlap whether it matched; for an object the
+        score is -1. Rows of class -1 are padding.
 
         Args:
             answer: Outputs of the network by name.
@@ -71,7 +71,7 @@ class MeanAveragePrecision(Metric):
         return rows.to(targets.device)
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
-        """Of samples that count so many times."""
+        """MAP of weighted samples."""
         table = self._by_class(statistics.cpu().numpy(), weights.cpu().numpy())
         there = ~np.isnan(table)
         mean = np.where(there, table, 0).sum(1) / np.maximum(there.sum(1), 1)
@@ -96,7 +96,7 @@ class MeanAveragePrecision(Metric):
         return np.stack(found, 1)
 
     def check(self, targets: Tensor, answer: Any, place: Callable[[int], str]) -> None:
-        """Targets are padded boxes with classes that there are."""
+        """Check that targets are padded boxes with valid classes."""
         if targets.dim() != 3 or targets.shape[2] != 5:
             raise TaskError(
                 f"the targets of {place(0)} and others must be boxes (G, 5): x1, y1, x2, y2, class"

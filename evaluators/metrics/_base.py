@@ -23,31 +23,31 @@ _WIDE = normal_quantile(0.975)
 
 
 class Metric(ABC):
-    """One number in 0..1, higher is better, from statistics of each sample.
+    """A number in 0..1, higher is better, computed from per-sample statistics.
 
-    A recording keeps the statistics of every step and not the outputs, so they are small: a score,
-    counts by class. Where the number is no mean over the samples, its interval comes from a
+    A recording stores the statistics of every step rather than outputs, so keep them small: a
+    score, or counts by class. Unless the metric is a mean over samples, its interval comes from a
     bootstrap over them (Efron & Tibshirani 1993, ch. 6), and that of the drop against the ANN from
-    the same resamples of both.
+    the same resamples for both.
 
     Attributes:
-        name: As reports write it, such as ``accuracy``.
+        name: Its name in reports, such as ``accuracy``.
     """
 
     name: str = "score"
 
     @abstractmethod
     def statistics(self, answer: Any, targets: Tensor) -> Tensor:
-        """Of each sample, ``(N, ...)``.
+        """Statistics of each sample, ``(N, ...)``.
 
         Args:
-            answer: What the task's outputs give as their answer, ``(N, ...)``.
+            answer: The answer of the task's outputs, ``(N, ...)``.
             targets: ``(N, ...)``.
         """
 
     @abstractmethod
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
-        """The metric of samples that count so many times.
+        """The metric of weighted samples.
 
         Args:
             statistics: ``(N, ...)``.
@@ -58,7 +58,7 @@ class Metric(ABC):
         """
 
     def value(self, statistics: Tensor) -> float:
-        """The metric of samples ``(N, ...)`` that count once each."""
+        """The metric of samples ``(N, ...)``, each with weight 1."""
         return float(self.values(statistics, _once(statistics))[0])
 
     def estimate(self, statistics: Tensor) -> Estimate:
@@ -69,7 +69,7 @@ class Metric(ABC):
         return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
     def drop(self, ann: Tensor, statistics: Tensor) -> PairedDrop:
-        """What is lost against the ANN on the same samples, from statistics of both."""
+        """The loss against the ANN on the same samples, from the statistics of both."""
         both = [self.values(x, _resamples(len(x)).to(x.device)) for x in (ann, statistics)]
         lost = self.value(ann) - self.value(statistics)
         n = len(statistics)
@@ -77,23 +77,23 @@ class Metric(ABC):
         return PairedDrop(n=n, mean=lost, square=lost**2, error=max(error, _LEAST_ERROR))
 
     def per_class(self, statistics: Tensor, targets: Tensor) -> Tensor:
-        """The metric of each class, ``(classes,)``, NaN without samples; empty if there is none."""
+        """The metric of each class, ``(classes,)``, NaN without samples; empty without classes."""
         return statistics.new_zeros(0, dtype=torch.float64)
 
     def chance(self, targets: Tensor) -> float:
-        """What an answer that ignores the input can reach."""
+        """The score of the best constant prediction."""
         return 0.0
 
     def check(self, targets: Tensor, answer: Any, place: Callable[[int], str]) -> None:  # noqa: B027
-        """Refuse targets that the answers cannot be compared with.
+        """Reject targets that do not match the answers.
 
         Args:
             targets: ``(N, ...)``.
-            answer: Of the ANN, for all of them or the first few.
-            place: A sample in words, by its number.
+            answer: Answer of the ANN for all samples or the first few.
+            place: Describes a sample, given its number.
 
         Raises:
-            TaskError: Says which sample, and what to give instead.
+            TaskError: The message says which sample is wrong and what is expected.
         """
 
     def _error(self, statistics: Tensor) -> float:

@@ -13,13 +13,13 @@ from evaluators.metrics._scores import check_classes
 
 
 class MeanIoU(Metric):
-    """Mean over classes of intersection ÷ union, counted over all samples.
+    """Mean over classes of intersection ÷ union, accumulated over all samples.
 
-    Everingham et al., IJCV 2015, Sec. 4.4. A class that neither stands in the targets nor is
-    answered is left out of the mean.
+    Everingham et al., IJCV 2015, Sec. 4.4. Classes that appear neither in the targets nor in the
+    predictions are skipped.
 
     Args:
-        ignore: Label of positions that do not count, such as 255.
+        ignore: Label of positions to ignore, such as 255.
     """
 
     name = "mIoU"
@@ -28,7 +28,7 @@ class MeanIoU(Metric):
         self.ignore = ignore
 
     def statistics(self, answer: Tensor, targets: Tensor) -> Tensor:
-        """Pixels per class: right, answered, and in the targets, ``(N, classes, 3)``."""
+        """Pixels per class: correct, predicted, and in the targets, ``(N, classes, 3)``."""
         classes = answer.shape[1]
         chosen = answer.max(1).indices  # measured four times faster than argmax(1)
         targets = targets.long()
@@ -44,7 +44,7 @@ class MeanIoU(Metric):
         return torch.stack([right, table.sum(1), table.sum(2)], dim=-1).to(torch.int32)
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
-        """Of the weighted sums of counts."""
+        """Mean IoU of weighted samples, from their pixel counts."""
         found = torch.einsum("bn,nck->bck", weights.double(), statistics.double())
         right, union = found[..., 0], found[..., 1] + found[..., 2] - found[..., 0]
         there = union > 0
@@ -57,7 +57,7 @@ class MeanIoU(Metric):
         return found[:, 0] / (found[:, 1] + found[:, 2] - found[:, 0])
 
     def check(self, targets: Tensor, answer: Tensor, place: Callable[[int], str]) -> None:
-        """Targets are maps of class indices, of the size of the outputs."""
+        """Check that targets are maps of class indices, of the size of the outputs."""
         check_classes(targets, answer, place, ignored=self.ignore)
         if answer.shape[1] < 2:
             raise ConfigError(

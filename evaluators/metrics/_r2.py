@@ -10,7 +10,7 @@ from evaluators.metrics._base import Metric
 
 
 class R2(Metric):
-    """R²: 1 less the squared error over that of the mean; the mean over outputs, and 0 at least."""
+    """R²: 1 − squared error ÷ that of predicting the mean; averaged over outputs, at least 0."""
 
     name = "R²"
 
@@ -18,7 +18,7 @@ class R2(Metric):
         """Squared error, sum and sum of squares of each target, ``(N, outputs, 3)``.
 
         Raises:
-            ConfigError: The targets have another shape than the outputs.
+            ConfigError: Targets and outputs differ in shape.
         """
         if targets.numel() != answer.numel():
             raise ConfigError(
@@ -30,7 +30,7 @@ class R2(Metric):
         return torch.stack([errors, rows, rows.square()], dim=2)
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
-        """Of the weighted sums."""
+        """R² of weighted samples, from their sums."""
         weights = weights.double()
         centre = statistics[..., 1].double().mean(0)  # for the squares' precision
         error, total, squares = torch.einsum("bn,nok->kbo", weights, statistics.double())

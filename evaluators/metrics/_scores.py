@@ -15,31 +15,31 @@ from evaluators.metrics._base import Metric
 
 
 class MeanScore(Metric):
-    """The mean of scores ``(N,)`` in 0..1: intervals have a closed form."""
+    """The mean of scores ``(N,)`` in 0..1, whose intervals have a closed form."""
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
         """Weighted means."""
         return (weights.double() @ statistics.double()) / weights.sum(1)
 
     def value(self, statistics: Tensor) -> float:
-        """Their mean."""
+        """The mean."""
         return float(statistics.double().mean())
 
     def estimate(self, statistics: Tensor) -> Estimate:
-        """With Wilson's interval, or the normal one where scores are not all 0 or 1."""
+        """The mean with Wilson's interval, or the normal one unless all scores are 0 or 1."""
         return estimate_score(statistics)
 
     def drop(self, ann: Tensor, statistics: Tensor) -> PairedDrop:
-        """With the interval of Agresti & Min."""
+        """The loss against the ANN with the interval of Agresti & Min."""
         return PairedDrop.of(ann, statistics)
 
 
 class Scores(MeanScore):
-    """The mean of what a function gives.
+    """The mean of a scoring function.
 
     Args:
         function: ``(answer (N, ...), targets (N, ...)) -> scores (N,)``, each in 0..1.
-        name: As reports write it; None takes the function's.
+        name: Its name in reports; None uses the function's.
     """
 
     def __init__(self, function: Callable[[Any, Tensor], Tensor], name: str | None = None) -> None:
@@ -51,7 +51,7 @@ class Scores(MeanScore):
         """The scores.
 
         Raises:
-            ConfigError: They are not one number within 0..1 per sample.
+            ConfigError: The function did not return one number in 0..1 per sample.
         """
         scores = self.function(answer, targets)
         whole = isinstance(scores, Tensor) and scores.shape == (len(targets),)
@@ -65,10 +65,10 @@ class Scores(MeanScore):
 
 
 class TopK(MeanScore):
-    """Share of samples whose class is among the k most probable; of several positions, of these.
+    """Share of samples, or positions, whose class is among the k most probable.
 
     Args:
-        k: How many.
+        k: Number of classes to consider.
     """
 
     def __init__(self, k: int = 1) -> None:
@@ -78,7 +78,7 @@ class TopK(MeanScore):
         self.name = "accuracy" if k == 1 else f"top-{k} accuracy"
 
     def statistics(self, answer: Tensor, targets: Tensor) -> Tensor:
-        """1 and 0."""
+        """1 if the class is among them, else 0."""
         wanted = targets.reshape(len(targets), -1)
         if self.k == 1:
             return (decisions(answer, 1) == wanted).to(torch.float64).mean(-1)
@@ -88,21 +88,21 @@ class TopK(MeanScore):
         return (best == wanted[:, None]).any(1).to(torch.float64).mean(-1)
 
     def per_class(self, statistics: Tensor, targets: Tensor) -> Tensor:
-        """Share of the samples of each class."""
+        """Top-k accuracy within each class."""
         if not is_classes(targets):
             return super().per_class(statistics, targets)
         right = torch.bincount(targets.long(), weights=statistics.double())
         return right / torch.bincount(targets.long())
 
     def chance(self, targets: Tensor) -> float:
-        """That of always answering with the commonest classes."""
+        """The score of always predicting the k most common classes."""
         if not is_classes(targets):
             return 0.0
         counts = targets.unique(return_counts=True)[1]
         return float(counts.topk(min(self.k, len(counts))).values.sum()) / len(targets)
 
     def check(self, targets: Tensor, answer: Tensor, place: Callable[[int], str]) -> None:
-        """Targets are indices of classes that the network tells apart."""
+        """Check that targets are valid class indices."""
         check_classes(targets, answer, place)
 
 
@@ -123,7 +123,7 @@ def check_classes(
     Args:
         targets: ``(N, ...)``.
         logits: Of the ANN, ``(N, classes, ...)``.
-        place: A sample in words, by its number.
+        place: Describes a sample, given its number.
         ignored: A label that stands for none.
 
     Raises:

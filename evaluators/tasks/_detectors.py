@@ -21,21 +21,21 @@ Detections = list[dict[str, Tensor]]
 
 @runtime_checkable
 class Detector(Protocol):
-    """A network that gives scores and boxes of candidates, and decodes them.
+    """A network that returns scores and boxes of candidates, and decodes them.
 
     Attributes:
-        outputs: How its outputs are read.
-        statistics: Means and spreads that its images are normalised by.
+        outputs: How its outputs are interpreted.
+        statistics: Means and standard deviations that normalise its images.
     """
 
     outputs: Boxes
     statistics: Statistics
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Note the size of the images, H and W, which decoding may need."""
+        """Store the size of the images, H and W, which decoding may need."""
 
     def decode(self, answers: Mapping[str, Tensor]) -> Detections:
-        """Outputs of images to boxes ``(D, 4)`` in pixels, scores ``(D,)`` and labels ``(D,)``."""
+        """Decode outputs into boxes ``(D, 4)`` in pixels, scores ``(D,)`` and labels ``(D,)``."""
 
 
 class YoloNet(nn.Module):
@@ -86,7 +86,7 @@ class YoloNet(nn.Module):
         }
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Note the size of the images, H and W, which decoding needs."""
+        """Store the size of the images, H and W, which decoding needs."""
         self._size = size
 
     def cells(self) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class YoloNet(nn.Module):
         return torch.cat([centres - sizes / 2, centres + sizes / 2], -1)
 
     def decode(self, answers: Mapping[str, Tensor]) -> Detections:
-        """Boxes with a score above 0.05, overlapping ones of a class suppressed at 0.5."""
+        """Boxes with a score above 0.05, after non-maximum suppression per class at 0.5."""
         boxes = self.boxes(answers["bbox_regression"])
         scores, labels = answers["cls_logits"].sigmoid().max(-1)
         found = []
@@ -121,8 +121,8 @@ class TorchvisionDetector(nn.Module):
     """Backbone, neck and heads of one of torchvision's one-stage detectors.
 
     Args:
-        name: Such as ``retinanet_resnet50_fpn``, ``fcos_resnet50_fpn``, ``ssdlite320_mobilenet_v3_
-            large``.
+        name: Name of the model, such as ``retinanet_resnet50_fpn``, ``fcos_resnet50_fpn``,
+            ``ssdlite320_mobilenet_v3_ large``.
         classes: Number of classes, without the background, which is torchvision's class 0.
     """
 
@@ -144,12 +144,12 @@ class TorchvisionDetector(nn.Module):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """H and W of its images, where it takes one size only."""
+        """H and W of its images, if it accepts only one size."""
         fixed = self.model.transform.fixed_size
         return None if fixed is None else (fixed[1], fixed[0])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """What the heads give for images ``(N, 3, H, W)``."""
+        """Outputs of the heads for images ``(N, 3, H, W)``."""
         found: dict[str, Tensor] = self.model.head(self._levels(x))
         return found
 
@@ -160,12 +160,12 @@ class TorchvisionDetector(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Its own state, or that of torchvision's model."""
+        """Load its own state, or that of torchvision's model."""
         own = {key.removeprefix("model."): value for key, value in state_dict.items()}
         return self.model.load_state_dict(own, strict=strict, assign=assign)
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Note the size of the images, H and W, which decoding needs."""
+        """Store the size of the images, H and W, which decoding needs."""
         self._size, self._blank = size, None
 
     def _blank_levels(self) -> list[Tensor]:
@@ -180,7 +180,7 @@ class TorchvisionDetector(nn.Module):
 
     @torch.no_grad()
     def decode(self, answers: Mapping[str, Tensor]) -> Detections:
-        """By torchvision's own post-processing."""
+        """Decode with torchvision's own post-processing."""
         first, levels = answers["cls_logits"], self._blank_levels()
         blank = torch.zeros(1, 3, *self._size)
         sizes = [self._size] * len(first)

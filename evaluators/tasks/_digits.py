@@ -29,12 +29,12 @@ _BATCH = 32
 def digits(*, seed: int = 0) -> Task:
     """The default task: 1,797 real 8×8 images, ten classes, a trained ResNet of 20 layers.
 
-    The network is the same everywhere. Learning sees the 797 images that it was trained on, with
-    small random warps.
+    The network is identical on every machine. Learned calibrations use the 797 images it was
+    trained on, with small random warps.
 
     Args:
-        seed: Seed of the draw of calibration, search and test split from the 1,000 images that
-            the network was not trained on.
+        seed: Seed of the random calibration, search and test splits of the 1,000 images that the
+            network was not trained on.
     """
     images, labels = _load()
     rest, targets = images[TRAIN:], labels[TRAIN:]

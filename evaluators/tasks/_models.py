@@ -83,7 +83,7 @@ def conv_block(inputs: int, outputs: int, *, stride: int = 1, kernel: int = 3) -
 
 
 class EventNet(nn.Module):
-    """A small convolutional network for frames of events, ``(N, 2, H, W)``.
+    """A small convolutional network for event frames, ``(N, 2, H, W)``.
 
     Args:
         classes: Number of outputs.
@@ -107,7 +107,7 @@ class EventNet(nn.Module):
 
 
 class UNet(nn.Module):
-    """A small U-Net with additions for skips, after Ronneberger et al., MICCAI 2015.
+    """A small U-Net with additive skip connections, after Ronneberger et al., MICCAI 2015.
 
     Args:
         classes: Number of classes.
@@ -184,7 +184,7 @@ class PointNet(nn.Module):
 
     Args:
         classes: Number of outputs.
-        parts: Whether each point gets a class, of a part, rather than the whole.
+        parts: Whether to classify each point (part segmentation) instead of the whole cloud.
         width: Channels of the first layers.
     """
 
@@ -203,7 +203,7 @@ class PointNet(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, classes)``, or ``(N, classes, P)`` of parts."""
+        """Logits ``(N, classes)``, or ``(N, classes, P)`` for parts."""
         local = self.local(x)
         shape = self.wide(local).amax(2)
         if not self.parts:

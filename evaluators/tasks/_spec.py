@@ -33,7 +33,7 @@ from evaluators.tasks._shapes import part_splits, shape_splits
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """What to load, as JSON-able values.
+    """What to load, as JSON-serialisable values.
 
     Attributes:
         task: A built-in name, or ``path/to/file.py:function``.
@@ -43,16 +43,17 @@ class TaskSpec:
         weights: ``.safetensors`` or ``.pt`` file with the model's state dict.
         calibration_samples: Size of the calibration split.
         search_samples: Size of the search split.
-        test_samples: Size of the test split; None takes all that is left.
-        image_size: Side of the crop of ``imagefolder`` (None: 224), shorter side of the images of
-            ``segmentation`` (None: as they are) and ``detection`` (None: 320), in pixels.
+        test_samples: Size of the test split; None uses all remaining samples.
+        image_size: In pixels: side of the crop of ``imagefolder`` (None: 224), shorter side of the
+            images of ``segmentation`` (None: original size) and ``detection`` (None: 320).
         classes: Number of classes of ``segmentation``; None: one more than the largest label of the
             training masks.
-        ignore_label: Label of pixels that do not count in ``segmentation``.
-        frames: Frames of a recording of ``events``.
-        frames_by: Whether each takes as long, ``"time"``, or has as many events, ``"count"``.
-        points: Points of a cloud of ``pointcloud`` and ``parts``.
-        seed: Seed of the draw of the splits.
+        ignore_label: Label of pixels to ignore in ``segmentation``.
+        frames: Frames per recording of ``events``.
+        frames_by: Whether frames have equal duration, ``"time"``, or equal numbers of events,
+            ``"count"``.
+        points: Points per cloud of ``pointcloud`` and ``parts``.
+        seed: Seed of the random splits.
     """
 
     task: str = "digits"
@@ -83,16 +84,16 @@ class TaskSpec:
 
     @property
     def names_user_code(self) -> bool:
-        """Whether loading it imports code that is not spikefront's or torchvision's."""
+        """Whether loading it imports code from outside spikefront and torchvision."""
         return self.task not in TASKS or ":" in (self.model or "")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
-        """The inverse of :meth:`to_dict`; raises :class:`TaskError` on unknown fields."""
+        """Rebuild from :meth:`to_dict`; raises :class:`TaskError` on unknown fields."""
         known = {field.name for field in fields(cls)}
         if unknown := set(values) - known:
             raise TaskError(f"unknown task setting {sorted(unknown)[0]!r}")
@@ -103,7 +104,7 @@ def load_task(spec: TaskSpec) -> Task:
     """Load the model and the splits that a spec names.
 
     Raises:
-        TaskError: Something named is missing, or does not fit.
+        TaskError: Something that the spec names is missing or does not fit.
     """
     if spec.task in TASKS:
         return TASKS[spec.task](spec)
@@ -216,15 +217,15 @@ def _task(
 
 
 def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Module:
-    """The model that a spec names, with its weights, in evaluation mode.
+    """Load the model that a spec names, with its weights, in evaluation mode.
 
     Args:
         spec: What to load.
-        classes: Outputs of a model that is known by name.
-        usual: The model where the spec names none.
+        classes: Number of outputs of a built-in model.
+        usual: The model to use if the spec names none.
 
     Raises:
-        TaskError: It is unknown, or its weights are missing or do not fit.
+        TaskError: The model is unknown, or its weights are missing or do not fit.
     """
     name = spec.model or usual
     if name is not None and spec.weights == UNTRAINED:
@@ -269,10 +270,10 @@ _AUXILIARY = "aux_classifier."
 
 
 def build_model(name: str, classes: int) -> nn.Module:
-    """A model by its name, untrained.
+    """Build an untrained model by name.
 
     Raises:
-        TaskError: It is unknown, or a function that returns no module.
+        TaskError: The name is unknown, or its function does not return a module.
     """
     if name in MODELS:
         return MODELS[name](classes=classes)
@@ -346,10 +347,10 @@ def _call(function: Callable[[], Any], name: str) -> Any:
 
 
 def import_source(source: str) -> Any:
-    """The module of a file ``path/to/file.py``, or of that name, that the user named.
+    """Import a module that the user named, by ``path/to/file.py`` or module name.
 
     Raises:
-        TaskError: It is not there, or does not import.
+        TaskError: The module does not exist or fails to import.
     """
     if source.endswith(".py") and not Path(source).is_file():
         raise TaskError(f"there is no file {source}")

@@ -1,4 +1,4 @@
-"""How a study is getting on."""
+"""Progress of a study."""
 
 from __future__ import annotations
 

@@ -13,15 +13,15 @@ from search._front import non_dominated
 from search._trial import TrialRecord, finished_of, known_points
 
 _RECENT = 8
-"""Learned passes whose states stay in any case: others may go on from them right now."""
+"""Number of latest learned states to keep in any case: others may be about to continue them."""
 
 
 def needless_states(every: Sequence[FrozenTrial]) -> set[str]:
-    """The states of finished trials from which no point of the front descends.
+    """The states of finished trials that no point of the front descends from.
 
-    The front is that of accuracy and that of divergence against energy, of all trials and of those
-    that the sampler learns on from. What a running or waiting trial goes on from stays, and so do
-    the last few.
+    This considers the fronts of accuracy and of divergence against energy, over all trials and over
+    those that the sampler continues. States that a running or waiting trial continues are kept, and
+    so are the latest few.
 
     Args:
         every: All trials of the study, by number.

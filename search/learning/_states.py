@@ -1,4 +1,4 @@
-"""Learned states in one of Optuna's artifact stores: a folder, S3 or Google's storage."""
+"""Learned states in an Optuna artifact store: a folder, S3 or Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ ARTIFACTS_NAME = "artifacts"
 
 
 class ArtifactStates:
-    """The states of a study by name; each a safetensors file that knows its own hash.
+    """The states of a study by name, each a safetensors file with its own hash.
 
-    A store that cannot be reached costs time, never a trial: what cannot be read is learned again,
-    what cannot be written is lost. It is told once.
+    An unreachable store costs time but never a trial: states that cannot be read are learned again,
+    those that cannot be written are lost. A warning is logged once.
 
     Args:
         store: One of Optuna's artifact stores.
-        where: Its place, for messages.
+        where: Its location, for messages.
     """
 
     def __init__(self, store: Any, where: str) -> None:
@@ -56,7 +56,7 @@ class ArtifactStates:
         return self._try(read, "read: what it holds is learned again")
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep a state."""
+        """Store a state."""
 
         def write() -> None:
             self._store.write(_file(key), io.BytesIO(data))
@@ -64,7 +64,7 @@ class ArtifactStates:
         self._try(write, "written: learned states are not kept")
 
     def remove(self, key: str) -> None:
-        """Forget a state."""
+        """Remove a state."""
         self._try(lambda: self._store.remove(_file(key)), "tidied up: old states stay")
 
     def _try(self, do: Callable[[], _T], consequence: str) -> _T | None:
@@ -74,7 +74,7 @@ class ArtifactStates:
             return None
         except TrialTimeoutError:
             raise
-        except Exception as error:  # whatever the client of a bucket raises
+        except Exception as error:  # clients of buckets raise errors of their own
             if not self._told:
                 reason = " ".join(str(error).split())[:200]
                 place = self._where
@@ -84,9 +84,9 @@ class ArtifactStates:
 
 
 def note_artifact(study: optuna.Study, trial: optuna.Trial, key: str) -> None:
-    """List a state among the artifacts of a trial, as ``optuna.artifacts.upload_artifact`` does.
+    """List a state among the artifacts of a trial, like ``optuna.artifacts.upload_artifact``.
 
-    That gives an artifact a random name; a state has one by which others find it.
+    That function picks a random name; a state needs one that other processes can derive.
     """
     meta = ArtifactMeta(_file(key), _file(key), "application/octet-stream", None)
     name = f"artifacts:{_file(key)}"
@@ -98,10 +98,10 @@ def _file(key: str) -> str:
 
 
 def open_states(place: str | Path) -> ArtifactStates:
-    """The states in a folder, in ``s3://bucket/prefix`` or in ``gs://bucket/prefix``.
+    """Open the states in a folder, in ``s3://bucket/prefix`` or in ``gs://bucket/prefix``.
 
     Raises:
-        StudyError: The place is of another kind, or its client is not installed.
+        StudyError: The location is of another kind, or its client is not installed.
     """
     text = str(place)
     scheme, _, rest = text.partition("://")
@@ -122,14 +122,14 @@ def open_states(place: str | Path) -> ArtifactStates:
 
 
 class _Folder(FileSystemArtifactStore):
-    """A folder in which no file is ever half written, not even by a process that is killed."""
+    """A folder that never contains partial files, even if a process is killed."""
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         write_file(self._get_filepath(artifact_id), content_body.read())
 
 
 class _Prefixed:
-    """A bucket whose artifacts begin with a prefix; reads and writes are tried again."""
+    """A bucket with a prefix for its artifacts; failed reads and writes are retried."""
 
     def __init__(self, store: Any, prefix: str) -> None:
         self._bucket, self._prefix = store, f"{prefix}/" if prefix else ""
@@ -143,4 +143,4 @@ class _Prefixed:
         self._store.write(self._prefix + artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        self._bucket.remove(self._prefix + artifact_id)  # Backoff removes it three times
+        self._bucket.remove(self._prefix + artifact_id)  # Backoff would retry the removal

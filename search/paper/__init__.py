@@ -1,4 +1,4 @@
-"""The search of Wang et al.: sensitivity of each layer, and the frontier of their sums."""
+"""The search of Wang et al.: the sensitivity of each layer, and the frontier of their sums."""
 
 from search.paper._pareto_dp import Frontier, ParetoDP, ParetoSearch, frontier
 from search.paper._sensitivity import (

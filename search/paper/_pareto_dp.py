@@ -1,4 +1,4 @@
-"""The paper's search: layers ranked one at a time, put together by dynamic programming."""
+"""The paper's search: per-layer sensitivities combined by dynamic programming."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from search.paper._sensitivity import Sensitivity
 from spaces import names
 
 _LIMIT = 20_000
-"""Points of a frontier; beyond, the cheaper of two neighbours in energy makes room."""
+"""Maximum number of points of a frontier, before it is thinned."""
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """All non-dominated ways to choose one option per layer, by rising cost.
+    """All non-dominated combinations of one option per layer, by rising cost.
 
     Attributes:
-        cost: ``(points,)``.
-        loss: ``(points,)``, falling.
+        cost: Total cost, ``(points,)``.
+        loss: Total loss, ``(points,)``, falling.
     """
 
     cost: np.ndarray
@@ -37,10 +37,10 @@ class Frontier:
         return found[::-1]
 
     def least_loss(self, budget: float) -> int:
-        """The point of least loss within a cost.
+        """The point of least loss within a cost budget.
 
         Raises:
-            ConfigError: Nothing costs so little.
+            ConfigError: No point is this cheap.
         """
         point = int(np.searchsorted(self.cost, budget + 1e-9 * abs(budget), side="right")) - 1
         if point < 0:
@@ -48,10 +48,10 @@ class Frontier:
         return point
 
     def least_cost(self, budget: float) -> int:
-        """The cheapest point within a loss.
+        """The cheapest point within a loss budget.
 
         Raises:
-            ConfigError: Nothing loses so little.
+            ConfigError: No point has so small a loss.
         """
         within = np.flatnonzero(self.loss <= budget + 1e-9 * abs(budget))
         if len(within) == 0:
@@ -64,15 +64,15 @@ def frontier(
 ) -> Frontier:
     """The exact frontier of ``(Σ cost, Σ loss)``, one option per layer.
 
-    Layer by layer: what is dominated with the first layers alone is dominated with all of them
-    (the pruning of Wang et al., Sec. 3.5). A frontier of more points than ``limit`` is thinned, to
-    the point of least loss in each of as many equal intervals of cost; its costs are then off by
-    no more than an interval per layer.
+    It is built layer by layer: a combination dominated among the first layers is dominated among
+    all (the pruning of Wang et al., Sec. 3.5). A frontier of more than ``limit`` points is thinned
+    to the point of least loss in each of ``limit`` equal intervals of cost; its costs are then off
+    by at most one interval per layer.
 
     Args:
-        costs: Of each layer's options, ``(options,)`` each.
-        losses: Likewise.
-        limit: The most points, but for the first one.
+        costs: Cost of each layer's options, ``(options,)`` each.
+        losses: Loss of each layer's options, ``(options,)`` each.
+        limit: Maximum number of points, not counting the first.
     """
     cost, loss = np.zeros(1), np.zeros(1)
     steps = []
@@ -90,7 +90,7 @@ def frontier(
 
 
 def _thinned(cost: np.ndarray, limit: int) -> np.ndarray:
-    """The last, hence least lossy, point of each interval; and the first of all."""
+    """The last point of each interval, which has its least loss; and the very first point."""
     interval = np.floor((cost - cost[0]) / (cost[-1] - cost[0]) * (limit - 1))
     last = np.flatnonzero(np.diff(interval, append=np.inf) > 0)
     return np.union1d(0, last)
@@ -101,10 +101,10 @@ class ParetoDP:
     """The paper's choice for a pair of budgets.
 
     Attributes:
-        phi: By layer.
-        rho: By layer.
-        energy: Predicted, share of the ANN's.
-        divergence: Predicted, nats.
+        phi: φ by layer.
+        rho: ρ by layer.
+        energy: Predicted energy, as a share of the ANN's.
+        divergence: Predicted divergence, nats.
     """
 
     phi: Mapping[str, int]
@@ -113,20 +113,21 @@ class ParetoDP:
     divergence: float
 
     def params(self) -> dict[str, int | float]:
-        """φ and ρ under the parameter names of a study."""
+        """φ and ρ under a study's parameter names."""
         return names.per_layer(self.phi, self.rho)
 
 
 class ParetoSearch:
-    """Wang et al.'s search (AAAI 2025, Sec. 3.5), with its sums exact.
+    """Wang et al.'s search (AAAI 2025, Sec. 3.5), with exact sums.
 
-    Divergences and energies of single layers are taken to add up. First φ of least divergence
-    under an energy budget, at ρ = 1; then ρ of least energy under a divergence budget. The energy
-    that a layer saves by its ρ is taken to be proportional to what it spends at its φ.
+    It assumes that divergences and energies of single layers add up. First it chooses the φ of
+    least divergence under an energy budget, at ρ = 1; then the ρ of least energy under a divergence
+    budget. The energy that a layer saves through ρ is assumed to be proportional to its energy at
+    the chosen φ.
 
     Args:
-        sensitivity: What single layers do.
-        step: Which step counts; None takes the mean of all, since early exit needs each.
+        sensitivity: Sensitivity of each layer.
+        step: Step to evaluate; None averages over all steps, since early exit uses each of them.
     """
 
     def __init__(self, sensitivity: Sensitivity, *, step: int | None = -1) -> None:
@@ -149,19 +150,19 @@ class ParetoSearch:
         """φ under the energy budget, then ρ under the divergence budget.
 
         Args:
-            max_energy: For φ, share of the ANN's.
-            max_divergence: For ρ, nats; φ's own is the least that there is.
+            max_energy: Budget for φ, as a share of the ANN's energy.
+            max_divergence: Budget for ρ, in nats; at least the divergence of the chosen φ.
 
         Raises:
-            ConfigError: A budget is too small for anything; the message says what is possible.
+            ConfigError: A budget is too small; the message says what is possible.
         """
         point = self._phis.least_loss(max_energy - self._energy)
         return self._with_rho(point, max_divergence)
 
     def front(self, points: int) -> list[ParetoDP]:
-        """Choices for budgets over the whole range, the predicted front of them, by energy."""
+        """Choices for budgets over the whole range: their predicted front, by energy."""
         phis, found = self._phis, []
-        energies = np.maximum(phis.cost + self._energy, _LEAST_ENERGY)  # sums may fall below 0
+        energies = np.maximum(phis.cost + self._energy, _LEAST_ENERGY)  # sums can be negative
         budgets = np.geomspace(energies[0], energies[-1], 2 * points) * (1 + 1e-9)
         for budget in np.unique(np.searchsorted(energies, budgets, side="right") - 1).tolist():
             least = phis.loss[budget] + self._divergence
@@ -186,10 +187,10 @@ class ParetoSearch:
 
 
 _LEAST_ENERGY = 1e-6
-"""Share of the ANN's, below which predicted energies are all the same."""
+"""Floor of predicted energies, as a share of the ANN's."""
 
 _SLACKS = (1.0, 1.5, 2.0, 4.0)
-"""How much more divergence than φ's own the choice of ρ may bring."""
+"""Factors on φ's own divergence that the choice of ρ may reach."""
 
 
 def _spread(found: Sequence[ParetoDP], points: int) -> list[ParetoDP]:

@@ -1,4 +1,4 @@
-"""How much each layer's φ and ρ matter: divergence and energy when it alone changes."""
+"""How much each layer's φ and ρ matter: divergence and energy when only that layer changes."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ PHIS = (1, 2, 3, 4, 6, 8)
 RHOS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 
 OnBranch = Callable[[int, int], None]
-"""Told (branches done, branches in all)."""
+"""Called with (branches done, branches in total)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """Divergence and energy when one layer at a time changes, everything calibrated anew.
+    """Divergence and energy when one layer at a time changes and everything is recalibrated.
 
     The S_l(φ), S_l(ρ), E_l(φ), E_l(ρ) of Wang et al. (AAAI 2025, Sec. 3.5): symmetric KL divergence
-    in nats between the outputs of ANN and spiking network, and energy over the ANN's, on the
-    calibration inputs, of every step. φ changes at ρ = 1, ρ at the φ of the base.
+    in nats between the outputs of the ANN and the spiking network, and energy ÷ the ANN's, on the
+    calibration inputs at every step. φ changes at ρ = 1, ρ at the base's φ.
 
     Attributes:
         layers: The spiking layers, in order of execution.
-        base: The uniform config around which they change.
+        base: The uniform config that is varied.
         phis: Values of φ.
         rhos: Values of ρ.
         phi_divergence: ``(layers, φ, T)``.
         phi_energy: ``(layers, φ, T)``.
         rho_divergence: ``(layers, ρ, T)``.
         rho_energy: ``(layers, ρ, T)``.
-        divergence: Of the base, ``(T,)``.
-        energy: Of the base, ``(T,)``.
-        layer_energy: Of the base, by whose spikes cause it, ``(layers, T)``.
+        divergence: Divergence of the base, ``(T,)``.
+        energy: Energy of the base, ``(T,)``.
+        layer_energy: Energy of the base by source of the spikes, ``(layers, T)``.
     """
 
     layers: tuple[str, ...]
@@ -69,13 +69,13 @@ class Sensitivity:
     layer_energy: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Convert to JSON-serialisable values."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         return {**vars(self), **arrays, "base": self.base.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Sensitivity:
-        """The inverse of :meth:`to_dict`."""
+        """Rebuild from the output of :meth:`to_dict`."""
         arrays = {name: np.array(values[name]) for name in _ARRAYS}
         names = {name: tuple(values[name]) for name in ("layers", "phis", "rhos")}
         base = ConversionConfig.from_dict(values["base"])
@@ -89,7 +89,7 @@ _ARRAYS = (
 
 
 def sweep_of(space: LayerSpace) -> dict[str, Any]:
-    """T, values of φ and of ρ of the profile that a search in a space begins with."""
+    """T and the values of φ and ρ of the profile that a search in a space starts with."""
     phis = tuple(sorted({*(phi for phi in PHIS if phi < space.phi_max), space.phi_max}))
     rhos = tuple(rho for rho in RHOS if rho in space.rhos())
     uniform = space.uniform(phi=1, rho=1.0, alpha=0.6)
@@ -105,7 +105,7 @@ def kept_sensitivity(
     rhos: tuple[float, ...],
     cache: Path | None = None,
 ) -> Sensitivity | None:
-    """The sensitivity profile, if it is on disk; arguments as of :func:`sensitivity`."""
+    """The cached sensitivity profile, if there is one; arguments as in :func:`sensitivity`."""
     return _read(_place(profile, energy, timesteps, phis, rhos, cache))
 
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> Sensitivity | None:
     try:
         return Sensitivity.from_dict(json.loads(path.read_text("utf-8")))
     except OSError:
-        return None  # not there, or not to be read
+        return None  # missing or unreadable
     except (ValueError, KeyError, TypeError):
         _LOG.warning("%s is damaged and is not used", path)
         return None
@@ -141,19 +141,19 @@ def sensitivity(
     cache: Path | None = None,
     on_branch: OnBranch | None = None,
 ) -> Sensitivity:
-    """The sensitivity profile of a network around its largest φ, from disk if it is there.
+    """The sensitivity profile of a network around its largest φ, cached on disk.
 
     Args:
-        profile: Of the network; the calibration inputs are what is measured on, without labels.
-        energy: Prices.
+        profile: Profile of the network; it is measured on the calibration inputs, without labels.
+        energy: Energy model.
         timesteps: T of calibration and measurement.
-        phis: Values of φ; the largest is the base's.
+        phis: Values of φ; the base uses the largest.
         rhos: Values of ρ.
-        cache: Folder of known profiles; None takes the user's cache directory.
-        on_branch: Told of the progress.
+        cache: Folder of cached profiles; None uses the user's cache directory.
+        on_branch: Called as branches finish.
 
     Raises:
-        ConversionError: A layer's output is not finite, or memory does not suffice.
+        ConversionError: A layer's output is not finite, or memory runs out.
     """
     path = _place(profile, energy, timesteps, phis, rhos, cache)
     if (kept := _read(path)) is not None:
@@ -173,7 +173,7 @@ def _fingerprint(profile: Profile, energy: EnergyModel, *method: Any) -> str:
 
 
 _METHOD = "light, MMSE; 2"
-"""Changes whenever the same input would give other figures."""
+"""Increased whenever the same input would give other figures."""
 
 
 def _measured(

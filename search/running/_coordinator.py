@@ -54,10 +54,10 @@ _MAX_FAILURES_IN_A_ROW = 5
 
 
 class Coordinator:
-    """Asks and tells; the only one in a process that touches the study.
+    """Asks and tells; the only object in a process that accesses the study.
 
-    Other processes may work on the same study: it gives signs of life of its trials, and brings
-    back those of others that give none.
+    Other processes may work on the same study: it sends signs of life for its own trials, and
+    brings back those of others that stop sending them.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class Coordinator:
         self._looked = 0.0
         self._running: dict[int, optuna.Trial] = {}
         self._alone: Asked | None = None
-        # joblib may go on asking, for a moment, after what it asked for was taken back
+        # joblib may briefly go on asking after its trials were taken back
         self._round = 0
         self._failures = 0
         self._passes = 0
         self._states = states
         self._pruned: set[str] = set()
-        self._lock = threading.Lock()  # joblib asks from a thread of its own
+        self._lock = threading.Lock()  # joblib asks from its own thread
 
     def take_back(self, reason: str, *, died: bool = False) -> None:
-        """Fail what is running, and put it into the queue again."""
+        """Fail the running trials and queue them again."""
         with self._lock, self._interrupts.shield():
             self._round += 1
             held, self._alone = self._alone, None
@@ -128,7 +128,8 @@ class Coordinator:
     def run_in_processes(self, pool: Processes | DaskCluster) -> None:
         """Ask and tell here, measure in worker processes.
 
-        When a process dies, all that ran with it are suspected: each of them runs alone once.
+        When a process dies, all trials running at that time become suspects: each of them runs
+        alone once.
         """
         deaths = 0
         try:
@@ -154,7 +155,7 @@ class Coordinator:
             pool.close()
 
     def _company(self) -> Iterator[Asked]:
-        """Trials that may run at the same time; it ends before a suspect."""
+        """Trials that may run at the same time; stops before a suspect."""
         asking = self._round
         while asking == self._round:
             every = self._look()
@@ -173,7 +174,8 @@ class Coordinator:
     def _look(self) -> list[FrozenTrial]:
         """Every trial of the study, by number.
 
-        A database sends all that are running each time: looks are what many workers cost it.
+        A database sends all running trials each time, which is the main load that many workers
+        cause.
         """
         every = self._study.get_trials(deepcopy=False)
         self._passes = len(passes_of(every))
@@ -183,7 +185,7 @@ class Coordinator:
         return len(passes_of(every)) >= self._target()
 
     def _suffices(self, every: Sequence[FrozenTrial]) -> bool:
-        """Whether what is running is all that the study still needs."""
+        """Whether the running trials are all that the study still needs."""
         return len(running_of(every)) >= max(1, self._target() - len(passes_of(every)))
 
     def _wait_for_others(self) -> None:
@@ -191,13 +193,13 @@ class Coordinator:
         time.sleep(min(self._beat, 0.5))
 
     def _settle(self) -> None:
-        """Wait until the last trials of others have finished, or were seen to be lost."""
+        """Wait until the last trials of other workers have finished or are known to be lost."""
         end = time.monotonic() + self._grace + 2 * self._beat
         while time.monotonic() < end and running_of(self._look()):
             self._wait_for_others()
 
     def _bring_back_lost(self, every: Sequence[FrozenTrial]) -> None:
-        """Fail the trials that lost their worker, and put their parameters into the queue."""
+        """Fail the trials that lost their worker, and queue their parameters again."""
         if time.monotonic() - self._looked < self._beat:
             return
         self._looked = time.monotonic()
@@ -207,9 +209,9 @@ class Coordinator:
                 self._bring_back(trial)
 
     def _bring_back(self, trial: FrozenTrial) -> None:
-        """Several workers may see that it is lost: the storage lets one only fail it.
+        """Several workers may notice a lost trial; the storage lets only one of them fail it.
 
-        Its parameters are queued first, as a kill between the two must not lose them.
+        Its parameters are queued first, so that a kill between the two steps cannot lose them.
         """
         record = TrialRecord.of(trial)
         record = replace(record, deaths=record.deaths + 1, owner=self._owner)
@@ -226,7 +228,7 @@ class Coordinator:
         _LOG.warning("trial %d lost its worker: %s", trial.number, then)
 
     def _ask(self, every: Sequence[FrozenTrial], asking: int) -> Asked | None:
-        """The next trial to measure; None if there is none to measure after all."""
+        """The next trial to measure; None if it turns out to need no measurement."""
         self._bring_back_lost(every)
         with self._lock, self._interrupts.shield():
             if asking != self._round:
@@ -240,7 +242,7 @@ class Coordinator:
                 self._running.pop(trial.number, None)
                 if not self._state(trial).is_finished():
                     raise
-                return None  # asking took so long that another worker gave it up
+                return None  # asking took so long that another worker gave the trial up
 
     def _taken(self, trial: optuna.Trial, every: Sequence[FrozenTrial]) -> Asked | None:
         if trial.number >= len(every) or every[trial.number].state is TrialState.WAITING:
@@ -250,7 +252,7 @@ class Coordinator:
                 fail_double(self._study, trial, double)
                 return None
         self._running[trial.number] = trial
-        if TrialRecord.of(trial).owner != self._owner:  # another process's entry in the queue
+        if TrialRecord.of(trial).owner != self._owner:  # queued by another process
             TrialRecord(owner=self._owner).write(self._study, trial)
         lineage = self._space.suggest(trial).conversion.lineage
         return self._asked(trial, every, lineage)
@@ -278,13 +280,13 @@ class Coordinator:
         )
 
     def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
-        # A trial waits with its owner's name before it runs: were the name written after,
-        # a kill between the two would leave a trial that runs for ever without an owner.
+        # A trial is queued with its owner's name before it runs: if the name came later,
+        # a kill in between would leave a trial that runs for ever without an owner.
         if not any(trial.state is TrialState.WAITING for trial in every):
             enqueue(self._study, {}, TrialRecord(owner=self._owner))
 
     def _after_asking(self, trial: optuna.Trial) -> None:
-        """Nothing: the study has its sampler."""
+        """Do nothing: the study already has its sampler."""
 
     def _tell(self, outcome: Outcome) -> None:
         with self._lock, self._interrupts.shield():
@@ -326,16 +328,16 @@ class Coordinator:
             self._study.tell(trial, objective_values(found, self._objectives))
         except UpdateFinishedTrialError:
             if self._state(trial) is not TrialState.COMPLETE:
-                raise  # else the storage's answer was lost, no more
+                raise  # otherwise only the storage's answer was lost
         done = self._study._storage.get_trial(trial._trial_id)
         for exits, m in outcome.exits:
             add_exit(self._study, self._space, done, exits, m, self._constraints(m))
 
     def _prune(self, states: ArtifactStates, failed: str | None) -> None:
-        """Remove what a failed trial learned, and what no point of the front descends from."""
+        """Remove the states of failed trials and those that no point of the front descends from."""
         every = self._look()
         needless = needless_states(every) - self._pruned
-        # Trials that differ in T alone share a state, and one of them may have succeeded.
+        # Trials that differ only in T share a state, and one of them may have succeeded.
         held = {TrialRecord.of(trial).state for trial in every}
         for key in needless | ({failed} - held if failed else set()):
             states.remove(key)
@@ -358,20 +360,20 @@ class Coordinator:
         if not queued and record.deaths >= MAX_DEATHS:
             reason = f"{reason}, {record.deaths} of {MAX_DEATHS} times"
             _LOG.warning("trial %d is left out: %s", trial.number, reason)
-        with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another gave it up
+        with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another worker gave it up
             fail(self._study, trial, reason)
 
 
 class Worker(Coordinator):
-    """One of several that ask and tell; none of them is told of the others."""
+    """One of several independent processes that ask and tell."""
 
     make_sampler: Callable[[int], BaseSampler] | None = None
 
     def _before_asking(self, every: Sequence[FrozenTrial]) -> None:
-        """Nothing: the others notice a killed worker's trial, with or without a name."""
+        """Do nothing: other workers notice a killed worker's trial even without a name."""
 
     def _after_asking(self, trial: optuna.Trial) -> None:
-        """Make the sampler: its first trial's number is what no two workers have in common."""
+        """Make the sampler, seeded by its first trial's number, which is unique to a worker."""
         if self.make_sampler is not None:
             self._study.sampler = self.make_sampler(trial.number)
             self.make_sampler = None

@@ -1,4 +1,4 @@
-"""Signs of life: which running trials of a shared study still have somebody who runs them."""
+"""Signs of life, which tell which running trials of a shared study have lost their worker."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ _LOG = logging.getLogger("spikefront")
 
 
 class Leases:
-    """Finds trials whose worker gives no more signs of life.
+    """Finds trials whose worker no longer sends signs of life.
 
-    A worker writes the time into an attribute of its running trial, again and again. A trial whose
-    attribute stood still for ``grace`` seconds is lost. The seconds are this process's own: no
-    clock is compared with another machine's.
+    A worker keeps writing the time into an attribute of its running trial. A trial whose attribute
+    has not changed for ``grace`` seconds is lost. This process measures those seconds itself:
+    clocks of different machines are never compared.
 
-    While the storage is away no worker can give signs: the seconds begin when it answers again.
+    While the storage is unreachable no worker can send signs, so the seconds count from when it
+    answers again.
 
     Args:
-        grace: Seconds without a sign after which a trial is lost.
-        last_trouble: When the storage last did not answer, by :func:`time.monotonic`.
+        grace: Seconds without a sign of life after which a trial is lost.
+        last_trouble: Returns when the storage last failed to answer, by :func:`time.monotonic`.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Leases:
         self._seen: dict[int, tuple[float, float]] = {}
 
     def lost(self, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Those of the running trials that are lost; to be asked every now and then."""
+        """The lost trials among the running ones; call this regularly."""
         now = time.monotonic()
         beats = {trial.number: TrialRecord.of(trial).beats for trial in running}
         self._seen = {
@@ -56,7 +57,7 @@ class Leases:
 def beating(
     study: optuna.Study, running: Mapping[int, optuna.Trial], every: float
 ) -> Iterator[None]:
-    """Give signs of life of the trials that run, every so many seconds, while the block runs."""
+    """Send signs of life for the running trials, every ``every`` seconds, while the block runs."""
     ended = threading.Event()
     storage = impatient(study._storage)
 
@@ -65,7 +66,7 @@ def beating(
             for trial in list(running.values()):
                 try:
                     storage.set_trial_user_attr(trial._trial_id, "beats", round(time.time(), 1))
-                except Exception as error:  # it has just finished; or the storage is away
+                except Exception as error:  # it has just finished, or the storage is unreachable
                     if is_away(error):
                         note_trouble(study._storage)
                     _LOG.debug("no sign of life of trial %d: %s", trial.number, error)

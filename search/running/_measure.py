@@ -1,4 +1,4 @@
-"""Measuring one trial, in whatever process: with a time limit, and a GPU of its own."""
+"""Measuring one trial, in any process: with a time limit and a GPU of its own."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _LOG = logging.getLogger("spikefront")
 MakeEvaluator = Callable[[], Evaluator]
 
 _WEDGED = 15.0
-"""Seconds after its time limit in which a measurement must have ended."""
+"""Seconds after its time limit within which a measurement must have ended."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What to measure, and what a process that measures must know."""
+    """A trial to measure, with all that a measuring process needs."""
 
     number: int
     params: Mapping[str, Any]
@@ -50,15 +50,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it.
+    """The result of measuring a trial.
 
     Attributes:
-        number: Of the trial.
-        measurement: None where it failed.
+        number: Number of the trial.
+        measurement: The measurement; None if the trial failed.
         exits: Additional exits of the same pass.
-        reason: Why it failed.
-        seconds: What it took.
-        state: Name of the learned state that may have been kept, also of a trial that failed.
+        reason: Reason of its failure.
+        seconds: Duration.
+        state: Name of the learned state that may have been stored, even if the trial failed.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Gpus:
-    """The GPUs that worker processes share, each taken by a lock that its holder's death frees."""
+    """The GPUs that worker processes share, each held by a lock that is freed with its process."""
 
     names: tuple[str, ...]
     workers: int
@@ -79,7 +79,7 @@ class Gpus:
 
     @classmethod
     def of(cls, device: str, workers: int, folder: Path) -> Gpus | None:
-        """Those that may be seen; None unless ``device`` leaves the choice among them."""
+        """The visible GPUs; None if ``device`` names a particular one."""
         if device != "cuda" or workers < 2:
             return None
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -87,7 +87,7 @@ class Gpus:
         return cls(tuple(found), workers, folder)
 
     def take(self) -> FileLock | None:
-        """Make this process see one GPU only; to be called before it uses any."""
+        """Restrict this process to one GPU; call it before the process uses any."""
         for slot in range(self.workers):
             lock = FileLock(self.folder / f".gpu-{slot}.lock", timeout=0)
             try:
@@ -100,7 +100,7 @@ class Gpus:
 
 
 def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
-    """Measure a trial and additional exits of its pass; what goes wrong is told, not raised."""
+    """Measure a trial and additional exits of its pass; errors are returned, not raised."""
     start = time.perf_counter()
     measurement, reason, exits = None, None, []
     space = asked.space
@@ -116,23 +116,23 @@ def measure(evaluator: Evaluator, asked: Asked) -> Outcome:
         reason = f"took longer than {asked.seconds:g} s; --timeout allows more"
     except SpikefrontError as error:
         reason = str(error)
-    except Exception as error:  # one bad trial must not end the study; its reason is kept
+    except Exception as error:  # one bad trial must not end the study; its reason is recorded
         _LOG.debug("trial %d failed", asked.number, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
     if measurement is not None:
-        reason = None  # the limit may end its additional exits
+        reason = None  # the limit may cut off its additional exits
     seconds = time.perf_counter() - start
     return Outcome(asked.number, measurement, exits, reason, seconds, _state(evaluator, asked))
 
 
 def _state(evaluator: Evaluator, asked: Asked) -> str | None:
-    """The name under which what was learned is kept."""
+    """The name of the learned state."""
     if evaluator.states is None:
         return None
     try:
         config = asked.space.choice(asked.params, asked.lineage).conversion
         return evaluator.state_key(config) if config.calibration.learns else None
-    except Exception:  # the trial failed for the same reason, before it learned
+    except Exception:  # the trial failed for the same reason before it learned anything
         return None
 
 
@@ -149,17 +149,17 @@ def _exits(
             dearest=asked.dearest,
             least_accuracy=asked.least_accuracy,
         )
-    except Exception as error:  # the trial itself is whole
+    except Exception as error:  # the trial itself is complete
         _LOG.warning("no additional exits of trial %d: %s", asked.number, error)
         return []
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise :class:`TrialTimeoutError` in the block once its time is over.
+    """Raise :class:`TrialTimeoutError` in the block once its time is up.
 
-    A block that does not even react to that ends its process: the coordinator then brings its
-    trial back as that of any worker that died.
+    If the block does not react even to that, its process ends: the coordinator then brings the
+    trial back, as for any worker that died.
     """
     watchdog = threading.Timer(seconds + _WEDGED, _end_process, (seconds,))
     watchdog.daemon = True
@@ -174,7 +174,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """A signal: it interrupts what waits, too."""
+    """By a signal, which also interrupts blocking calls."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise TrialTimeoutError
@@ -190,7 +190,7 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _knock(seconds: float) -> Iterator[None]:
-    """For a thread, which no signal reaches: raised at its next step in Python."""
+    """For a thread, which receives no signals: raised at its next Python instruction."""
     thread = ctypes.c_ulong(threading.get_ident())
     set_error = ctypes.pythonapi.PyThreadState_SetAsyncExc
     timer = threading.Timer(seconds, set_error, (thread, ctypes.py_object(TrialTimeoutError)))
@@ -201,7 +201,7 @@ def _knock(seconds: float) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
-        set_error(thread, None)  # it may have come too late
+        set_error(thread, None)  # it may have arrived too late
 
 
 def _end_process(seconds: float) -> None:
@@ -219,7 +219,7 @@ _HERE = threading.local()  # a Dask worker may measure in several threads
 
 
 def measure_in_worker(token: str, make: MakeEvaluator, gpus: Gpus | None, asked: Asked) -> Outcome:
-    """Measure in a worker process, which makes its evaluator once per run."""
+    """Measure in a worker process, which creates its evaluator once per run."""
     if getattr(_HERE, "token", None) != token:
         if gpus is not None and not hasattr(_HERE, "gpu"):
             _HERE.gpu = gpus.take()
@@ -229,5 +229,5 @@ def measure_in_worker(token: str, make: MakeEvaluator, gpus: Gpus | None, asked:
 
 
 def auto_timeout(seconds: Sequence[float]) -> float:
-    """The time limit of a trial if none was given, from what finished ones took: generous."""
+    """The default time limit of a trial: a generous multiple of what finished trials took."""
     return max(3600.0, 10 * max(seconds, default=0.0))

@@ -1,4 +1,4 @@
-"""Processes that measure: joblib's on this machine, or those of a Dask cluster."""
+"""Processes that measure: joblib's on this machine, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _SECONDS_TO_ANSWER = 20
 
 
 class DeadWorkerError(Exception):
-    """A process that measured is gone, and what it and those beside it measured."""
+    """A measuring process died, and the running measurements were lost."""
 
 
 class Processes:
     """Worker processes on this machine.
 
     Attributes:
-        slots: How many trials can run at once.
+        slots: Number of trials that can run at once.
 
     Args:
-        make: Called once in each process.
-        workers: How many there are.
-        gpus: GPUs that they share.
+        make: Makes the evaluator; called once in each process.
+        workers: Number of processes.
+        gpus: The GPUs to share.
     """
 
     def __init__(self, make: MakeEvaluator, workers: int, gpus: Gpus | None = None) -> None:
@@ -42,17 +42,17 @@ class Processes:
         self.slots = workers
 
     def run(self, trials: Iterable[Asked]) -> Iterator[Outcome]:
-        """Measure trials, each as soon as it has its turn; outcomes in any order.
+        """Measure trials as processes become free; outcomes come in any order.
 
         Raises:
-            DeadWorkerError: What was running is lost.
+            DeadWorkerError: A process died; the running trials are lost.
         """
         jobs = (
             joblib.delayed(measure_in_worker)(self._token, self._make, self._gpus, asked)
             for asked in trials
         )
         with joblib.parallel_config("loky"):
-            # One job a batch: a batch would be lost, and be waited for, as a whole.
+            # One job per batch: joblib loses, and waits for, a batch as a whole.
             parallel = joblib.Parallel(
                 n_jobs=self.slots,
                 return_as="generator_unordered",
@@ -65,21 +65,21 @@ class Processes:
                 raise DeadWorkerError(str(error).split("\n")[0]) from error
 
     def close(self) -> None:
-        """Nothing: joblib keeps its processes for the next run."""
+        """Do nothing: joblib keeps its processes for the next run."""
 
 
 class DaskCluster:
-    """The workers of a Dask cluster, however it was started; they may come and go.
+    """The workers of any Dask cluster; they may come and go.
 
-    Not by joblib's Dask backend: of a task that killed its workers that tells nothing, and a search
-    would wait for ever (joblib 1.6).
+    This does not use joblib's Dask backend, which never reports a task that killed its workers, so
+    a search would wait for ever (joblib 1.6).
 
     Attributes:
-        slots: How many trials can run at once, when last looked at.
+        slots: Number of trials that could run at once when last checked.
 
     Args:
-        make: Called once in each thread of a worker.
-        address: Of the scheduler, or its scheduler file.
+        make: Makes the evaluator; called once in each thread of a worker.
+        address: Address of the scheduler, or its scheduler file.
 
     Raises:
         ConfigError: Dask is not installed.
@@ -97,9 +97,9 @@ class DaskCluster:
         return max(1, sum(cores.values()))
 
     def run(self, trials: Iterable[Asked]) -> Iterator[Outcome]:
-        """Measure trials, as many at once as there are threads; outcomes in any order.
+        """Measure as many trials at once as there are threads; outcomes come in any order.
 
-        Dask itself runs again what was on a worker that died; a trial of which four died failed.
+        Dask itself retries trials of workers that died; after four such deaths a trial fails.
         """
         from distributed import as_completed
 
@@ -127,12 +127,12 @@ class DaskCluster:
         return outcome
 
     def close(self) -> None:
-        """Let go of the cluster; its workers stay."""
+        """Disconnect from the cluster; its workers stay."""
         self._client.close()
 
 
 def _knock_at(address: str) -> None:
-    """Raise OSError at once, where Dask would try for a while, and then leave a traceback."""
+    """Raise OSError at once; Dask would retry for a while and then leave a traceback."""
     url = urllib.parse.urlsplit(address)
     if url.scheme == "tcp":
         place = (url.hostname or "", url.port or 8786)

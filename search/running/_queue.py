@@ -1,4 +1,4 @@
-"""The queue of a study: baselines, what lost its worker, what waits twice."""
+"""The queue of a study: baselines, trials that lost their worker, duplicates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.sampler._names import warm_start_attrs
 from spaces import LayerSpace
 
 MAX_DEATHS = 3
-"""Processes that may die of the same parameters before these are left out."""
+"""Number of processes that may die of the same parameters before these are skipped."""
 
 
 def enqueue(
@@ -27,9 +27,9 @@ def enqueue(
     *,
     system_attrs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add a waiting trial with fixed parameters, as ``Study.enqueue_trial`` does.
+    """Add a waiting trial with fixed parameters, like ``Study.enqueue_trial``.
 
-    Unlike that, it takes the system attributes by which a genetic sampler sees the trial.
+    In addition it sets the system attributes that make the trial visible to a genetic sampler.
     """
     study.add_trial(
         optuna.trial.create_trial(
@@ -49,15 +49,15 @@ def enqueue_baselines(
     *,
     continued: bool = False,
 ) -> None:
-    """Put the settings that the study does not know yet into its queue.
+    """Queue the settings that the study does not contain yet.
 
     Args:
         study: The study.
         space: Its search space.
-        kind: What the trials are marked with.
+        kind: The mark of the trials.
         baselines: Parameters.
-        owner: The process that will run them; None leaves them to any.
-        continued: Whether each goes on from what the one before learns.
+        owner: The process that will run them; None: any.
+        continued: Whether each continues the learned state of the one before.
     """
     known = _fixed_of(study)
     record = TrialRecord(baseline=kind, owner=owner)
@@ -72,25 +72,25 @@ def enqueue_baselines(
 
 
 def _fixed_of(study: optuna.Study) -> list[dict[str, Any]]:
-    """By trial number."""
+    """Fixed parameters by trial number."""
     return [fixed(trial) for trial in study.get_trials(deepcopy=False)]
 
 
 def fixed(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters that a trial was enqueued with; empty if the sampler was to choose them."""
+    """The parameters that a trial was enqueued with; empty if the sampler chooses them."""
     return dict(trial.system_attrs.get("fixed_params", {}))
 
 
 def queue_again(
     study: optuna.Study, space: LayerSpace, trial: FrozenTrial, record: TrialRecord
 ) -> bool:
-    """Unless too many died of it, or it was killed while being asked.
+    """Queue a trial again unless too many processes died of it or its parameters are incomplete.
 
     Args:
         study: The study.
         space: Its search space.
-        trial: Which lost its worker.
-        record: What the new one begins with.
+        trial: The trial that lost its worker.
+        record: The record that the new trial starts with.
     """
     params = fixed(trial) or trial.params
     if set(params) != set(space.distributions()) or record.deaths >= MAX_DEATHS:
@@ -110,15 +110,15 @@ def queue_again(
 
 
 def is_queued(trial: FrozenTrial, every: Iterable[FrozenTrial]) -> bool:
-    """Whether a trial's parameters are in the queue again, or were."""
+    """Whether a trial's parameters were queued again."""
     return any(TrialRecord.of(t).retry_of == trial.number for t in every)
 
 
 def double_of(number: int, every: Sequence[FrozenTrial]) -> int | None:
-    """The number of another trial that makes one of the queue needless, or None.
+    """The number of a trial that makes a queued one redundant, or None.
 
-    Two searches started at the same time both enqueue the baselines; two workers may bring back one
-    trial, and that one may come to its end all the same.
+    Two searches started at the same time both queue the baselines; two workers may bring back the
+    same trial, and that trial may complete after all.
     """
     if number >= len(every):
         return None
@@ -142,7 +142,7 @@ def add_exit(
     measurement: Measurement,
     constraints: Mapping[str, float],
 ) -> None:
-    """Add another exit of a trial's pass as a finished trial, which names it in ``exit_of``."""
+    """Add an additional exit of a trial's pass as a finished trial, with ``exit_of`` set."""
     shared = TrialRecord.of(trial)
     record = TrialRecord.of_measurement(
         measurement,

@@ -43,38 +43,40 @@ def run_study(
     beat: float = 5.0,
     grace: float = 30.0,
 ) -> None:
-    """Search until ``trials`` trials of the study were run, across all processes.
+    """Search until ``trials`` trials of the study have run, across all processes.
 
-    The baselines come first: uniform settings, the paper's, learned ones. Exits of a pass that
-    enlarge the front of accuracy or divergence against energy become trials of their own, which
-    cost nothing and do not count; a process killed while it writes them loses some. A trial that
-    raises is marked as failed, with its reason, and the study goes on; Ctrl-C and SIGTERM give the
-    running trials back to the study. What kills the process that measures it runs again, alone;
-    the third time it is left out.
+    The baselines come first: uniform settings, the paper's, learned ones. Additional exits of a
+    pass that improve the front of accuracy or divergence against energy become trials of their own,
+    which cost nothing and do not count; a process killed while writing them loses some. A trial
+    that raises is marked as failed, with its reason, and the study continues. Ctrl-C and SIGTERM
+    return the running trials to the queue. A trial that kills its process runs again, alone; after
+    the third time it is skipped.
 
     Args:
         study: From :func:`search.open_study`.
         space: Its search space.
-        make_evaluator: Called once in each process that measures.
-        trials: Trials to run, those that the study has included.
-        workers: Processes; 1 measures in this one, 0 in none: it is left to :func:`run_worker`.
-        dask: Address of a Dask scheduler whose workers measure instead of such processes.
-        folder: Held by one searching process at a time; trials that an earlier holder left
-            running when it was killed run again.
-        pareto_dp: Parameters of the paper's search, to be baselines too.
-        ann_accuracy: Of the search split; needed where the study has a limit on lost accuracy.
-        device: A torch device; ``"cuda"`` gives each of several processes a GPU of its own.
-        timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
-        on_trial: Told of every trial.
-        states: Where the evaluators keep what they learn; what no point of the front descends
-            from is removed.
-        beat: Seconds between the signs of life that it gives to others on the same study.
-        grace: Seconds after which a trial of another process that gives none is lost.
+        make_evaluator: Makes the evaluator; called once in each measuring process.
+        trials: Number of trials to run, including those already in the study.
+        workers: Number of processes; 1 measures in this process, 0 leaves it to :func:`run_worker`.
+        dask: Address of a Dask scheduler whose workers measure instead of local processes.
+        folder: Folder that one searching process locks at a time; trials left running by a killed
+            predecessor run again.
+        pareto_dp: Parameters of the paper's search, as additional baselines.
+        ann_accuracy: The ANN's accuracy on the search split; needed if the study limits lost
+            accuracy.
+        device: A torch device; with ``"cuda"`` each of several processes uses its own GPU.
+        timeout: Time limit of a trial in seconds. Default: an hour, or ten times the longest so
+            far.
+        on_trial: Called after every trial.
+        states: Store of the evaluators' learned states; those that no point of the front descends
+            from are removed.
+        beat: Seconds between signs of life for other processes on the same study.
+        grace: Seconds without a sign of life after which another process's trial is lost.
 
     Raises:
-        StudyError: Another process holds the folder, or trial after trial fails.
-        ConfigError: Lost accuracy is limited, and the ANN's accuracy is not given.
-        KeyboardInterrupt: It was stopped.
+        StudyError: Another process holds the folder, or too many trials in a row fail.
+        ConfigError: Lost accuracy is limited but the ANN's accuracy is not given.
+        KeyboardInterrupt: The search was stopped.
     """
     if study_setup(study).budget.max_accuracy_drop is not None and ann_accuracy is None:
         raise ConfigError("a limit on lost accuracy needs ann_accuracy")
@@ -124,30 +126,31 @@ def run_worker(
     beat: float = 5.0,
     grace: float = 30.0,
 ) -> None:
-    """Take part in a study that other processes, on other machines perhaps, work on too.
+    """Take part in a study together with other processes, possibly on other machines.
 
-    Every worker asks, measures and tells by itself; all they share is the storage. A trial whose
-    worker gave no sign of life for ``grace`` seconds is failed by one of the others and its
-    parameters run again; where that happens three times to the same parameters they are left out.
-    Trials that a loop of the user's own runs in the same study give no signs of life.
+    Workers ask, measure and tell independently and share only the storage. If a trial's worker
+    sends no sign of life for ``grace`` seconds, another worker fails the trial and its parameters
+    run again; after three such losses the parameters are skipped. Trials that your own loop runs in
+    the same study send no signs of life.
 
     Args:
         study: From :func:`search.load_study`, or :func:`search.open_study`.
         space: Its search space.
-        evaluator: Of the study's task; see :func:`search.check_evaluator`.
-        trials: Trials to run in the study. Default: those of its :class:`search.Plan`.
-        sampler: Makes the sampler from a number that no other worker of the study has. Default:
-            the study's, whose seed is then the caller's to choose.
-        ann_accuracy: As of :func:`run_study`.
-        timeout: Seconds that a trial may take. Default: an hour, or ten times the longest so far.
-        on_trial: Told of every trial of this worker.
-        states: As of :func:`run_study`.
+        evaluator: Evaluator of the study's task; see :func:`search.check_evaluator`.
+        trials: Number of trials to run in the study. Default: as in its :class:`search.Plan`.
+        sampler: Makes the sampler from a number that is unique to this worker. Default: the study's
+            own sampler, which you then have to seed differently in each worker.
+        ann_accuracy: As in :func:`run_study`.
+        timeout: Time limit of a trial in seconds. Default: an hour, or ten times the longest so
+            far.
+        on_trial: Called after every trial of this worker.
+        states: As in :func:`run_study`.
         beat: Seconds between signs of life.
-        grace: Seconds without one after which a trial is lost.
+        grace: Seconds without a sign of life after which a trial is lost.
 
     Raises:
-        StudyError: Trial after trial fails.
-        KeyboardInterrupt: It was stopped; its running trial waits to be run again.
+        StudyError: Too many trials in a row fail.
+        KeyboardInterrupt: It was stopped; its running trial is queued again.
     """
     interrupts = Interrupts()
     owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"

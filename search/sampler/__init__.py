@@ -1,4 +1,4 @@
-"""Samplers by name: ours, which knows the structure, and Optuna's."""
+"""Samplers by name: ours, which exploits the structure of the problem, and Optuna's."""
 
 from search.sampler._additive import AdditiveSampler
 from search.sampler._features import LayerTables, layer_tables

@@ -1,4 +1,4 @@
-"""What a proposal would gain, and which kind of proposal has gained most per second."""
+"""The expected gain of proposals, and which kind has gained most per second."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from search._front import dominated_area, expected_gain
 from search.sampler._known import Known
 
 _MARGIN = 0.1
-"""How far above the front's worst loss, in logarithms, an exit is still of interest."""
+"""How far above the front's worst loss, in logarithms, an exit may still be of interest."""
 
 _RECENT = 6
-"""Passes of a kind by whose gains the next one is judged."""
+"""Number of recent passes of a kind that its gain is estimated from."""
 
 
 @dataclass
@@ -32,7 +32,8 @@ class Limits:
     """The range of interest.
 
     Attributes:
-        dearest: Logarithm of the share of the ANN's energy from which nothing counts.
+        dearest: Logarithm of the energy, as a share of the ANN's, at which the range of interest
+            ends.
         fixed: Whether the user has set it.
     """
 
@@ -40,10 +41,10 @@ class Limits:
     fixed: bool = False
 
     def widen(self, ratios: np.ndarray) -> None:
-        """Where all that was measured is dearer than the ANN, go on to the dearest of it.
+        """If every measurement costs more than the ANN, extend the range to the most expensive one.
 
         Args:
-            ratios: Energies over the ANN's of the finished trials, ``(n,)``.
+            ratios: Energies ÷ the ANN's of the finished trials, ``(n,)``.
         """
         if not self.fixed:
             self.dearest = dearest_of(ratios)
@@ -56,14 +57,14 @@ class Limits:
         loss: Criterion,
         measured: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Expected growth of the area that a front dominates by each exit, ``(n,)``.
+        """Expected growth of a front's dominated area by each exit, ``(n,)``.
 
         Args:
-            front: Log energy and log loss of what is there, and of what is running.
-            exits: Likewise, foreseen, ``(n, 2)``.
-            deviation: Of their log losses, ``(n,)``.
-            loss: What is traded against energy.
-            measured: The front without what is running; None: ``front``.
+            front: Log energy and log loss of finished and running trials.
+            exits: Predicted log energy and log loss, ``(n, 2)``.
+            deviation: Standard deviations of their log losses, ``(n,)``.
+            loss: The loss traded against energy.
+            measured: The front without running trials; None: ``front``.
         """
         reference = front if measured is None else measured
         return expected_gain(
@@ -77,7 +78,7 @@ class Limits:
 
 
 def first_passes(known: Sequence[Known]) -> list[Known]:
-    """Each pass once, and not its other exits, by number."""
+    """Each pass once, without additional exits, by number."""
     found: dict[str, Known] = {}
     for trial in known:
         if trial.is_pass:
@@ -86,10 +87,10 @@ def first_passes(known: Sequence[Known]) -> list[Known]:
 
 
 def gains_per_second(known: Sequence[Known], limits: Limits) -> tuple[float | None, float | None]:
-    """What the last passes that did not learn, and those that did, gained per second.
+    """Gain per second of the latest passes that did not learn, and of those that did.
 
-    The gain of a pass is the area that its exits added to the fronts of both losses when it came,
-    within the range of interest. None for a kind of which there are too few.
+    The gain of a pass is the area that its exits added to the fronts of both losses, within the
+    range of interest. None for a kind with too few passes.
     """
     passes = first_passes(known)
     gained = sum((_gains(passes, loss, limits) for loss in LOSSES), np.zeros(len(passes)))

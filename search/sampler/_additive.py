@@ -1,4 +1,4 @@
-"""A sampler that knows the structure: what adds up over the layers, and what learning changes."""
+"""A sampler that exploits the structure: what adds up over layers, and what learning changes."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from spaces import LayerSpace, names
 _LOG = logging.getLogger("spikefront")
 
 _OTHER_KIND = 0.2
-"""Share of the proposals of the kind that has gained less per second."""
+"""Share of proposals of the kind that has gained less per second."""
 
 _FIRST_UNIFORM = 4
-"""Choices before which uniform ones are proposed: there is nothing to fit the surrogate to."""
+"""Number of choices before the surrogate is fitted; until then uniform ones are proposed."""
 
 _FIRST_ROOTS = 6
-"""Passes before which nothing learns: there is nothing to learn from yet."""
+"""Number of passes before any proposal learns."""
 
 
 _TRIES = 3
-"""Trials that failed to learn after which nothing more does, unless others have succeeded."""
+"""Number of failed learning trials after which no more are proposed, unless others succeed."""
 
 
 def _failed_to_learn(study: optuna.Study) -> int:
@@ -54,37 +54,37 @@ def _failed_to_learn(study: optuna.Study) -> int:
 
 
 class AdditiveSampler(BaseSampler):
-    """Proposes what gains most per second: new roots, or learning on from what is there.
+    """Proposes what gains most per second: new roots, or continued learning.
 
-    *Roots* learn nothing. The divergence from the ANN grows with a weighted sum of what the
-    calibration histograms predict of each layer's rounding error for its φ and ρ; the weights are
-    learned from all finished trials, and near a trial what it showed counts most. The energy is a
-    sum of what the histograms predict, each layer scaled to what its spikes were measured to cost.
-    For a price λ of energy the best choice is separate for each layer, so a sweep of λ walks the
-    lower convex hull of a frontier: those of some draws from the posterior, and neighbours of the
-    front, are the candidates. Chosen is the one of largest expected hypervolume gain, over what is
-    measured and, by the surrogate, what is running: several processes may share a study.
+    *Roots* learn nothing. The divergence from the ANN grows with a weighted sum of each layer's
+    rounding error, which the calibration histograms predict from φ and ρ. The weights are fitted to
+    all finished trials, and near a trial its own result counts most. The energy is a sum of the
+    histograms' predictions, with each layer scaled to its measured cost. For a price λ of energy
+    the best choice separates over layers, so a sweep of λ walks the lower convex hull of a
+    frontier. Such frontiers for several draws from the posterior, and neighbours of the front, are
+    the candidates. The one with the largest expected hypervolume gain is proposed, given all
+    measurements and predictions for running trials, as several processes may share a study.
 
-    *Continuations* learn, where the space offers it: from a trial's φ and ρ, or on from the state
-    that it learned, at another price of energy, over more iterations, with another neuron or T.
-    The trial names its parent in ``goes_on_from`` and the segments before its own in ``lineage``,
-    which ``LayerSpace.suggest`` reads.
+    *Continuations* learn, if the space allows: from a trial's φ and ρ, or from its learned state,
+    at another price of energy, for more iterations, with another neuron or T. The trial records its
+    parent in ``goes_on_from`` and earlier segments in ``lineage``, which ``LayerSpace.suggest``
+    reads.
 
-    Which of the two comes next is a matter of what the last ones of each gained per second.
+    Recent gains per second decide which of the two comes next.
 
-    With early exit the divergence is that of the first step, and the pass is measured at a T that
-    leaves its exits room. The exits that a pass showed, and which were not measured though they
-    enlarge the front, come before any new pass; :func:`search.run_study` measures them itself.
+    With early exit, the divergence is that of the first step, and the pass is measured at a T that
+    leaves room for its exits. Exits of a pass that would improve the front but were not measured
+    come before any new pass; :func:`search.run_study` measures them itself.
 
     It learns from trials with the user attribute ``measurement``, a
-    :meth:`evaluators.Measurement.to_dict`; objectives are the caller's own affair.
+    :meth:`evaluators.Measurement.to_dict`, and ignores their objective values.
 
     Args:
-        profile: Of the network.
+        profile: Profile of the network.
         space: The search space.
-        energy: Prices; of the study.
-        budget: Limits; it looks where they are kept, and never above the ANN's energy.
-        seed: Seed of the draws.
+        energy: Energy model of the study.
+        budget: Limits; it proposes within them, and never above the ANN's energy.
+        seed: Seed of the random draws.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class AdditiveSampler(BaseSampler):
         self._warned = False
 
     def reseed_rng(self) -> None:
-        """Draw other proposals than another process with a copy of this sampler."""
+        """Reseed, so that copies of this sampler in other processes propose different points."""
         fresh = np.random.default_rng()
         self._random.bit_generator.state = fresh.bit_generator.state
         self._independent.reseed_rng()
@@ -116,13 +116,13 @@ class AdditiveSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The whole space: every parameter is proposed together."""
+        """The whole space: all parameters are proposed jointly."""
         return self._space.distributions()
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Propose all parameters of a trial, and note what its learning goes on from."""
+        """Propose all parameters of a trial, and record which learned state it continues."""
         trials = [t for t in finished(study) if self._book.is_readable(t)]
         known = [self._book.seen(study, t) for t in trials]
         self._limits.widen(np.array([k.measurement.energy_ratio for k in known]))
@@ -156,11 +156,11 @@ class AdditiveSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Random, for parameters that are not of the space."""
+        """Sample parameters outside the space at random."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def _learning(self, trial: FrozenTrial) -> Proposal | None:
-        """What a running trial learns, if it goes on from another one."""
+        """What a running trial learns, if it continues another one."""
         record = TrialRecord.of(trial)
         if record.goes_on_from is None:
             return None
@@ -175,7 +175,7 @@ class AdditiveSampler(BaseSampler):
         self._warned = True
 
     def _learns_next(self, known: Sequence[Known], failures: int) -> bool:
-        """Whether learning has gained more per second lately, or is still to be tried."""
+        """Whether learning has recently gained more per second, or is untried."""
         if not self._space.continuing or sum(t.is_pass for t in known) < _FIRST_ROOTS:
             return False
         root, learned = gains_per_second(known, self._limits)
@@ -188,9 +188,9 @@ class AdditiveSampler(BaseSampler):
     def _free_exit(
         self, known: Sequence[Known], kept: Sequence[Known], taken: set[str]
     ) -> tuple[dict[str, Any], TrialRecord] | None:
-        """Another exit of the latest pass that enlarges the front, if none has been measured."""
+        """An additional exit of the latest pass that improves the front, if none is measured yet."""
         passes = [t for t in kept if t.is_pass]
-        added = any(not t.is_pass for t in known)  # by what runs the study
+        added = any(not t.is_pass for t in known)  # by the runner of the study
         if not self._book.exits or added or not passes or passes[-1] is not known[-1]:
             return None
         last = passes[-1]
@@ -211,7 +211,7 @@ class AdditiveSampler(BaseSampler):
         taken: set[str],
         loss: Criterion,
     ) -> dict[str, Any]:
-        """The best candidate that learns nothing and is not there yet."""
+        """The best new candidate that learns nothing."""
         uniform = [p for p in self._space.baselines() if key_of(p) not in taken]
         if len(taken) < _FIRST_UNIFORM and uniform:
             return uniform[int(self._random.integers(len(uniform)))]
@@ -228,6 +228,6 @@ class AdditiveSampler(BaseSampler):
         return next((p for p in ranked if pass_of(p) not in passes), self._other_exit(first))
 
     def _other_exit(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Every pass is made: one of them at another exit threshold."""
+        """Every pass has been made: repeat one with another exit threshold."""
         alpha = round(float(self._random.random()), 2)
         return {**params, names.ALPHA: alpha, **self._space.pins}

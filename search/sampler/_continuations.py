@@ -100,7 +100,7 @@ class Continuations:
             kept: Those of them within the budget.
             running: What is being learned.
             taken: Keys of choices that were made or are running.
-            loss: What is traded against energy.
+            loss: The loss traded against energy.
         """
         passes = {t.number: t for t in first_passes(known)}
         parents = self._parents(list(passes.values()), kept, loss)

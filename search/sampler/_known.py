@@ -42,12 +42,12 @@ class Known:
     """A finished trial.
 
     Attributes:
-        number: Of the trial.
+        number: Number of the trial.
         params: Those that are of the space.
         lineage: Segments of learning before its own.
         goes_on_from: The trial that its learning went on from.
         is_pass: Whether it was run; else it is another exit of one that was.
-        seconds: What it took.
+        seconds: Duration.
         measurement: On the search split.
         exits: By loss, log energy and log loss of its best exits.
         cells: Index of each layer's (φ, ρ), ``(layers,)``.
@@ -92,9 +92,9 @@ class Book:
     """Reads trials, and predicts energies and errors of layers from the calibration histograms.
 
     Args:
-        profile: Of the network.
+        profile: Profile of the network.
         space: The search space.
-        energy: Prices.
+        energy: Energy model.
 
     Attributes:
         exits: Whether samples may leave early: then first steps are what is looked at.

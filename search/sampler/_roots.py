@@ -58,7 +58,7 @@ class Roots:
             known: The finished trials.
             kept: Those of them within the budget.
             pending: Parameters of what is running.
-            loss: What is traded against energy.
+            loss: The loss traded against energy.
         """
         self._book.learn_scale(known)
         plain = self._teachers(known)
