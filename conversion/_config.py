@@ -14,7 +14,7 @@ from conversion.calibration import Calibration, Learned, Light, Segment, make_ca
 from conversion.neurons import NEURONS
 
 PHI_MOST = 2**20
-"""Largest φ: spikes are counted in float32, which holds whole numbers up to 2²⁴."""
+"""Largest φ: spikes are counted in float32, exact for whole numbers up to 2²⁴."""
 
 
 def _is_number(value: object) -> bool:
@@ -47,8 +47,8 @@ class LayerConfig:
         if not isinstance(self.neuron, str) or self.neuron not in NEURONS:
             known = ", ".join(NEURONS)
             raise ConfigError(
-                f"neuron must be one of {known}, got {self.neuron!r}; what a plugin registers is"
-                " there once it is imported (--plugin)"
+                f"neuron must be one of {known}, got {self.neuron!r}; a plugin's neurons are"
+                " available once it is imported (--plugin)"
             )
 
 
@@ -134,7 +134,7 @@ class ConversionConfig:
             ConfigError: The thresholds are calibrated for another T, so the levels would differ.
         """
         if self.steps_of_calibration != self.timesteps:
-            raise ConfigError("a config calibrated at another T has no quantised one")
+            raise ConfigError("a config calibrated at another T cannot be quantised")
         layers = {
             name: replace(layer, phi=layer.phi * self.timesteps)
             for name, layer in self.layers.items()
@@ -180,7 +180,7 @@ class ConversionConfig:
         calibration, neurons = self.calibration, {layer.neuron for layer in self.layers.values()}
         if not isinstance(calibration, Learned) or len(neurons) != 1:
             raise ConfigError(
-                "a segment is of learned calibration and one kind of neuron, got"
+                "a segment needs a learned calibration and one kind of neuron, got"
                 f" {calibration.name!r} and {sorted(neurons)}"
             )
         return Segment(
@@ -214,7 +214,7 @@ class ConversionConfig:
         """Convert to JSON-serialisable values."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
         values = {**vars(self), "layers": layers, "calibration": self.calibration.to_dict()}
-        if self.bits is None:  # as before there were any: names of learned states hang on it
+        if self.bits is None:  # for older configs, whose text names learned states
             del values["bits"]
         return values
 

@@ -1,4 +1,4 @@
-"""The one way to make a spiking model: thresholds, then the steps of a calibration."""
+"""Make a spiking model: thresholds, then the steps of a calibration."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def convert(
     """
     if not isinstance(profile, Profile) or not isinstance(config, ConversionConfig):
         raise ConfigError(
-            "convert takes what profile(model, data) gives, and a ConversionConfig, got"
+            "convert takes the result of profile(model, data) and a ConversionConfig, got"
             f" {type(profile).__name__} and {type(config).__name__}"
         )
     config.check_layers(profile.layers)
     calibration = config.calibration
     if data is not None and not calibration.learns:
-        raise ConfigError(f"data is for a calibration that learns, got {calibration.name!r}")
+        raise ConfigError(f"data needs a calibration that learns, got {calibration.name!r}")
     earlier = config.goes_on_from()
     if earlier is not None and start is None:
         start = convert(profile, earlier, data=data)
@@ -102,20 +102,20 @@ def _check_start(start: SpikingModel | None, earlier: ConversionConfig | None) -
     if start is None:
         return
     if earlier is None:
-        raise ConfigError("start is for a calibration that goes on from earlier learning")
+        raise ConfigError("start needs a calibration that continues earlier learning")
     if start.config.without_steps() != earlier.without_steps():
-        raise ConfigError("start is not the model of the config that this one goes on from")
+        raise ConfigError("start is not the model of the config that this one continues")
 
 
 _DRAWING = threading.Lock()
-"""Torch's random state is that of the process: two threads that learn take turns."""
+"""Torch's random state belongs to the process, so threads that learn take turns."""
 
 
 @contextmanager
 def _seeded(segment: int, device: torch.device) -> Iterator[None]:
-    """The same draws for a segment of learning every time, of a loader's augmentation too.
+    """Use the same random draws for a learning segment every time, including data augmentation.
 
-    What was lost and is learned again is then the same.
+    A lost state that is learned again is then identical.
     """
     with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(segment)
@@ -183,5 +183,5 @@ def enough_memory(profile: Profile, config: ConversionConfig) -> Iterator[None]:
             raise
         raise ConversionError(
             f"calibrating with {len(profile.inputs)} samples × {config.steps_of_calibration} steps"
-            " needs more memory than there is; use fewer calibration samples"
+            " ran out of memory; use fewer calibration samples"
         ) from error

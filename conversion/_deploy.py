@@ -40,11 +40,11 @@ class DeployConfig:
     Attributes:
         model_fingerprint: SHA-256 of the ANN's operations and all tensors they use.
         inputs: Structure, shapes and types of the ANN's inputs, for one sample.
-        outputs: How the ANN's outputs are read: a kind and its fields.
+        outputs: How the ANN's outputs are interpreted: a kind and its fields.
         feed: How inputs arrive over time: ``static``, ``frames`` or ``events``.
         conversion: φ, ρ per layer, T, calibration.
         exit: Score and threshold per step of the early exit, or None.
-        tensors: Name of the safetensors file beside the JSON: ``theta/<layer>`` and
+        tensors: Name of the safetensors file next to the JSON: ``theta/<layer>`` and
             ``bias/<layer>``, each ``(C,)``; ``v_init/<layer>``, ``()`` or ``(C, ...)``; and with
             tuned weights ``weight/<parameter>``, of the network with BatchNorm folded.
         tensors_sha256: SHA-256 of that file.
@@ -72,9 +72,11 @@ class DeployConfig:
             if not re.fullmatch("[0-9a-f]{64}", _text(name, getattr(self, name))):
                 raise ConfigError(f"{name} must be a SHA-256 in hexadecimal digits")
         if Path(_text("tensors", self.tensors)).name != self.tensors:
-            raise ConfigError(f"the tensors' file must lie beside the JSON, got {self.tensors!r}")
+            raise ConfigError(
+                f"the tensor file must be next to the JSON file, got {self.tensors!r}"
+            )
         if not 1 <= len(self.tensors.encode("utf-8", "replace")) <= 255 or "\0" in self.tensors:
-            raise ConfigError(f"the tensors' file has no possible name, got {self.tensors[:40]!r}")
+            raise ConfigError(f"the tensor file has an invalid name, got {self.tensors[:40]!r}")
         if self.feed not in FEEDS:
             raise ConfigError(f"feed must be one of {', '.join(FEEDS)}, got {self.feed!r}")
         for name in ("inputs", "outputs", "energy_model", "measurement", "provenance"):
@@ -137,7 +139,7 @@ class DeployConfig:
         path = Path(folder) / self.tensors
         if path.is_symlink() and path.resolve().parent != Path(folder).resolve():
             raise DeployError(
-                f"{path} is a link to another folder; the tensors' file must lie here"
+                f"{path} links to another folder; the tensor file must be next to the JSON file"
             )
         data = read_file(path)
         if sha256(data) != self.tensors_sha256:
@@ -162,7 +164,7 @@ def save(
     measurement: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> DeployConfig:
-    """Write a spiking model as ``path`` (JSON) and a safetensors file beside it.
+    """Write a spiking model as ``path`` (JSON) and a safetensors file next to it.
 
     The tensor file has its hash in its name, so an earlier export stays intact until the new JSON
     replaces the old one.
@@ -300,10 +302,10 @@ def _jsonable(value: Any, where: str) -> Any:
     if hasattr(value, "tolist") and not isinstance(value, (str, bytes)):  # NumPy, torch
         return _jsonable(value.tolist(), where)
     if isinstance(value, float) and not math.isfinite(value):
-        raise DeployError(f"{where} is {value}, which JSON has no number for")
+        raise DeployError(f"{where} is {value}, which JSON cannot represent")
     if isinstance(value, (type(None), bool, int, float, str)):
         return value
-    raise DeployError(f"{where} is a {type(value).__name__}, which JSON does not have")
+    raise DeployError(f"{where} is a {type(value).__name__}, which JSON cannot represent")
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The exceptions of spikefront: one root, each leaf also the builtin a caller would expect."""
+"""The exceptions of spikefront: one base class, each also the builtin a caller would expect."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class DeployError(SpikefrontError, ValueError):
 
 
 def check_fields(kind: type, given: Mapping[str, Any], what: str) -> None:
-    """Refuse fields that a dataclass does not have, or lacks.
+    """Reject unknown and missing fields of a dataclass.
 
     Args:
         kind: The dataclass.
-        given: What is to be its fields.
-        what: What it is called in the message.
+        given: The given fields.
+        what: Its name in messages.
 
     Raises:
-        ConfigError: One is unknown or missing.
+        ConfigError: A field is unknown or missing.
     """
     known = {field.name: field for field in fields(kind)}
     if unknown := [name for name in given if name not in known]:

@@ -1,4 +1,4 @@
-"""Files that a reader never sees half of, and hashes."""
+"""Atomic writes, safe reads, and hashes."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def write_file(path: str | Path, data: bytes | str) -> Path:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a file.
+    """Read a file.
 
     Raises:
-        FileError: It cannot be read, or is a pipe, a device or a folder.
+        FileError: The file cannot be read, or is a pipe, a device or a folder.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for its writer
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
             raise FileError(f"cannot read {path}: it is not a regular file")
         return Path(path).read_bytes()
     except FileError:

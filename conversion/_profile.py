@@ -1,4 +1,4 @@
-"""One pass over the calibration data: all that any later choice needs to know of the ANN."""
+"""One pass over the calibration data, which collects all that later choices need."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Profile:
 
     @cached_property
     def expected(self) -> dict[str, Tensor]:
-        """What the ANN answers to the calibration inputs, by name, samples in front."""
+        """The ANN's outputs on the calibration inputs by name, samples first."""
         return _answers(self.network, self.inputs)
 
     def threshold(
@@ -150,7 +150,7 @@ class Profile:
         key = (layer, phi, timesteps, shift, rule, granularity, neuron)
         if key not in self._thresholds:
             theta = self._theta(*key)
-            # A channel that never fired has no scale of its own: it takes the layer's.
+            # A channel that never fired has no scale of its own, so it uses the layer's.
             spare = theta.max() if theta.max() > 0 else torch.ones((), dtype=theta.dtype)
             self._thresholds[key] = torch.where(theta > 0, theta, spare).float().to(self.device)
         return self._thresholds[key]
@@ -246,7 +246,7 @@ def profile(
 
 
 def _answers(network: Network, inputs: Inputs) -> dict[str, Tensor]:
-    """What the ANN answers, by name, samples in front."""
+    """The ANN's outputs by name, samples first."""
     with torch.inference_mode():
         parts = [ann_answers(network, x) for x in inputs.split(_BATCH)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -285,7 +285,7 @@ def available_device(device: torch.device | str) -> torch.device:
 
 
 def _headroom(found: Histogram, ceiling: float | None) -> float:
-    """The headroom of a layer: none above its upper clip."""
+    """The headroom of a layer, limited by its upper clip."""
     largest = float(found.largest.max()) if found.channels else 0.0
     room = float("inf") if ceiling is None or largest <= 0 else ceiling / largest - 1
     return max(0.0, min(found.headroom(), room))

@@ -1,4 +1,4 @@
-"""The ANN with activations rounded to as many levels as a spiking network tells apart."""
+"""The ANN with activations rounded to as many levels as a spiking network distinguishes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def operator_bits(costs: Costs, levels: Mapping[str, int]) -> dict[str, int]:
     """Width of the activations each operator reads: that of the widest layer feeding it.
 
     Args:
-        costs: Of the network.
+        costs: Costs of the network.
         levels: L of each spiking layer; a max-pool passes on what it receives.
     """
     known: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The tensors of a spiking model: what a deployed config and a learned state keep."""
+"""The tensors of a spiking model, as stored in deployed configs and learned states."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_tensors(data: bytes, where: str) -> dict[str, Tensor]:
     """Tensors from bytes of safetensors.
 
     Raises:
-        DeployError: They are none.
+        DeployError: The bytes are not safetensors.
     """
     try:
         return safetensors.torch.load(data)
@@ -59,10 +59,10 @@ def model_of(
     outputs: Outputs,
     exit: ExitRule | None = None,
 ) -> SpikingModel:
-    """The model that tensors belong to, on the network's device.
+    """Rebuild a model from its tensors, on the network's device.
 
     Raises:
-        DeployError: A tensor is missing, unknown, or not as it must be.
+        DeployError: A tensor is missing, unknown or malformed.
     """
     _check(tensors, network, config)
 
@@ -120,12 +120,12 @@ def _check(tensors: Mapping[str, Tensor], network: Network, config: ConversionCo
     }
     for name in shapes:
         if name not in tensors:
-            raise DeployError(f"the tensors' file has no {name}")
+            raise DeployError(f"the tensor file has no {name}")
     for name, tensor in tensors.items():
         weight = network.constants.get(name.removeprefix("weight/")) if _is_weight(name) else None
         allowed = [tuple(weight.shape)] if weight is not None else shapes.get(name, [])
         if not allowed:
-            raise DeployError(f"the tensors' file has {name!r}, which the network does not have")
+            raise DeployError(f"the tensor file has {name!r}, which the network does not have")
         if tuple(tensor.shape) not in allowed or not tensor.is_floating_point():
             raise DeployError(
                 f"the tensor {name!r} must be floating-point of the shape {allowed[-1]}, got"
@@ -139,7 +139,7 @@ def _check(tensors: Mapping[str, Tensor], network: Network, config: ConversionCo
     has_weights = any(_is_weight(name) for name in tensors) or not network.sites
     if "weight" in config.calibration.saves and not has_weights:
         raise DeployError(
-            f"the tensors' file has no weight/…, which {config.calibration.name} calibration saves"
+            f"the tensor file has no weight/…, which {config.calibration.name} calibration saves"
         )
 
 

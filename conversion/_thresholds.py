@@ -59,7 +59,7 @@ class Histogram:
         scale = torch.where(self._range > 0, _FINE_BINS / self._range, 0.0)
         index = (rows * scale.to(rows)).to(torch.int64).clamp_(0, _FINE_BINS - 1)
         index += torch.arange(self.channels, device=rows.device) * _FINE_BINS
-        # Zeros are counted, too, and taken off again: picking out the others takes longer.
+        # Zeros are counted and subtracted again, which is faster than selecting the others.
         index, size = index.view(-1), self.channels * _FINE_BINS
         self._counts += torch.bincount(index, minlength=size).view_as(self._counts).cpu()
         self._counts[:, 0] -= (rows == 0).sum(0).cpu()
@@ -67,7 +67,7 @@ class Histogram:
         self._sums += sums.view_as(self._sums).cpu()
 
     def headroom(self) -> float:
-        """How far the next sample is expected to exceed the largest, as a fraction of it.
+        """Expected excess of the next sample over the largest, as a fraction of it.
 
         With an exponential tail the largest of n samples lies above the second largest by what
         the next one that exceeds it lies above the largest (Rényi 1953: the spacings of order

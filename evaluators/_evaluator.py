@@ -413,7 +413,7 @@ class Evaluator:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
                 self.batch_size //= 2
-                _LOG.warning("out of memory: batches of %d from here on", self.batch_size)
+                _LOG.warning("out of memory: continuing with batches of %d", self.batch_size)
 
 
 def _widest(found: Profile) -> int:

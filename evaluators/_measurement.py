@@ -121,15 +121,15 @@ class Measurement:
 
         Args:
             energy: The other energy model.
-            costs: Of the network.
+            costs: Costs of the network.
 
         Raises:
             ConfigError: It was measured by a version that did not store counts.
         """
         if self.counts is None:
             raise ConfigError(
-                "it was measured by a version of spikefront that kept no counts; search again to"
-                " price it by another energy model"
+                "it was measured by a version of spikefront that stored no counts; search again to"
+                " use another energy model"
             )
         prices = energy.prices_of(costs, self.counts)
         found = prices.mean_pj(self.counts)

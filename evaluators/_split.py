@@ -106,7 +106,7 @@ class Split:
             raise TaskError(f"{self.place(place)} cannot be read: {reason}") from error
         if not (isinstance(sample, (tuple, list)) and len(sample) == 2):
             kind = type(sample).__name__
-            raise TaskError(f"{self.place(place)} is no pair (input, target), but of type {kind}")
+            raise TaskError(f"{self.place(place)} is not a pair (input, target), but a {kind}")
         return sample
 
     def place(self, index: int) -> str:
@@ -188,8 +188,8 @@ def _dataset_of(loader: DataLoader[Any], name: str) -> Dataset[Any]:
         return Subset(loader.dataset, sorted(sampler.indices))
     if loader.batch_size is None:
         raise TaskError(
-            f"the {name} split's DataLoader leaves its batches to the dataset or to a"
-            " batch_sampler: give the Dataset of single samples instead"
+            f"the {name} split's DataLoader uses a batch_sampler or pre-batched data: pass a"
+            " Dataset of single samples instead"
         )
     whole = isinstance(sampler, SequentialSampler) or (
         isinstance(sampler, RandomSampler)
@@ -198,7 +198,7 @@ def _dataset_of(loader: DataLoader[Any], name: str) -> Dataset[Any]:
     )
     if not whole:
         raise TaskError(
-            f"the {name} split's DataLoader has a sampler of its own, {type(sampler).__name__}:"
+            f"the {name} split's DataLoader has a custom sampler, {type(sampler).__name__}:"
             " give the Dataset instead, or a torch.utils.data.Subset of it"
         )
     return loader.dataset

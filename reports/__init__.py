@@ -1,4 +1,4 @@
-"""What a person sees: the front, tables, figures, one HTML page, and choosing a point."""
+"""Reports: the front, tables, figures, one HTML page, and choosing a point."""
 
 from reports._findings import Findings
 from reports._front import (

@@ -1,4 +1,4 @@
-"""All that a report shows of one study."""
+"""Everything that a report shows about one study."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from search import Sensitivity
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """The front of a study, and what was looked at more closely; all but the front may lack.
+    """The front of a study and further results; all but the front may be None.
 
     Attributes:
-        front: Of the study.
-        costs: Of the network.
-        task: The task, for its pictures.
-        comparison: Of the knee with the ANN.
-        diagnosis: Of the knee.
-        sensitivity: Of the network.
+        front: Front of the study.
+        costs: Costs of the network.
+        task: The task, for drawing its samples.
+        comparison: Comparison of the knee with the ANN.
+        diagnosis: Diagnosis of the knee.
+        sensitivity: Sensitivity profile of the network.
     """
 
     front: ParetoFront
@@ -35,19 +35,19 @@ class Findings:
 
     @cached_property
     def under(self) -> list[UnderModel]:
-        """The front under several energy models; empty where that is not known."""
+        """The front under several energy models; empty without counts or costs."""
         return [] if self.costs is None else under_models(self.front, self.costs)
 
     @property
     def known_costs(self) -> Costs:
-        """The costs, which must be there."""
+        """The costs; raises if there are none."""
         if self.costs is None:
             raise ConfigError("this needs the costs of the network")
         return self.costs
 
     @property
     def known_comparison(self) -> Comparison:
-        """The comparison, which must be there."""
+        """The comparison; raises if there is none."""
         if self.comparison is None:
             raise ConfigError("this needs the comparison of the knee")
         return self.comparison

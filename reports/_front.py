@@ -34,7 +34,7 @@ from search import (
 from spaces import names
 
 _KNEE_DROP = 0.05
-"""Less accurate than the best point by more than this, none is the knee."""
+"""A knee is at most this much less accurate than the best point."""
 
 _LOG = logging.getLogger("spikefront")
 
@@ -47,16 +47,15 @@ class FrontPoint:
         trial: Its number in the study.
         params: Its parameters.
         baseline: ``"uniform"``, ``"pareto_dp"`` (the paper's search), or None.
-        exit_of: The trial whose pass it is another exit of, or None.
-        promise: What it can be trusted to lose, or None where that is unknown.
-        lineage: The segments of learning before its own.
+        exit_of: The trial whose pass it is an additional exit of, or None.
+        promise: The loss that can be promised, or None if unknown.
+        lineage: The learning segments before its own.
         goes_on_from: The trial whose learned state it continues, or None.
-        started: When it began; None if unknown.
-        finished: When it ended.
-        thresholds: By layer, the mean threshold over the largest activation; empty if it was not
-            looked at.
+        started: Time at which it started; None if unknown.
+        finished: Time at which it finished.
+        thresholds: Mean threshold ÷ largest activation by layer; empty if not computed.
         search: Its measurement on the search split.
-        test: Its measurement on the test split, if there is one.
+        test: Its measurement on the test split, or None.
     """
 
     trial: int
@@ -74,13 +73,13 @@ class FrontPoint:
 
     @property
     def how(self) -> str:
-        """Neuron and calibration in words, with the number of segments learned before."""
+        """Neuron and calibration in words, with the number of earlier learning segments."""
         before = f" +{len(self.lineage)}" if self.lineage else ""
         return f"{self.params[names.NEURON]}, {self.params[names.CALIBRATION]}{before}"
 
     @classmethod
     def of(cls, trial: FrozenTrial, test: Measurement | None = None) -> FrontPoint:
-        """The point of a finished trial."""
+        """Make the point of a finished trial."""
         record = TrialRecord.of(trial)
         return cls(
             trial=trial.number,
@@ -102,15 +101,16 @@ class ParetoFront:
 
     Attributes:
         study: Name of the study.
-        points: By rising energy; of a study of energy alone hence by rising accuracy.
+        points: The points by rising energy; with energy as the only objective also by rising
+            accuracy.
         trials: Every finished trial, by number.
-        ann: The ANN on each split that was measured.
-        budget: Limits that the points keep.
-        energy_model: Prices of every energy.
-        confidence: With which promises are made.
-        within: The trials that keep the study's budget; all, if none does.
-        objectives: What the study wants small.
-        rivals: By trial, the quantised ANN of as many levels, where it was measured.
+        ann: The ANN on each measured split.
+        budget: Limits that the points respect.
+        energy_model: Energy model of all energies.
+        confidence: Confidence of the promises.
+        within: The trials within the study's budget; all of them, if none is.
+        objectives: Quantities that the study minimises.
+        rivals: The quantised ANN of as many levels by trial, if measured.
     """
 
     study: str
@@ -144,18 +144,18 @@ class ParetoFront:
 
     @property
     def candidates(self) -> Sequence[FrontPoint]:
-        """Trials that may be on a front: within the budget, and better than chance."""
+        """Trials that may be on a front: within the budget and better than chance."""
         return _better_than(self.ann["search"].chance, self.within or self.trials)
 
     def lost(self, m: Measurement) -> float:
-        """What a measurement loses against the ANN, as a fraction; old ones have no pairs."""
+        """Loss of a measurement against the ANN, as a fraction; old ones are not paired."""
         if m.drop is not None:
             return m.drop.mean
         return self.ann[m.split].accuracy.value - m.accuracy.value
 
     @property
     def passes(self) -> int:
-        """How many trials were run; the others are additional exits of the same passes."""
+        """Number of trials that were run; the others are additional exits of the same passes."""
         return sum(trial.exit_of is None for trial in self.trials)
 
 
@@ -164,14 +164,13 @@ def pareto_front(
 ) -> ParetoFront:
     """The front of a study by its search-split measurements, within the study's budget.
 
-    Of trials that are equal in both objectives the first is kept. A trial no better than chance is
-    no point of a front. Where nothing keeps the budget it is the front of all trials, and a
-    warning says so.
+    Of trials that are equal in all objectives the first is kept. Trials no better than chance are
+    excluded. If no trial is within the budget, this is the front of all trials, with a warning.
 
     Args:
         study: The study.
-        ann: The ANN on each split that was measured.
-        confidence: With which promises are made; None: the study's.
+        ann: The ANN on each measured split.
+        confidence: Confidence of the promises; None: the study's.
 
     Raises:
         ConfigError: No trial has finished.
@@ -205,12 +204,12 @@ def _promised(point: FrontPoint, model: DropModel) -> FrontPoint:
 
 
 def _better_than(chance: float, points: Sequence[FrontPoint]) -> Sequence[FrontPoint]:
-    """Points that are surely better than chance; all, if none is."""
+    """Points that are significantly better than chance; all, if none is."""
     return [p for p in points if p.search.accuracy.low > chance] or points
 
 
 def front_so_far(study: optuna.Study) -> list[FrontPoint]:
-    """The front within the budget of a study that may still run, by rising energy."""
+    """The current front within the budget, by rising energy; the study may still be running."""
     points = [FrontPoint.of(t) for t in finished(study) if is_feasible(t)]
     reference = ann_reference(study)
     candidates = _better_than(reference.chance, points) if reference else points
@@ -220,7 +219,7 @@ def front_so_far(study: optuna.Study) -> list[FrontPoint]:
 def front_of(
     points: Sequence[FrontPoint], objectives: Sequence[str] = ("energy",)
 ) -> list[FrontPoint]:
-    """The points that no other beats in accuracy and all objectives, by rising energy."""
+    """The non-dominated points in accuracy and all objectives, by rising energy."""
     by_number = sorted(points, key=lambda p: p.trial)
     rows = [objective_values(p.search, objectives) for p in by_number]
     losses = np.array([(*row[1:], -row[0]) for row in rows]).reshape(-1, len(objectives) + 1)
@@ -230,7 +229,7 @@ def front_of(
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:
     """Area of (accuracy, energy ratio) dominated within accuracy ≥ 0 and energy ratio ≤ 1.
 
-    1 would be full accuracy at no energy at all.
+    The maximum, 1, is full accuracy at zero energy.
     """
     pairs = np.array([(ratio, -accuracy) for accuracy, ratio in points]).reshape(-1, 2)
     return dominated_area(pairs, (1.0, 0.0))
@@ -243,18 +242,18 @@ def select(
     max_energy: float | None = None,
     max_accuracy_drop: float | None = None,
 ) -> FrontPoint:
-    """Choose one point; the knee if nothing is asked for.
+    """Choose one point; by default the knee.
 
     Args:
-        front: Where to choose from.
-        trial: This finished trial, on the front or not.
+        front: The front to choose from.
+        trial: Choose this finished trial, whether on the front or not.
         max_energy: The most accurate point whose energy is at most this fraction of the ANN's.
-        max_accuracy_drop: The cheapest trial that is promised to lose at most this much against
-            the ANN, as a fraction (0.01 is one point), with the front's confidence; both limits
-            together must hold.
+        max_accuracy_drop: The cheapest trial that is promised to lose at most this much against the
+            ANN, as a fraction (0.01 is one point), with the front's confidence. If both limits are
+            given, both must hold.
 
     Raises:
-        ConfigError: No point satisfies what was asked; the message says what there is.
+        ConfigError: No point satisfies the limits; the message says what is available.
     """
     if trial is not None:
         return _by_number(front, trial)
@@ -274,15 +273,15 @@ def select(
 
 
 def is_promised(point: FrontPoint, limit: float, confidence: float) -> bool:
-    """Whether a point can be trusted to lose no more than a limit; as a fraction."""
+    """Whether a point is promised to lose no more than a limit, as a fraction."""
     return point.promise is not None and point.promise.bound(confidence) <= limit + 1e-12
 
 
 def knee(points: Sequence[FrontPoint]) -> FrontPoint:
     """The point farthest from the line between the cheapest and the most accurate one.
 
-    Both axes are scaled to 0..1 over the front, but for points of much less accuracy than the
-    best; of equally far ones it is the most accurate.
+    Both axes are scaled to 0..1 over the front, excluding points of much less accuracy than the
+    best. Among equally distant points it is the most accurate.
     """
     points = front_of(points)  # of accuracy and energy, whatever else a study wants small
     least = _accuracy(points[-1]) - _KNEE_DROP
@@ -336,7 +335,7 @@ def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) 
 
 
 def _more_samples(front: ParetoFront, promises: Sequence[Promise], limit: float) -> str:
-    """How many search samples would do for a trial that keeps the limit by its mean."""
+    """A hint how many search samples would suffice, if a trial's mean is within the limit."""
     there = front.ann["search"].n
     found = [samples_for(p, there, limit, front.confidence) for p in promises]
     needed = [n for n in found if n is not None]

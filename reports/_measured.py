@@ -1,4 +1,4 @@
-"""What a report measures: the front on the test split, its rivals, the knee beside the ANN."""
+"""Measurements of a report: the front on the test split, its rivals, the knee against the ANN."""
 
 from __future__ import annotations
 
@@ -34,22 +34,23 @@ def measure_front(
 ) -> ParetoFront:
     """The front of a study, each point measured once on the test split.
 
-    Test measurements are kept in the study: a later report shows them and does not touch the
-    test split again.
+    Test measurements are stored in the study: later reports reuse them and do not touch the test
+    split again.
 
     Args:
         study: A study with finished trials.
-        evaluator: Of the study's task.
-        test: Whether to look at the test split; if not, the front shows what an earlier report
-            measured there, if it measured all of the points.
-        rivals: Whether to measure the quantised ANN of as many levels beside each point, on the
+        evaluator: Evaluator of the study's task.
+        test: Whether to measure on the test split. If not, test results of an earlier report are
+            shown, provided that it measured all points.
+        rivals: Whether to measure, for each point, the quantised ANN of as many levels, on the
             search split.
-        energy: Another energy model than the study's: the front is then another one.
-        confidence: With which promises are made; None: the study's.
-        on_point: Told (points done, points in all).
+        energy: An energy model other than the study's, which gives another front.
+        confidence: Confidence of the promises; None: the study's.
+        on_point: Called with (points done, points in total).
 
     Raises:
-        ConfigError: The study has no finished trial, or none that can be priced otherwise.
+        ConfigError: The study has no finished trial, or its trials cannot be priced by another
+            model.
     """
     ann, costs = {"search": evaluator.ann("search")}, evaluator.profile.costs
     studied = pareto_front(study, ann, confidence=confidence)
@@ -78,7 +79,7 @@ def measure_front(
 
 
 def _rival(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> QuantisedAnn:
-    """The quantised ANN of as many levels as a point has; measured once, the study keeps it."""
+    """The quantised ANN of as many levels as a point; measured once and stored in the study."""
     key = _RIVAL.format(trial=point.trial)
     if key not in study.user_attrs:
         choice = study_setup(study).space.choice(point.params, point.lineage)
@@ -88,18 +89,18 @@ def _rival(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Quan
 
 
 def kept_front(study: optuna.Study, *, confidence: float | None = None) -> ParetoFront:
-    """The front of a study by what its storage holds: no model and no data are needed.
+    """The front of a study from its storage alone: neither model nor data are needed.
 
-    The test split is shown if a report has measured all of the points there.
+    Test results are included if a report has measured all points there.
 
     Raises:
-        ConfigError: No trial has finished, or no search has noted the ANN's score.
+        ConfigError: No trial has finished, or the storage lacks the ANN's score.
     """
     ann = ann_reference(study)
     if ann is None:
         raise ConfigError(
-            f"the study {study.study_name!r} does not hold the ANN's score; `spikefront search`"
-            " notes it"
+            f"the study {study.study_name!r} does not contain the ANN's score; `spikefront search`"
+            " stores it"
         )
     front = pareto_front(study, {"search": ann}, confidence=confidence)
     found = [tested(study, point.trial) for point in front.points]
@@ -110,13 +111,13 @@ def kept_front(study: optuna.Study, *, confidence: float | None = None) -> Paret
 
 
 def tested(study: optuna.Study, trial: int) -> Measurement | None:
-    """What a trial gave on the test split, if an earlier report measured it."""
+    """A trial's measurement on the test split, if an earlier report made it."""
     found = study.user_attrs.get(_TEST.format(trial=trial))
     return None if found is None else Measurement.from_dict(found)
 
 
 def ann_on_test(study: optuna.Study) -> AnnReference:
-    """What the ANN gave there; KeyError if no report has looked."""
+    """The ANN's result there; raises KeyError without an earlier report."""
     return AnnReference.from_dict(study.user_attrs[_TEST_ANN])
 
 
@@ -135,16 +136,16 @@ def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Me
 
 
 def compare_knee(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> Comparison:
-    """The knee of a front beside the ANN, on the last split that was measured."""
+    """Compare the knee of a front with the ANN, on the last split that was measured."""
     point = next(p for p in front.points if p.trial == knee(front.points).trial)
     choice = study_setup(study).space.choice(point.params, point.lineage)
     return evaluator.compare(choice, list(front.ann)[-1])
 
 
 def with_thresholds(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> ParetoFront:
-    """The front with the mean threshold of each layer of its points; the study keeps them.
+    """The front with the mean thresholds of its points' layers, which the study stores.
 
-    Those whose learned state is lost are left out: they would have to be learned again.
+    Points whose learned state is lost are skipped, as they would have to be learned again.
     """
     points = tuple(replace(p, thresholds=_thresholds(study, evaluator, p)) for p in front.points)
     return replace(front, points=points)
@@ -172,20 +173,20 @@ def _thresholds(
 
 
 _DIAGNOSED = 64
-"""Samples on which the knee is diagnosed."""
+"""Number of samples on which the knee is diagnosed."""
 
 
 def findings(
     study: optuna.Study, evaluator: Evaluator, front: ParetoFront, *, closely: bool = True
 ) -> Findings:
-    """What a report shows of a study.
+    """Collect what a report shows about a study.
 
     Args:
         study: The study.
-        evaluator: Of its task.
-        front: Of the study, as :func:`measure_front` gives it.
-        closely: Whether to compare the knee with the ANN, diagnose it and look at thresholds; a
-            few conversions and passes more.
+        evaluator: Evaluator of its task.
+        front: Front of the study, from :func:`measure_front`.
+        closely: Whether to compare the knee with the ANN, diagnose it and compute thresholds, which
+            takes a few more conversions and passes.
     """
     known = Findings(front=front, costs=evaluator.profile.costs, task=evaluator.task)
     if not closely:

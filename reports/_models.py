@@ -21,18 +21,17 @@ SIDE_BY_SIDE = (
 
 
 def repriced(front: ParetoFront, energy: EnergyModel, costs: Costs) -> ParetoFront:
-    """The front of the same trials under another energy model; nothing is run again.
+    """The front of the same trials under another energy model, without running anything again.
 
-    Limits on energy that the study was searched with were set in its own model: the trials that
-    keep them stay the same.
+    The study's limits on energy refer to its own model, so the trials within them stay the same.
 
     Args:
-        front: As the study has it.
+        front: The study's own front.
         energy: The other energy model.
-        costs: Of the network.
+        costs: Costs of the network.
 
     Raises:
-        ConfigError: A trial was measured by a version that kept no counts.
+        ConfigError: A trial was measured by a version that stored no counts.
     """
     if energy == front.energy_model:
         return front
@@ -61,7 +60,7 @@ def ann_under(ann: AnnReference, energy: EnergyModel, costs: Costs) -> AnnRefere
 
 
 def models_beside(front: ParetoFront) -> list[EnergyModel]:
-    """The models to draw, the study's own first."""
+    """The models to draw, starting with the study's own."""
     others = [ENERGY_MODELS[name] for name in SIDE_BY_SIDE if name in ENERGY_MODELS]
     own = front.energy_model
     return [own, *(model for model in others if model.name != own.name)]
@@ -73,8 +72,8 @@ class UnderModel:
 
     Attributes:
         front: Repriced.
-        costs: Of the network.
-        studied: The trials on the front that the study was searched for.
+        costs: Costs of the network.
+        studied: The trials on the study's own front.
     """
 
     front: ParetoFront
@@ -88,34 +87,34 @@ class UnderModel:
 
     @property
     def fallen(self) -> list[FrontPoint]:
-        """Points of the study's front that others beat under this model."""
+        """Points of the study's front that are dominated under this model."""
         still = {p.trial for p in self.front.points}
         return [p for p in self.front.trials if p.trial in self.studied and p.trial not in still]
 
     @property
     def kept(self) -> int:
-        """How many points of its front are on the studied one."""
+        """Number of points of its front that are also on the study's own."""
         return sum(p.trial in self.studied for p in self.front.points)
 
     @property
     def cheaper_points(self) -> str:
-        """How many points of both fronts cost less than their rivals, of those measured."""
+        """Number of points on both fronts that cost less than their measured rivals."""
         known = [p for p in self.front.trials if p.trial in self.front.rivals]
         cheaper = sum(bool(self.beats_its_rival(p)) for p in known)
         return f"{cheaper} of {len(known)}" if known else ""
 
     def cheapest_within(self, drop: float) -> FrontPoint | None:
-        """The cheapest point of the front that loses at most so much, as a fraction."""
+        """The cheapest point of the front within a loss, as a fraction."""
         ann = self.front.ann["search"].accuracy.value
         near = [p for p in self.front.points if p.search.accuracy.value >= ann - drop - 1e-12]
         return near[0] if near else None
 
     def rival_ratio(self, point: FrontPoint, *, int8: bool | None = None) -> float | None:
-        """Energy of the quantised ANN of as many levels, over the ANN's; None: not measured.
+        """Energy of the quantised ANN of as many levels ÷ the ANN's; None if not measured.
 
         Args:
-            point: Whose rival.
-            int8: Whether its weights are int8; None: as the point's are integers or not.
+            point: The point whose rival it is.
+            int8: Whether its weights are int8; None: if the point's are integers.
         """
         pj = self._rival_pj(point, int8)
         return None if pj is None else pj / self.energy.ann_pj(self.costs)
@@ -129,12 +128,12 @@ class UnderModel:
         return rival.energy_pj(self.energy, self.costs, int8=int8)
 
     def beats_its_rival(self, point: FrontPoint) -> bool | None:
-        """Whether a point costs less than the quantised ANN of as many levels, weights alike."""
+        """Whether a point costs less than the quantised ANN of as many levels with like weights."""
         ratio = self.rival_ratio(point)
         return None if ratio is None else point.search.energy_ratio < ratio
 
     def break_even_rate(self, point: FrontPoint) -> float | None:
-        """Spikes per neuron and step at which it would cost what its rival does."""
+        """Spikes per neuron and step at which it would cost as much as its rival."""
         pj, counts = self._rival_pj(point), point.search.counts
         if pj is None or counts is None:
             return None
@@ -154,7 +153,7 @@ def spike_rate(point: FrontPoint, costs: Costs) -> float | None:
 def under_models(
     front: ParetoFront, costs: Costs, models: Sequence[EnergyModel] | None = None
 ) -> list[UnderModel]:
-    """The front under several models; empty where the trials kept no counts to price."""
+    """The front under several models; empty if the trials have no counts."""
     if any(p.search.counts is None for p in front.trials):
         return []
     studied = frozenset(p.trial for p in front.points)

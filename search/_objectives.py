@@ -48,7 +48,7 @@ def checked_objectives(names: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError(f"objective {unknown[0]!r} is unknown; known: {known}")
     if ENERGY not in names or len(set(names)) < len(names):
         given = ",".join(names)
-        raise ConfigError(f"objectives must be different, energy among them, got {given!r}")
+        raise ConfigError(f"objectives must be distinct and include energy, got {given!r}")
     return (ENERGY, *(name for name in names if name != ENERGY))
 
 

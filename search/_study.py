@@ -137,8 +137,8 @@ def plan_of(study: optuna.Study) -> Plan:
     """Read the plan of a study; raises :class:`StudyError` if no search has set one."""
     if _PLAN not in (attrs := study.user_attrs):
         raise StudyError(
-            f"it is not known how many trials the study {study.study_name!r} is to run;"
-            " `spikefront search --workers 0` does"
+            f"the study {study.study_name!r} has no planned number of trials;"
+            " `spikefront search --workers 0 --trials N` sets it"
         )
     return Plan(**attrs[_PLAN])
 
@@ -178,7 +178,7 @@ def open_study(
     if _SETUP in study.user_attrs:
         _check_same(name, study_setup(study), setup)
     elif study.trials:
-        raise StudyError(f"the study {name!r} has trials that spikefront did not make")
+        raise StudyError(f"the study {name!r} has trials that spikefront did not create")
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -209,7 +209,7 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
 def study_setup(study: optuna.Study) -> StudySetup:
     """Read a study's setup; raises :class:`StudyError` if spikefront did not create it."""
     if _SETUP not in study.user_attrs:
-        raise StudyError(f"the study {study.study_name!r} was not made by spikefront")
+        raise StudyError(f"the study {study.study_name!r} was not created by spikefront")
     return StudySetup.from_dict(study.user_attrs[_SETUP])
 
 

@@ -1,4 +1,4 @@
-"""Calibration: what is corrected or learned after the thresholds are known."""
+"""Calibration: corrections and learning after the thresholds are set."""
 
 from conversion.calibration._data import Batch, Batches, endless
 from conversion.calibration._kinds import (

@@ -1,4 +1,4 @@
-"""Batches to learn from, without end and always in the same order."""
+"""Endless batches to learn from, always in the same order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def endless(
             x, labels = batch
             yield network.take(x).to(profile.device), _on(labels, profile.device)
         if batch is None:
-            raise ConfigError("there is no data to learn from, or it can be iterated only once")
+            raise ConfigError("the data to learn from is empty, or can be iterated only once")
 
 
 def _on(labels: Any, device: torch.device) -> Tensor | None:

@@ -52,7 +52,7 @@ class Calibration:
             return None
         if len(self.steps) == 1 and isinstance(self.steps[0], Correct):
             return self.steps[0]
-        raise ConfigError(f"a calibration in one pass is needed, and {self.name!r} takes several")
+        raise ConfigError(f"a calibration in one pass is needed, but {self.name!r} takes several")
 
     @classmethod
     def options(cls) -> tuple[str, ...]:

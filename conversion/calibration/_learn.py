@@ -194,7 +194,7 @@ def _descend(
         if not bool(torch.isfinite(loss)):
             if not all(bool(torch.isfinite(t).all()) for t in batch[0].tensors):
                 raise ConversionError(
-                    f"the data to learn from contain NaN or infinity, in batch {done}"
+                    f"the data to learn from contains NaN or infinity, in batch {done}"
                 )
             raise ConversionError(f"learning diverges: the loss of iteration {done} is not finite")
         optimizer.zero_grad()

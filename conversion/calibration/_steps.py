@@ -1,4 +1,4 @@
-"""What a calibration is made of: steps that change the neurons of a conversion under way."""
+"""The steps of calibrations, which modify the neurons of a conversion in progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conversion.neurons import AdaFire
 from conversion.simulation._passes import SpikingPass
 
 OnIteration = Callable[[int, float], None]
-"""Told (iterations done, loss)."""
+"""Called with (iterations done, loss)."""
 
 
 @dataclass(kw_only=True)
@@ -57,7 +57,7 @@ class Step:
     saves: ClassVar[tuple[str, ...]] = ()
 
     def run(self, draft: Draft) -> None:
-        """Change the draft."""
+        """Modify the draft."""
         raise NotImplementedError
 
 

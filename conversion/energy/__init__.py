@@ -1,4 +1,4 @@
-"""What an inference costs: operations counted, and the models that price them."""
+"""Energy: counted operations, and the models that price them."""
 
 from conversion.energy._chips import Chip
 from conversion.energy._costs import Costs, Operator, costs

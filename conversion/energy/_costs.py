@@ -37,15 +37,15 @@ class Operator:
     """A product with weights, or an operation with products in it, for one sample.
 
     Attributes:
-        macs: Of the ANN; products with a padding's zeros are none.
-        inputs: Values that it reads.
-        outputs: Values that it gives.
+        macs: MACs of the ANN, without products with padding zeros.
+        inputs: Number of input values.
+        outputs: Number of output values.
         weights: Number of weights.
         biases: Number of biases.
         reach: Outputs that one input value reaches, over all positions of a kernel: C·K of a
             convolution; 0 where every input reaches every output.
-        stage: ``"stem"``: works once per inference, on analog input; ``"spikes"``: gets spikes;
-            ``"currents"``: works on currents, at every step.
+        stage: ``"stem"``: runs once per inference, on analog input; ``"spikes"``: receives spikes;
+            ``"currents"``: processes currents at every step.
     """
 
     macs: int
@@ -373,7 +373,7 @@ class _EventPass:
                 call(node, value, torch.device("meta"))
         except (RuntimeError, NotImplementedError) as error:
             _LOG.warning(
-                "products inside %r cannot be counted and are taken for none: %s",
+                "products inside %r cannot be counted and count as zero: %s",
                 node.name,
                 str(error).splitlines()[0],
             )

@@ -1,4 +1,4 @@
-"""What a run counts, by source of the spikes: all that any energy model asks."""
+"""Event counts of a run by source of the spikes: all that energy models need."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def bits_of(costs: Costs, layers: Mapping[str, int]) -> tuple[int, ...]:
     """Width of a graded event of each source; a max-pool passes on what it receives.
 
     Args:
-        costs: Of the network.
+        costs: Costs of the network.
         layers: Width for each spiking layer, from :func:`graded_bits`.
     """
     found: dict[str, int] = {}

@@ -67,7 +67,9 @@ class EnergyModel(ABC):
                     f"{field.name} of {self.name!r} must be a whole number >= 0, got {value!r}"
                 )
             elif kind == "str" and not isinstance(value, str):
-                raise ConfigError(f"{field.name} of an energy model must be a text, got {value!r}")
+                raise ConfigError(
+                    f"{field.name} of an energy model must be a string, got {value!r}"
+                )
 
     def _check_price(self, name: str, value: Any) -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -87,7 +89,7 @@ class EnergyModel(ABC):
         """Prices of the operations of a network.
 
         Args:
-            costs: Of the network.
+            costs: Costs of the network.
             bits: Width of a graded event of each source, as in ``Counts.bits``.
         """
 
@@ -107,7 +109,7 @@ class EnergyModel(ABC):
         """Energy of one inference of the ANN, pJ.
 
         Args:
-            costs: Of the network.
+            costs: Costs of the network.
             int8: Price the ANN with int8 weights and activations instead of the model's own.
             bits: Width of the activations that each operator reads, if narrower.
         """
@@ -185,7 +187,7 @@ _IN_WORDS = {
     "int8_multiply_pj": "{:g} pJ per int8 multiplication",
     "bus_bits": "a bus of {:g} bits",
 }
-"""What fields of models are called where a person reads them."""
+"""Descriptions of the models' fields."""
 
 ENERGY_KINDS: dict[str, type[EnergyModel]] = {}
 
@@ -203,17 +205,17 @@ def mac_pj(whole: float, add: float, bits: int | None, width: int) -> float:
     stay as wide as they are, activations of fewer bits take that share of the multiplier.
 
     Args:
-        whole: With activations as wide as the multiplier, pJ.
-        add: The addition's part of it, pJ.
-        bits: Of the activations; None: as wide as the multiplier.
-        width: Of the multiplier, in bits.
+        whole: Energy with activations as wide as the multiplier, pJ.
+        add: Energy of the addition in it, pJ.
+        bits: Width of the activations; None: as wide as the multiplier.
+        width: Width of the multiplier, in bits.
     """
     share = 1.0 if bits is None else min(1.0, bits / width)
     return add + (whole - add) * share
 
 
 ENERGY_MODELS: dict[str, EnergyModel] = {}
-"""Energy models by name: those that come with spikefront, then added ones."""
+"""Energy models by name: spikefront's own, then registered ones."""
 
 
 def load_energy_models() -> None:

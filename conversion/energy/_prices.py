@@ -1,4 +1,4 @@
-"""What a network's operations cost under one energy model, and the arithmetic on it."""
+"""Prices of a network's operations under one energy model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs read: NIR, ONNX, torch.export, NumPy."""
+"""Exports for other programs: NIR, ONNX, torch.export, NumPy."""
 
 from conversion.export._formats import FORMATS, Format, Options
 from conversion.export._nir import nir_graph, save_nir

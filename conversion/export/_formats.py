@@ -17,13 +17,13 @@ from conversion.simulation import SpikingModel
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an export may be told.
+    """Options of an export.
 
     Attributes:
-        reader: Of NIR: which program will read it.
-        approximate: Whether to write what runs otherwise: of NIR what the reader makes another
-            network of, of integers their floating-point origin.
-        unrolled: Of ONNX and torch: all steps in one graph instead of one step.
+        reader: For NIR: the program that will read it.
+        approximate: Whether to write a network that will behave differently: for NIR one that the
+            reader cannot run exactly, for integers their floating-point origin.
+        unrolled: For ONNX and torch: all steps in one graph instead of one step.
         x: Inputs for golden vectors, ``(N, ...)``.
     """
 
@@ -38,8 +38,8 @@ class Format:
     """One format.
 
     Attributes:
-        suffix: Of its file.
-        save: Writes a model to a path; gives back the files, and what to say of them.
+        suffix: Suffix of its file.
+        save: Writes a model to a path; returns the files and a note about them.
     """
 
     suffix: str
@@ -81,7 +81,7 @@ def _torch(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path
 
 def _nir(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
     if options.reader is None or options.x is None:
-        raise ExportError("NIR is written for one reader: name it with --reader")
+        raise ExportError("NIR is written for a particular reader: choose it with --reader")
     _floating(model, options)
     found, files = save_nir(
         model, path, reader=options.reader, x=options.x, approximate=options.approximate

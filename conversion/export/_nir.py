@@ -1,4 +1,4 @@
-"""NIR: what another simulator or chip reads, with golden vectors that prove how it reads it."""
+"""NIR, for other simulators and chips, with golden vectors that prove how they read it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _GOLDEN = 8
 def nir_graph(program: Program) -> Any:
     """The ``nir.NIRGraph`` of a program: spikes as units, sums as edges.
 
-    Average pools and scales are convolutions, since not all readers know ``AvgPool2d`` and
-    ``Scale``; groups of channels are written out.
+    Average pools and scales become convolutions, since not all readers support ``AvgPool2d`` and
+    ``Scale``; grouped convolutions become dense.
 
     Raises:
-        ExportError: It has a layer that NIR has no node for; or the package ``nir`` is missing.
+        ExportError: NIR has no node for a layer, or the package ``nir`` is missing.
     """
     nir = _package("nir")
     nodes: dict[str, Any] = {}
@@ -121,8 +121,8 @@ def _dense(layer: Layer, weight: np.ndarray, groups: int) -> np.ndarray:
     shape = (len(weight), inputs * groups, *weight.shape[2:])
     if np.prod(shape, dtype=float) > _MOST_WEIGHTS:
         raise ExportError(
-            f"{layer.name!r} works on {groups} groups of channels, which NIR's readers do not know;"
-            f" written out it would have {np.prod(shape, dtype=float):.2g} weights"
+            f"{layer.name!r} has {groups} groups of channels, which NIR's readers do not support;"
+            f" expanded it would have {np.prod(shape, dtype=float):.2g} weights"
         )
     found = np.zeros(shape, np.float32)
     for group in range(groups):
@@ -143,21 +143,21 @@ def _bias(layer: Layer, size: int) -> np.ndarray:
 def save_nir(
     model: SpikingModel, path: Path, *, reader: str, x: Tensor, approximate: bool = False
 ) -> tuple[Agreement, list[Path]]:
-    """Write ``path`` (NIR) for one reader, a sidecar of what NIR cannot say, and golden vectors.
+    """Write ``path`` (NIR) for one reader, with a sidecar for what NIR lacks and golden vectors.
 
     ``<name>.nir.json`` holds φ, T and how the reader's network differs; ``<name>.nir.npz`` the
-    potentials before the first step, by layer, and inputs with the spikes of every layer and the
-    mean outputs that they must give.
+    initial potentials by layer, and inputs with the expected spikes of every layer and mean
+    outputs.
 
     Args:
         model: The spiking model.
-        path: Of the graph.
-        reader: Who will read it, of :data:`READERS`.
+        path: Path of the graph.
+        reader: The program that will read it, one of :data:`READERS`.
         x: Inputs to compare on; the first eight are replayed.
-        approximate: Whether a network that the reader runs otherwise is written all the same.
+        approximate: Whether to write a network that the reader runs differently.
 
     Raises:
-        ExportError: The reader would run another network, and ``approximate`` does not allow it.
+        ExportError: The reader would run a different network, and ``approximate`` is false.
         FileError: The file cannot be written.
     """
     if reader not in READERS:

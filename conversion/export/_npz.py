@@ -1,4 +1,4 @@
-"""One NumPy archive that needs nothing to be read but NumPy."""
+"""One NumPy archive, readable with NumPy alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Integers:
-    """What a reader must know of a program of integers.
+    """Parameters of an integer program that a reader needs.
 
     Attributes:
-        weight_bits: Of weights before they are shifted.
-        state_bits: Of potentials, which stop at their ends.
-        output_scale: What one unit of the output is worth.
+        weight_bits: Width of the weights before they are shifted.
+        state_bits: Width of the potentials, which saturate.
+        output_scale: Value of one unit of the output.
     """
 
     weight_bits: int

@@ -1,4 +1,4 @@
-"""A spiking model as a short list of plain layers that other programs know.
+"""A spiking model as a short list of plain layers that other programs support.
 
 Spikes are units: a neuron sends how many times it fired, its threshold is 1, and what one spike is
 worth is folded into the weights that it meets.
@@ -34,7 +34,7 @@ Kind = Literal[
 
 
 class ExportError(ConversionError):
-    """A model has no form in a format."""
+    """A format cannot represent a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class Neuron:
         v_init: Potential before the first step, ``(C, ...)``, one per neuron.
         bias: Added at every step, ``(C,)``; zeros where a layer before could take it.
         signed: Whether it fires −1 when it has fired too much (dual threshold).
-        ceiling: Most spikes that it has fired by each step, ``(T, C)``, or None.
-        size: What one spike is worth in the ANN's units, ρ·θ, ``(C,)``.
+        ceiling: Maximum number of spikes fired by each step, ``(T, C)``, or None.
+        size: Value of one spike in the ANN's units, ρ·θ, ``(C,)``.
     """
 
     phi: int
@@ -144,7 +144,7 @@ def program_of(model: SpikingModel, *, plain_shortcuts: bool = False) -> Program
     """
     network = model.synapses
     if len(network.output_names) != 1 or len(network.inputs.tensors) != 1:
-        raise ExportError("only networks with one input and one output can be written so")
+        raise ExportError("only networks with one input and one output can be exported")
     layers: dict[str, Layer] = {}
     place: dict[fx.Node, str] = {}
     reader = _Reader(model, place)
@@ -282,7 +282,7 @@ class _Reader:
         neuron = self._model.neurons[site.name]
         if not vars(type(neuron)).get("described", False):
             raise ExportError(
-                f"{type(neuron).__name__} is a neuron of its own, which these formats do not know"
+                f"{type(neuron).__name__} is a custom neuron, which these formats do not support"
             )
         size = neuron.threshold.detach().double().cpu()
         shape = self._network.sample_shape(node)

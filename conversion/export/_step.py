@@ -192,7 +192,7 @@ def _host(
     outputs = program.output.shape
     if exit is not None and not unrolled and (len(outputs) != 1 or outputs[0] < 2):
         raise ExportError(
-            f"the host's loop knows the early exit of classes alone, not of outputs {outputs};"
+            f"the host loop supports early exit only for classes, not for outputs {outputs};"
             " export it --unrolled"
         )
     about: dict[str, Any] = {

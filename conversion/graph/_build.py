@@ -215,8 +215,8 @@ def _check_same(found: list[Any], expected: Any, probe: Inputs) -> None:
         if not error <= (0.1 if half else 1e-3):
             raise ConversionError(
                 f"the captured network differs from the model by {error:.1e} (relative) for"
-                f" {len(probe)} samples: what the model answers depends on the number of samples,"
-                " or on something besides its inputs and parameters, or it was captured wrongly"
+                f" {len(probe)} samples: the model's output depends on the number of samples or"
+                " on something besides its inputs and parameters, or the capture is wrong"
             )
 
 

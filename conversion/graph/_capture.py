@@ -393,11 +393,11 @@ def _check_inputs(placeholders: list[fx.Node], inputs: Inputs) -> None:
         if not sizes or not isinstance(sizes[0], torch.SymInt):
             raise ConversionError(
                 f"the input {node.name!r} has a fixed batch size, {tuple(sizes)}; export it with"
-                f" dynamic_shapes that leave dimension 0 of every input open"
+                f" dynamic_shapes that make dimension 0 of every input dynamic"
             )
         if any(isinstance(size, torch.SymInt) for size in sizes[1:]):
             raise ConversionError(
-                f"the input {node.name!r} has more than one open size, {tuple(sizes)}; only the"
+                f"the input {node.name!r} has more than one dynamic size, {tuple(sizes)}; only the"
                 " batch may vary"
             )
         if tuple(sizes[1:]) != tuple(x.shape[1:]):

@@ -248,8 +248,8 @@ def _check_whole(layers: Mapping[str, Layer], outside: set[str]) -> None:
         weight = layer.weight
         if weight is not None and layer.name not in outside and not weight.equal(weight.round()):
             raise ExportError(
-                f"{layer.name!r} feeds no layer of neurons of its own, nor the output: its weights"
-                " have no unit to be whole in"
+                f"{layer.name!r} feeds neither a layer of neurons of its own nor the output, so its"
+                " weights have no scale for integers"
             )
 
 
@@ -262,7 +262,7 @@ def _feeds(program: Program, source: str) -> Iterator[str]:
         for name in layer.inputs:
             yield from _feeds(program, name)
     else:
-        raise ExportError(f"fixed point needs weights between {source!r} and what it feeds")
+        raise ExportError(f"fixed point needs weights between {source!r} and its successors")
 
 
 def _rows(layer: Layer) -> Tensor:

@@ -63,7 +63,7 @@ class IntegerModel(SpikingModel):
     def step(self, x: Any = None, state: Any = None) -> Any:
         """Not in integers: raises :class:`ConversionError`."""
         raise ConversionError(
-            "a model in integers runs all its steps at once; export it to run it step by step"
+            "an integer model runs all steps at once; export it to run it step by step"
         )
 
     @torch.inference_mode()
@@ -110,7 +110,7 @@ def in_integers(model: SpikingModel, *, state_bits: int = STATE_BITS) -> Spiking
     try:
         fixed = fixed_point(program_of(model), weight_bits=bits, state_bits=state_bits)
     except ExportError as error:
-        raise ConversionError(f"{bits} bits need a network in integers: {error}") from error
+        raise ConversionError(f"{bits} bits need an integer network: {error}") from error
     return _as_integers(model, fixed)
 
 

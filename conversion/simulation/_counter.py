@@ -15,7 +15,7 @@ class SpikeCounter:
     """Sums spikes and accumulates per source, step and sample as the pass goes by.
 
     Args:
-        costs: Of the network.
+        costs: Costs of the network.
         bits: Of a graded event of each source; of one bit, every spike is a burst.
         signed: Whether spikes may be negative.
     """

@@ -51,9 +51,9 @@ def diagnose(model: SpikingModel, inputs: Any) -> list[LayerDiagnosis]:
         ConversionError: The network has no spiking layer, or the inputs have another shape.
     """
     if not model.neurons:
-        raise ConversionError("nothing in the network spikes: there is no layer to diagnose")
+        raise ConversionError("the network has no spiking layer to diagnose")
     if model.config.bits is not None:
-        raise ConversionError("a model in integers has no diagnosis; diagnose it without bits")
+        raise ConversionError("an integer model cannot be diagnosed; diagnose it without bits")
     activations: dict[str, Tensor] = {}
     with torch.inference_mode():
         AnalogPass(model.network, activations.__setitem__).run(inputs)

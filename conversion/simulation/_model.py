@@ -225,7 +225,7 @@ class SpikingModel(nn.Module):
         elif frame is not None:
             state.feed(frame)
         if not len(state.samples):
-            raise ConversionError("all samples are done: begin again with state=None")
+            raise ConversionError("all samples have left: start again with state=None")
         found, _ = self._step(state)
         return found, state
 
@@ -296,7 +296,7 @@ class SpikingModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
         raise ConfigError(
-            "a spiking model stays on the device and type it was made with; give device= to"
+            "a spiking model keeps its device and type; pass device= to"
             " conversion.profile, conversion.load or evaluators.Evaluator instead"
         )
 

@@ -68,7 +68,7 @@ class StreamState:
                 input is static.
         """
         if self._network.feed == "static":
-            raise ConversionError("the input of this network does not change: give it once")
+            raise ConversionError("the input of this network is static: pass it only once")
         inputs = self._network.take(frames)
         if len(inputs) != len(self.samples):
             raise ConversionError(

@@ -110,7 +110,7 @@ class Target:
             if kind == "bool" and type(value) is not bool:
                 raise ConfigError(f"{field.name} must be true or false, got {value!r}")
             if kind == "str" and not isinstance(value, str):
-                raise ConfigError(f"{field.name} must be a text, got {value!r}")
+                raise ConfigError(f"{field.name} must be a string, got {value!r}")
         if self.memory not in MEMORIES:
             raise ConfigError(f"memory must be one of {', '.join(MEMORIES)}, got {self.memory!r}")
 

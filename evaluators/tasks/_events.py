@@ -49,14 +49,14 @@ def read_events(path: Path) -> Events:
         found = np.load(path, allow_pickle=False)
         return _checked(*(np.asarray(found[name]) for name in Events._fields))
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise TaskError(f"{path} is no recording of events: {error}") from error
+        raise TaskError(f"{path} is not a recording of events: {error}") from error
 
 
 def _checked(x: np.ndarray, y: np.ndarray, t: np.ndarray, p: np.ndarray) -> Events:
     if not len(x) == len(y) == len(t) == len(p):
         raise ValueError("x, y, t and p differ in their length")
     if t.dtype.kind == "f" and not np.array_equal(t, np.round(t)):
-        raise ValueError("times are fractions; give them in whole microseconds")
+        raise ValueError("times are fractions; use whole microseconds")
     if not set(np.unique(p).tolist()) <= {-1, 0, 1}:
         raise ValueError(f"polarities are {np.unique(p)[:4].tolist()}, not 0 and 1, or -1 and 1")
     if len(x) and min(x.min(), y.min()) < 0:
@@ -71,7 +71,7 @@ _MORE = 2**13
 
 def _five_bytes(data: bytes) -> Events:
     if len(data) % 5:
-        raise ValueError(f"{len(data)} bytes are no multiple of 5")
+        raise ValueError(f"{len(data)} bytes are not a multiple of 5")
     rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, 5).astype(np.int64)
     time = (rows[:, 2] & 0x7F) << 16 | rows[:, 3] << 8 | rows[:, 4]
     later = rows[:, 1] == _OVERFLOW

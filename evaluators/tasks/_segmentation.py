@@ -68,7 +68,7 @@ class Masks(Dataset[tuple[Tensor, Tensor]]):
             )
         if mask.mode not in ("L", "P", "I", "1"):
             raise TaskError(
-                f"{self.samples[place][1]} is no mask of class indices, but an image in {mask.mode}"
+                f"{self.samples[place][1]} is not a mask of class indices, but a {mask.mode} image"
             )
         image = image.convert("RGB")
         if self._size is not None:
@@ -180,6 +180,6 @@ def _classes(pairs: Sequence[tuple[Path, Path]], ignored: int) -> int:
     if most < 1:
         raise TaskError(
             f"the training masks hold the labels {sorted(labels)}, and {ignored} is ignored:"
-            " nothing is to be told apart; give another --ignore-label, or masks of 0, 1, 2, …"
+            " there is nothing to classify; use another --ignore-label, or masks of 0, 1, 2, …"
         )
     return 1 + most

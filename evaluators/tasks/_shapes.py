@@ -37,7 +37,7 @@ def read_off(path: Path) -> tuple[np.ndarray, np.ndarray]:
         words = path.read_text("utf-8").split()
         first = words[0].upper()
         if not first.startswith("OFF"):
-            raise ValueError("it does not begin with OFF")
+            raise ValueError("it does not start with OFF")
         words = [first[3:], *words[1:]] if len(first) > 3 else words[1:]  # as ModelNet glues them
         vertices, faces = int(words[0]), int(words[1])
         points = np.array(words[3 : 3 + 3 * vertices], dtype=np.float64).reshape(-1, 3)
@@ -49,7 +49,7 @@ def read_off(path: Path) -> tuple[np.ndarray, np.ndarray]:
             at += 1 + corners
         return points, np.array(triangles, dtype=np.int64).reshape(-1, 3)
     except (OSError, ValueError, IndexError) as error:
-        raise TaskError(f"{path} is no OFF file: {error}") from error
+        raise TaskError(f"{path} is not an OFF file: {error}") from error
 
 
 def on_surface(points: np.ndarray, triangles: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -270,7 +270,7 @@ def _grids(path: Path) -> np.ndarray:
     whole = grids.reshape(len(grids), -1).any(1)
     if not whole.all():
         _LOG.warning(
-            "%s: %d of %d shapes are empty, and left out", path, (~whole).sum(), len(grids)
+            "%s: %d of %d shapes are empty and were skipped", path, (~whole).sum(), len(grids)
         )
     kept: np.ndarray = grids[whole]
     return kept

@@ -119,7 +119,7 @@ def load_task(spec: TaskSpec) -> Task:
 def _digits(spec: TaskSpec) -> Task:
     if spec.model or spec.weights or spec.data:
         raise TaskError(
-            "the task digits brings its own data and model: leave out --data, --model, --weights"
+            "the task digits has its own data and model: omit --data, --model, --weights"
         )
     return digits(seed=spec.seed)
 
@@ -233,7 +233,7 @@ def load_model(spec: TaskSpec, classes: int, usual: str | None = None) -> nn.Mod
     if name is None:
         raise TaskError(f"the task {spec.task} needs --model NAME, a torchvision model")
     if spec.classes is not None and ":" in name:
-        raise TaskError(f"--classes has no meaning for {name}, which says itself how many it has")
+        raise TaskError(f"--classes does not apply to {name}, which sets the number itself")
     if spec.weights is None:
         raise TaskError(f"the model {name} needs --weights FILE, its trained state dict")
     model = build_model(name, classes)
@@ -310,7 +310,7 @@ def load_state(path: Path) -> dict[str, Any]:
         raise TaskError(f"cannot read weights from {path}: {error}") from error
     except Exception as error:  # weights_only refuses with pickle.UnpicklingError
         raise TaskError(
-            f"{path} holds more than tensors and is not loaded; save model.state_dict()"
+            f"{path} contains more than tensors and was not loaded; save model.state_dict()"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -323,7 +323,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def _user_task(spec: TaskSpec) -> Task:
     for name in ("data", "model", "weights"):
         if getattr(spec, name) is not None:
-            raise TaskError(f"--{name} has no meaning for {spec.task}, which brings its own")
+            raise TaskError(f"--{name} does not apply to {spec.task}, which has its own")
     made = _call(_import_function(spec.task), spec.task)
     if isinstance(made, Task):
         return made

@@ -10,27 +10,19 @@ from matplotlib.axes import Axes
 
 from conversion import Costs
 from evaluators import Measurement
+from reports._baselines import BASELINES
 from reports._front import FrontPoint, ParetoFront, knee
 from reports._models import UnderModel
 from reports.figures._style import (
     BLACK,
     BLUE,
-    GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
     VERMILION,
     energy_axis,
     legend_below,
     new_axes,
     styled,
 )
-
-_BASELINES = {
-    "uniform": ("baselines: uniform φ, ρ", ORANGE, "s"),
-    "pareto_dp": ("baselines: the paper's search", GREEN, "^"),
-    "learned": ("baselines: uniform, learned", PURPLE, "D"),
-}
 
 
 @styled
@@ -43,14 +35,15 @@ def plot_front(front: ParetoFront, ax: Axes | None = None, *, costs: Costs | Non
     Args:
         front: Of a study.
         ax: Where to draw; None makes a figure.
-        costs: Of the network; with it, the quantised ANNs of as many levels are drawn.
+        costs: Costs of the network; with them, the quantised ANNs of as many levels are drawn.
     """
     ax = new_axes(ax, 85)
     searched = [p for p in front.trials if p.baseline is None]
     _dots(ax, front, searched, "trials", color=GREY, marker=".", s=6, zorder=1, alpha=0.6)
-    for kind, (label, color, marker) in _BASELINES.items():
-        found = [p for p in front.trials if p.baseline == kind]
-        _dots(ax, front, found, label, color=color, marker=marker, s=11, zorder=2, linewidths=0)
+    for name, kind in BASELINES.items():
+        found = [p for p in front.trials if p.baseline == name]
+        _dots(ax, front, found, f"baselines: {kind.label}", color=kind.color, marker=kind.marker,
+              s=11, zorder=2, linewidths=0)  # fmt: skip
     _line(ax, front, lambda p: p.search, "search", color=BLUE, marker="o")
     if any(p.test for p in front.points):
         style = {"color": VERMILION, "marker": "s", "linestyle": "--"}

@@ -12,13 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from reports._baselines import BASELINES
 from reports._front import FrontPoint, ParetoFront, hypervolume
 from reports.figures._style import (
     BLACK,
     BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
     TWO_COLUMNS,
     figure_of,
     legend_below,
@@ -96,13 +94,6 @@ def _kept(front: ParetoFront) -> Callable[[FrontPoint], bool]:
     return lambda point: point.trial in numbers
 
 
-_BASELINES = (
-    ("uniform", "uniform φ, ρ", ORANGE, "--"),
-    ("pareto_dp", "the paper's search", GREEN, "-."),
-    ("learned", "uniform, learned", PURPLE, ":"),
-)
-
-
 @styled
 def plot_progress(
     front: ParetoFront, ax: Axes | None = None, *, against: Against = "trials"
@@ -112,10 +103,11 @@ def plot_progress(
     frame = progress_frame(front)
     ax.step(frame[against], frame["hypervolume"], where="post", color=BLUE, label="search")
     scaled, kept = _scales(front), _kept(front)
-    for kind, label, color, style in _BASELINES:
-        found = [scaled(p) for p in front.trials if p.baseline == kind and kept(p)]
+    for name, kind in BASELINES.items():
+        found = [scaled(p) for p in front.trials if p.baseline == name and kept(p)]
         if found:
-            ax.axhline(hypervolume(found), color=color, linestyle=style, label=f"only {label}")
+            ax.axhline(hypervolume(found), color=kind.color, linestyle=kind.line,
+                       label=f"only {kind.label}")  # fmt: skip
     ends = frame[frame["baseline"].isna()]
     if len(ends) and len(ends) < len(frame):
         ax.axvline(ends[against].iloc[0], color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)),

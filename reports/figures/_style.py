@@ -136,10 +136,10 @@ def write_figure(figure: Figure | Axes, path: Path) -> Path:
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in KINDS:
-        raise ConfigError(f"a figure is written as .png, .svg or .pdf, got {path.name!r}")
+        raise ConfigError(f"a figure file must end in .png, .svg or .pdf, got {path.name!r}")
     whole = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
     if whole is None:
-        raise ConfigError("these axes belong to no figure")
+        raise ConfigError("these axes do not belong to a figure")
     return write_file(path, rendered(whole, kind))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators import Measurement
+from reports._baselines import BASELINES
 from reports._findings import Findings
 from reports._front import FrontPoint, ParetoFront, knee
 from search import objective_values
@@ -20,7 +21,7 @@ def study_data(found: Findings, export: str) -> dict[str, Any]:
     """One study: its trials, with their energy under each model.
 
     Args:
-        found: Of the study.
+        found: The findings of the study.
         export: The command that exports a trial, without its number.
     """
     front = found.front
@@ -42,6 +43,10 @@ def study_data(found: Findings, export: str) -> dict[str, Any]:
         "confidence": front.confidence,
         "budget": front.budget.to_dict(),
         "knee": knee(front.points).trial,
+        "baselines": [
+            {"kind": name, "label": kind.label, "color": kind.color, "symbol": kind.symbol}
+            for name, kind in BASELINES.items()
+        ],
         "layers": layers,
         "export": export,
         "trials": [

@@ -35,10 +35,10 @@ def as_script(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", " ").replace("\u2029", " ")
 
 
-def inline(kind: str, data: bytes) -> str:
-    """An image as an address that holds it."""
+def inline(kind: str, data: bytes, *, clear: bool = False) -> str:
+    """An image as a data URL; a ``clear`` drawing shows the page's own background."""
     if kind == "svg":  # as text: a fifth smaller than in base64
         text = re.sub(r"\s*\n\s*", " ", data.decode("utf-8"))
-        text = text.replace("fill: #ffffff", "fill: none")  # the page's own background, or dark
+        text = text.replace("fill: #ffffff", "fill: none") if clear else text
         return "data:image/svg+xml," + urllib.parse.quote(text, safe=" !$&'()*+,-./:;=?@_~")
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"

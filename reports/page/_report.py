@@ -121,13 +121,21 @@ class _Shown:
     figure: Figure
     svg: bytes | None
 
+    @property
+    def look(self) -> str:
+        """How a dark page shows it: lines are inverted, colours that stand for values are not."""
+        if self.kind.photographs:
+            return "photographs"
+        return "coloured" if any(axes.images for axes in self.figure.axes) else "drawn"
+
     def pixels(self) -> str:
         return inline("png", rendered(self.figure, "png", dpi=150))
 
     def source(self) -> str:
         if self.kind.photographs:
             return self.pixels()
-        return inline("svg", self.svg or rendered(self.figure, "svg"))
+        svg = self.svg or rendered(self.figure, "svg")
+        return inline("svg", svg, clear=self.look == "drawn")
 
 
 def _as_addresses(shown: Sequence[_Shown]) -> list[dict[str, Any]]:
@@ -138,7 +146,6 @@ def _as_addresses(shown: Sequence[_Shown]) -> list[dict[str, Any]]:
             break
         sources[i] = min(shown[i].pixels(), sources[i], key=len)
     return [
-        {"name": one.name, "title": one.kind.title, "photographs": one.kind.photographs,
-         "source": source}
+        {"name": one.name, "title": one.kind.title, "look": one.look, "source": source}
         for one, source in zip(shown, sources, strict=True)
     ]  # fmt: skip

@@ -13,9 +13,7 @@
   const color = (i) => (darkMode.matches ? onDark : palette)[i % palette.length];
   const kinds = [
     [null, "trials", "#8A939C", "circle", 5],
-    ["uniform", "baselines: uniform φ, ρ", "#E69F00", "square", 7],
-    ["pareto_dp", "baselines: the paper's search", "#009E73", "triangle-up", 8],
-    ["learned", "baselines: uniform, learned", "#CC79A7", "diamond", 7],
+    ...studies[0].baselines.map((b) => [b.kind, `baselines: ${b.label}`, b.color, b.symbol, 7]),
   ];
   const models = Object.keys(studies[0].models).filter((m) => studies.every((s) => m in s.models));
   const budget = one ? studies[0].budget : {};

@@ -6,16 +6,10 @@ from rich import box
 from rich.table import Table
 
 from evaluators import Measurement
+from reports._baselines import BASELINES
 from reports._front import ParetoFront, knee
 from reports.tables._cells import cells
 from spaces import names
-
-_MARKS = {
-    "uniform": ("u", "the same φ and ρ in all layers"),
-    "pareto_dp": ("p", "a setting of the paper's search"),
-    "learned": ("l", "the same φ and ρ in all layers, learned"),
-}
-"""Of baselines: a letter, and what it means."""
 
 
 def _caption(front: ParetoFront) -> str:
@@ -29,7 +23,7 @@ def _caption(front: ParetoFront) -> str:
         f"energy: share of the fp32 ANN's, by {front.energy_model.name}; /int8: of the same ANN's"
         f" in int8 ({last} split)",
         "*: the knee of the front; +n: continues what n earlier segments learned",
-        *(f"{mark}: baseline, {what}" for k, (mark, what) in _MARKS.items() if k in shown),
+        *(f"{b.mark}: baseline, {b.meaning}" for name, b in BASELINES.items() if name in shown),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -56,7 +50,8 @@ def front_table(front: ParetoFront) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("neuron, calibration", no_wrap=True)
     for point in front.points:
-        mark = _MARKS[point.baseline][0] if point.baseline in _MARKS else ""
+        kind = BASELINES.get(point.baseline or "")
+        mark = kind.mark if kind else ""
         sign = ("*" if point.trial == best else "") + mark
         found = [cell for split in front.ann for cell in cells(getattr(point, split))]
         m: Measurement = getattr(point, last)

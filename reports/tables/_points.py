@@ -59,4 +59,4 @@ def table_text(frame: pd.DataFrame, kind: TableKind) -> str:
         return frame.to_latex(index=False, escape=True, float_format="%.2f")
     if kind == "json":
         return frame.to_json(orient="records", indent=1, force_ascii=False) + "\n"
-    raise ConfigError(f"a table is written as one of {', '.join(TABLE_KINDS)}, got {kind!r}")
+    raise ConfigError(f"a table format must be one of {', '.join(TABLE_KINDS)}, got {kind!r}")

@@ -109,7 +109,7 @@ def open_states(place: str | Path) -> ArtifactStates:
         return ArtifactStates(_Folder(Path(rest or text)), text)
     makers: dict[str, Callable[[str], Any]] = {"s3": Boto3ArtifactStore, "gs": GCSArtifactStore}
     if scheme not in makers:
-        raise StudyError(f"artifacts are kept in a folder, s3:// or gs://, got {text!r}")
+        raise StudyError(f"artifacts must be in a folder, s3:// or gs://, got {text!r}")
     bucket, prefix = urllib.parse.urlsplit(text).netloc, urllib.parse.urlsplit(text).path
     try:
         store = makers[scheme](bucket)

@@ -44,7 +44,9 @@ class Frontier:
         """
         point = int(np.searchsorted(self.cost, budget + 1e-9 * abs(budget), side="right")) - 1
         if point < 0:
-            raise ConfigError(f"nothing costs {budget:g} or less; the least is {self.cost[0]:g}")
+            raise ConfigError(
+                f"no choice costs {budget:g} or less; the minimum is {self.cost[0]:g}"
+            )
         return point
 
     def least_cost(self, budget: float) -> int:
@@ -55,7 +57,9 @@ class Frontier:
         """
         within = np.flatnonzero(self.loss <= budget + 1e-9 * abs(budget))
         if len(within) == 0:
-            raise ConfigError(f"nothing loses {budget:g} or less; the least is {self.loss[-1]:g}")
+            raise ConfigError(
+                f"no choice loses {budget:g} or less; the minimum is {self.loss[-1]:g}"
+            )
         return int(within[0])
 
 

@@ -127,7 +127,7 @@ def _read(path: Path) -> Sensitivity | None:
     except OSError:
         return None  # missing or unreadable
     except (ValueError, KeyError, TypeError):
-        _LOG.warning("%s is damaged and is not used", path)
+        _LOG.warning("%s is damaged and is ignored", path)
         return None
 
 
@@ -162,7 +162,7 @@ def sensitivity(
     try:
         write_file(path, json.dumps(found.to_dict()))
     except FileError as error:
-        _LOG.warning("the sensitivity profile is not kept: %s", error)
+        _LOG.warning("the sensitivity profile cannot be cached: %s", error)
     return found
 
 

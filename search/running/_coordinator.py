@@ -144,7 +144,7 @@ class Coordinator:
                     self.take_back("its worker died", died=True)
                     if deaths == 3:
                         raise StudyError(
-                            "worker processes died three times, and not because of one trial; the"
+                            "worker processes died three times, not because of one trial; the"
                             " usual cause is memory: use fewer --workers or a smaller --batch-size"
                         ) from error
                 if self._alone is None and self._suffices(self._look()):
@@ -224,7 +224,7 @@ class Coordinator:
             fail(self._study, trial, f"its worker was lost, {times}")
         except (ValueError, UpdateFinishedTrialError):
             return
-        then = "it will run again" if again else "it is left out"
+        then = "it will run again" if again else "it is skipped"
         _LOG.warning("trial %d lost its worker: %s", trial.number, then)
 
     def _ask(self, every: Sequence[FrozenTrial], asking: int) -> Asked | None:
@@ -359,7 +359,7 @@ class Coordinator:
         )
         if not queued and record.deaths >= MAX_DEATHS:
             reason = f"{reason}, {record.deaths} of {MAX_DEATHS} times"
-            _LOG.warning("trial %d is left out: %s", trial.number, reason)
+            _LOG.warning("trial %d is skipped: %s", trial.number, reason)
         with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another worker gave it up
             fail(self._study, trial, reason)
 

@@ -206,7 +206,7 @@ def _knock(seconds: float) -> Iterator[None]:
 
 def _end_process(seconds: float) -> None:
     _LOG.error(
-        "a measurement hangs, %g s after its %g s were over: this process ends; its trial will run"
+        "a measurement hangs, %g s after its limit of %g s: this process ends; its trial will run"
         " again",
         _WEDGED,
         seconds,

@@ -188,7 +188,7 @@ class AdditiveSampler(BaseSampler):
     def _free_exit(
         self, known: Sequence[Known], kept: Sequence[Known], taken: set[str]
     ) -> tuple[dict[str, Any], TrialRecord] | None:
-        """An additional exit of the latest pass that improves the front, if none is measured yet."""
+        """An additional exit of the latest pass that improves the front, if none was measured."""
         passes = [t for t in kept if t.is_pass]
         added = any(not t.is_pass for t in known)  # by the runner of the study
         if not self._book.exits or added or not passes or passes[-1] is not known[-1]:

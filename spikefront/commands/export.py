@@ -28,8 +28,11 @@ from spikefront.options import (
 from spikefront.output import LOG, print_table
 
 if TYPE_CHECKING:
+    import optuna
+
     from conversion import SpikingModel
-    from evaluators import Evaluator, Measurement
+    from evaluators import Evaluator, Measurement, TaskSpec
+    from reports import FrontPoint
 
 
 @command()
@@ -106,16 +109,7 @@ def export(
     spikefront export --max-accuracy-drop 0.01 --confidence 0.95
     spikefront export --trial 17 --format nir --reader sinabs
     """  # noqa: D301 - click wants the control character
-    from conversion import save
-    from reports import (
-        ann_on_test,
-        measure_front,
-        measurement_table,
-        report_folder,
-        select,
-        tested,
-    )
-    from search import study_setup
+    from reports import ann_on_test, measure_front, measurement_table, select, tested
 
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
@@ -125,36 +119,55 @@ def export(
     front = measure_front(study, evaluator, test=False, confidence=confidence)
     share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
-    model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
-    measurement = evaluator.record(model, "search").measure(model.exit)
     test = tested(study, point.trial)
-    path = to or report_folder(out, study.study_name) / f"trial-{point.trial}.json"
-    config = save(
-        model,
-        path,
-        energy_model=evaluator.energy.to_dict(),
-        measurement=measurement.to_dict(),
-        provenance={
-            **provenance_of(study, evaluator, spec),
-            "trial": point.trial,
-            "params": dict(point.params),
-            "lineage": list(point.lineage),
-            "task": spec.to_dict(),
-            "test": test.to_dict() if test else None,
-        },
-    )
+    model, measurement, files = _saved(study, spec, evaluator, point, test, to, out)
     print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
     if test is not None:
         print_table(measurement_table(test, ann_on_test(study)))
     _warn_of_a_broken_promise(test, max_accuracy_drop)
-    click.echo(f"\nTrial {point.trial} is in {path} and {path.parent / config.tensors}")
-    if point.trial not in {p.trial for p in front.points}:
-        click.echo("It is not on the front of what was measured; it loses the least for sure.")
+    click.echo(f"\nTrial {point.trial} is in {files[0]} and {files[1]}")
+    if trial is None and point.trial not in {p.trial for p in front.points}:
+        click.echo(
+            "It is not on the measured front: it is the cheapest trial that is promised to keep the"
+            " limit."
+        )
     if target is not None:
         _print_fit(model, target)
     if kind is not None:
         options = {"reader": reader, "approximate": approximate, "unrolled": unrolled}
-        _write_format(kind, evaluator, model, path, options)
+        _write_format(kind, evaluator, model, files[0], options)
+
+
+def _saved(
+    study: optuna.Study,
+    spec: TaskSpec,
+    evaluator: Evaluator,
+    point: FrontPoint,
+    test: Measurement | None,
+    to: Path | None,
+    out: Path,
+) -> tuple[SpikingModel, Measurement, list[Path]]:
+    """Convert and measure a point; the model, its measurement, and the files of its config."""
+    from conversion import save
+    from reports import report_folder
+    from search import study_setup
+
+    model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
+    measurement = evaluator.record(model, "search").measure(model.exit)
+    path = to or report_folder(out, study.study_name) / f"trial-{point.trial}.json"
+    provenance = {
+        **provenance_of(study, evaluator, spec),
+        "trial": point.trial,
+        "params": dict(point.params),
+        "lineage": list(point.lineage),
+        "task": spec.to_dict(),
+        "test": test.to_dict() if test else None,
+    }
+    config = save(
+        model, path, energy_model=evaluator.energy.to_dict(), measurement=measurement.to_dict(),
+        provenance=provenance,
+    )  # fmt: skip
+    return model, measurement, [path, path.parent / config.tensors]
 
 
 _COMPARED = 256

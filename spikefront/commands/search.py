@@ -48,10 +48,12 @@ from spikefront.output import LOG, counted, print_table, trial_bar, working
 from spikefront.settings import what_was_given
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import optuna
 
     from evaluators import Evaluator, TaskSpec
-    from search import Plan, StudySetup
+    from search import Budget, Plan, StudySetup
     from spaces import LayerSpace
 
 CHOICES = "Choices of the search"
@@ -262,21 +264,20 @@ def search(
     from conversion import energy_model
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
     limits, task = _part(options)
     limits |= _within(target, limits) if target is not None else {}
     spec, place = named_task(task), storage or out / rooms.JOURNAL_NAME
-    name = study_name or _study_name(spec)
+    name, energy = study_name or _study_name(spec), energy_model(prices)
+    objectives = _objectives(objectives, limits["bits"])
     budget = rooms.Budget(
         max_accuracy_drop=max_accuracy_drop, max_steps=max_steps, confidence=confidence or 0.9,
         max_energy=max_energy.share if max_energy else None,
     )  # fmt: skip
-    objectives = _objectives(objectives, limits["bits"])
-    energy = energy_model(prices)
     settings = {"energy": energy, "task": spec, "objectives": objectives, **limits}
+    check = functools.partial(_check_place, out, place, name, **settings)
     in_joules = max_energy is not None and max_energy.picojoules is not None
-    if not in_joules:  # what share that is shows when the network is loaded
-        _check_place(out, place, name, budget=budget, **settings)
+    if not in_joules:  # which share that is shows when the network is loaded
+        check(budget=budget)
     states = artifacts or str((out / rooms.ARTIFACTS_NAME).resolve())
     make = functools.partial(make_evaluator, spec, device, energy, batch_size, states)
     with working(f"loading {spec.task} and profiling its network"):
@@ -284,41 +285,25 @@ def search(
         space = _space(evaluator, limits)
     if max_energy is not None and in_joules:
         budget = replace(budget, max_energy=max_energy.over(evaluator.ann_energy_pj))
-        _check_place(out, place, name, budget=budget, **settings)
-    budget.check(evaluator, limits["bits"])
-    if target is not None:
-        _warn_of_what_never_fits(evaluator, space, target)
-    _warn_of_a_useless_ann(evaluator)
+        check(budget=budget)
+    _check_promise(evaluator, space, budget, target)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget, objectives)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
-    resumed = len(rooms.passes(study))
     plan = rooms.Plan(
-        trials=max(trials, resumed), sampler=sampler, timeout=timeout, artifacts=states,
-        options=what_was_given(),
+        trials=max(trials, len(rooms.passes(study))), sampler=sampler, timeout=timeout,
+        artifacts=states, options=what_was_given(),
     )  # fmt: skip
     _prepare(study, plan, evaluator, setup)
-    if resumed >= trials:
-        click.echo(f"the study has run {counted(resumed, 'trial')}: nothing to run", err=True)
-    else:
-        _announce(evaluator, space, trials, resumed, workers)
     elsewhere = functools.partial(checked_evaluator, make, name, setup)
-    with trial_bar(evaluator, trials, resumed, log_every) as on_trial:
-        rooms.run_study(
-            study, space, elsewhere if workers > 1 or dask else lambda: evaluator,
-            trials=trials, workers=workers, dask=dask, folder=out, device=device, timeout=timeout,
-            pareto_dp=_paper_baselines(evaluator, space) if paper and resumed < trials else [],
-            ann_accuracy=evaluator.ann("search").accuracy.value, on_trial=on_trial,
-            states=rooms.open_states(states),
-        )  # fmt: skip
-    again = named_again(task)
+    _run(
+        study, space, evaluator, elsewhere if workers > 1 or dask else lambda: evaluator,
+        paper=paper, log_every=log_every, trials=trials, workers=workers, dask=dask, folder=out,
+        device=device, timeout=timeout, states=rooms.open_states(states),
+    )  # fmt: skip
     if workers == 0 and dask is None:
-        shown = rooms.without_password(str(place))
-        click.echo(
-            f"the study {name!r} is ready. On every machine:\n"
-            f"spikefront worker --storage {shown} --study {name}{again}"
-        )
-        return
-    _report_search(study, evaluator, spec, out, storage, again)
+        _invite_workers(place, name, named_again(task))
+    else:
+        _report_search(study, evaluator, spec, out, storage, named_again(task))
 
 
 _SPACE = (
@@ -349,6 +334,44 @@ def _prepare(study: optuna.Study, plan: Plan, evaluator: Evaluator, setup: Study
         space=setup.space,
         energy=evaluator.energy,
         budget=setup.budget,
+    )
+
+
+def _run(
+    study: optuna.Study,
+    space: LayerSpace,
+    evaluator: Evaluator,
+    make: Callable[[], Evaluator],
+    *,
+    paper: bool,
+    log_every: int,
+    trials: int,
+    workers: int,
+    **options: Any,
+) -> None:
+    """Run what is left of a study, with its progress; options as of ``run_study``."""
+    from search import passes, run_study
+
+    resumed = len(passes(study))
+    if resumed >= trials:
+        click.echo(f"the study has run {counted(resumed, 'trial')}: nothing to run", err=True)
+    else:
+        _announce(evaluator, space, trials, resumed, workers)
+    with trial_bar(evaluator, trials, resumed, log_every) as on_trial:
+        run_study(
+            study, space, make, trials=trials, workers=workers, on_trial=on_trial,
+            pareto_dp=_paper_baselines(evaluator, space) if paper and resumed < trials else [],
+            ann_accuracy=evaluator.ann("search").accuracy.value, **options,
+        )  # fmt: skip
+
+
+def _invite_workers(place: Any, name: str, again: str) -> None:
+    """Say how to work on a study that this process leaves to others."""
+    from search import without_password
+
+    click.echo(
+        f"the study {name!r} is ready. On every machine:\n"
+        f"spikefront worker --storage {without_password(str(place))} --study {name}{again}"
     )
 
 
@@ -408,6 +431,16 @@ def _within(name: str, limits: dict[str, Any]) -> dict[str, Any]:
     most = min(limits["phi_max"], chip.most_spikes or limits["phi_max"])
     usual = (chip.weight_bits,) if chip.weight_bits is not None else ()
     return {"neurons": allowed, "phi_max": most, "bits": limits["bits"] or usual}
+
+
+def _check_promise(
+    evaluator: Evaluator, space: LayerSpace, budget: Budget, target: str | None
+) -> None:
+    """Refuse a budget that nothing can keep, and warn of what no choice can mend."""
+    budget.check(evaluator, space.bits)
+    if target is not None:
+        _warn_of_what_never_fits(evaluator, space, target)
+    _warn_of_a_useless_ann(evaluator)
 
 
 def _warn_of_what_never_fits(evaluator: Evaluator, space: LayerSpace, name: str) -> None:

@@ -112,7 +112,7 @@ def test_altered_json_is_refused(model: SpikingModel, small_net: nn.Module, tmp_
             lambda b: b["conversion"]["layers"].update(nose={"phi": 1, "rho": 1.0}),
             "unknown layer 'nose'",
         ),
-        (lambda b: b.update(tensors="../x.safetensors"), "must lie beside the JSON"),
+        (lambda b: b.update(tensors="../x.safetensors"), "must be next to the JSON"),
         (lambda b: b.pop("exit"), "is malformed"),
         (lambda b: b["conversion"].update(timesteps=0), "is malformed.*timesteps"),
     ],
@@ -272,7 +272,7 @@ def test_files_that_are_no_files(model: SpikingModel, small_net: nn.Module, tmp_
     elsewhere.parent.mkdir()
     tensors.rename(elsewhere)
     tensors.symlink_to(elsewhere)
-    with pytest.raises(DeployError, match="is a link to another folder"):
+    with pytest.raises(DeployError, match="links to another folder"):
         load(path, small_net)
     tensors.unlink()
     os.mkfifo(tensors)
@@ -292,9 +292,9 @@ def test_what_json_does_not_have(model: SpikingModel, tmp_path: Path) -> None:
     read = DeployConfig.read(tmp_path / "a.json").provenance
     assert read == {"1": 2, "where": str(tmp_path), "mean": 0.5, "all": [0, 1], "t": [1, 2]}
     for bad, message in (
-        ({"loss": float("nan")}, "provenance.loss is nan, which JSON has no number for"),
+        ({"loss": float("nan")}, "provenance.loss is nan, which JSON cannot represent"),
         ({"a": [1, {"b": np.inf}]}, r"provenance.a\[1\].b is inf"),
-        ({"model": model}, "provenance.model is a SpikingModel, which JSON does not have"),
+        ({"model": model}, "provenance.model is a SpikingModel, which JSON cannot represent"),
     ):
         with pytest.raises(DeployError, match=message):
             save(model, tmp_path / "b.json", provenance=bad)

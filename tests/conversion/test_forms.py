@@ -211,7 +211,7 @@ def test_networks_without_a_spike_convert_and_say_so(
     assert found.costs.stem_macs == found.costs.ann_macs > 1e6
     assert model.simulate(x).counts.synops.shape == (0, 2, 2)
     convert(found, ConversionConfig(timesteps=2, layers={}, calibration="learned"))
-    with pytest.raises(ConversionError, match="nothing in the network spikes"):
+    with pytest.raises(ConversionError, match="the network has no spiking layer"):
         diagnose(model, x)
 
 

@@ -387,7 +387,9 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
     config = ConversionConfig.uniform(found.layers, timesteps=2)
     assert "T = 2, 1 spiking layers (adafire), light calibration" in repr(convert(found, config))
     for arguments in ((net, config), (found, {"timesteps": 2})):
-        with pytest.raises(ConfigError, match=r"convert takes what profile\(model, data\) gives"):
+        with pytest.raises(
+            ConfigError, match=r"convert takes the result of profile\(model, data\)"
+        ):
             convert(*arguments)
     with pytest.raises(ConfigError, match="layers must map layer names to LayerConfig, got Linear"):
         ConversionConfig.uniform(net, timesteps=2)

@@ -243,7 +243,7 @@ def test_a_config_of_bits_is_searched_saved_and_loaded(small_task: Task, tmp_pat
     assert isinstance(again, IntegerModel)
     assert torch.equal(again.simulate(x).logits, model.simulate(x).logits)
     assert torch.equal(again.infer(x).logits, inferred.logits)
-    with pytest.raises(ConversionError, match="runs all its steps at once"):
+    with pytest.raises(ConversionError, match="runs all steps at once"):
         model.step(x)
     plain = evaluator.convert(Choice(conversion=model.with_bits(None).config, exit=picked.exit))
     assert in_integers(plain) is plain
@@ -270,12 +270,12 @@ def test_fewer_bits_cost_less_where_memory_counts(small_task: Task) -> None:
 
 
 def test_networks_without_integers_fail_with_a_reason() -> None:
-    with pytest.raises(ConversionError, match="8 bits need a network in integers: 'sigmoid'"):
+    with pytest.raises(ConversionError, match="8 bits need an integer network: 'sigmoid'"):
         spiking(Odd(), bits=8)
 
 
 def test_a_current_that_two_layers_read_has_no_unit() -> None:
-    with pytest.raises(ExportError, match="'more' feeds no layer of neurons of its own"):
+    with pytest.raises(ExportError, match="'more' feeds neither a layer of neurons of its own"):
         fixed_point(program_of(spiking(Twice())), weight_bits=8)
 
 

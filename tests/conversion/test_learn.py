@@ -291,7 +291,7 @@ def test_tuned_weights_that_are_missing_are_missed(
     model = convert(found, config_of(found, "tuned", iterations=1))
     model.weights.clear()
     save(model, tmp_path / "a.json")
-    with pytest.raises(DeployError, match="the tensors' file has no weight/"):
+    with pytest.raises(DeployError, match="the tensor file has no weight/"):
         load(tmp_path / "a.json", net)
 
 
@@ -318,11 +318,11 @@ def once(x: Tensor) -> Iterator[Tensor]:
 
 def test_errors(found: Profile, images: Tensor) -> None:
     config = config_of(found, "learned", iterations=2)
-    with pytest.raises(ConfigError, match="there is no data to learn from, or it can be iterated"):
+    with pytest.raises(ConfigError, match="the data to learn from is empty, or can be iterated"):
         convert(found, config, data=once(images))
-    with pytest.raises(ConfigError, match="data is for a calibration that learns, got 'light'"):
+    with pytest.raises(ConfigError, match="data needs a calibration that learns, got 'light'"):
         convert(found, config_of(found, "light"), data=images)
-    with pytest.raises(ConversionError, match="contain NaN or infinity, in batch 1"):
+    with pytest.raises(ConversionError, match="contains NaN or infinity, in batch 1"):
         convert(found, config, data=[torch.full_like(images, torch.nan)])
     with pytest.raises(ConversionError, match="the loss of iteration 1 is not finite"):
         convert(found, config_of(found, "learned", iterations=2, energy_weight=1e40), data=images)
@@ -363,7 +363,7 @@ def test_learning_goes_on_from_a_state(found: Profile, images: Tensor) -> None:
     assert ConversionConfig.from_dict(json.loads(second.to_json())) == second
     with pytest.raises(ConfigError, match="start is not the model of the config that this one"):
         convert(found, second, start=whole)
-    with pytest.raises(ConfigError, match="start is for a calibration that goes on from earlier"):
+    with pytest.raises(ConfigError, match="start needs a calibration that continues earlier"):
         convert(found, first, start=whole)
 
 
@@ -440,5 +440,5 @@ def test_segments_are_checked(changes: dict, message: str) -> None:
         Segment(**{**values, **changes})
     with pytest.raises(ConfigError, match="before must be segments of learning"):
         make_calibration("learned", before=[{"iterations": 3}])
-    with pytest.raises(ConfigError, match="a segment is of learned calibration"):
+    with pytest.raises(ConfigError, match="a segment needs a learned calibration"):
         ConversionConfig.uniform(("a",), timesteps=1).segment()

@@ -91,11 +91,11 @@ def test_what_cannot_go_on_says_so() -> None:
     x = torch.rand(64, 2, 6, 6)
     model = made(x, timesteps=2)
     _, state = model.step(x[:4])
-    with pytest.raises(ConversionError, match="does not change: give it once"):
+    with pytest.raises(ConversionError, match="is static: pass it only once"):
         model.step(x[:4], state)
     _, state = model.step(None, state)
     assert not len(state.samples)
-    with pytest.raises(ConversionError, match="all samples are done"):
+    with pytest.raises(ConversionError, match="all samples have left"):
         model.step(None, state)
     frames = torch.ones(64, 3, 2, 6, 6)
     moving = made(frames + torch.rand(frames.shape), timesteps=3, feed="frames")

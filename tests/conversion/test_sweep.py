@@ -59,5 +59,5 @@ def test_networks_of_every_form(form: Callable[[], nn.Module]) -> None:
 def test_what_learns_has_no_prefix_to_share() -> None:
     found = profile(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(5, 3))
     config = ConversionConfig.uniform(found.layers, timesteps=1, calibration="learned")
-    with pytest.raises(ConfigError, match="in one pass is needed, and 'learned' takes several"):
+    with pytest.raises(ConfigError, match="in one pass is needed, but 'learned' takes several"):
         sweep(found, config, CHANGES, print)

@@ -128,7 +128,7 @@ def with_nan(place: int) -> tuple[Tensor, Tensor]:
 
 LOADER = DataLoader(TensorDataset(X, Y), sampler=WeightedRandomSampler([1.0] * 180, 180))
 REFUSED = [
-    ({"search": LOADER}, "the search split's DataLoader has a sampler of its own, WeightedRandom"),
+    ({"search": LOADER}, "the search split's DataLoader has a custom sampler, WeightedRandom"),
     ({"search": DataLoader(Endless())}, "the search split needs a Dataset that can be indexed"),
     ({"search": 3}, "the search split must be a Split, a DataLoader or a Dataset of .* got int"),
     ({"search": PARTS[0]}, "the splits calibration and search share samples"),
@@ -148,9 +148,9 @@ REFUSED = [
     ),
     (
         {"search": DataLoader(TENSORS, sampler=RandomSampler(TENSORS, num_samples=3))},
-        "has a sampler of its own, RandomSampler",
+        "has a custom sampler, RandomSampler",
     ),
-    ({"search": DataLoader(TENSORS, batch_size=None)}, "leaves its batches to the dataset"),
+    ({"search": DataLoader(TENSORS, batch_size=None)}, "uses a batch_sampler or pre-batched data"),
     ({"search": (PARTS[1][0], PARTS[1][1][:50])}, "there are 60 inputs, but 50 targets"),
     ({"search": (X[:0], Y[:0])}, "split is empty"),
 ]
@@ -163,7 +163,7 @@ def test_what_is_no_split_is_refused(given: dict[str, Any], message: str) -> Non
 
 
 UNFIT = [
-    ({"search": PARTS[1][0]}, "sample 0 of the search split is no pair .* of type Tensor"),
+    ({"search": PARTS[1][0]}, "sample 0 of the search split is not a pair .* but a Tensor"),
     (
         {"search": Numbered(33)},
         r"33 of the search split \(images/33.png\) cannot be read: OSE",
@@ -212,7 +212,7 @@ def test_nan_in_what_is_learned_from_is_told_of() -> None:
     config = ConversionConfig.uniform(
         evaluator.layers, timesteps=2, phi=2, calibration=Learned(iterations=4)
     )
-    with pytest.raises(ConversionError, match="the data to learn from contain NaN or infinity"):
+    with pytest.raises(ConversionError, match="the data to learn from contains NaN or infinity"):
         evaluator.convert(Choice(conversion=config, exit=ExitPolicy()))
 
 

@@ -277,7 +277,7 @@ def spoiled(task: str, root: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("events", r"0.bin is no recording of events: 9 bytes are no multiple of 5"),
+        ("events", r"0.bin is not a recording of events: 9 bytes are not a multiple of 5"),
         ("detection", r"one.xml holds no boxes"),
         ("segmentation", r"the image .*a.jpg has no mask a.png in"),
         ("voxels", r"a.npz holds no grids, voxels or packed"),
@@ -303,7 +303,7 @@ def test_masks_of_nothing_but_background_are_told_of(tmp_path: Path) -> None:
             mask[2:4] = 255
             (tmp_path / f"{split}annot").mkdir(exist_ok=True)
             Image.fromarray(mask).save(tmp_path / f"{split}annot" / f"{i}.png")
-    with pytest.raises(TaskError, match=r"labels \[0, 255\], and 255 is ignored: nothing is to be"):
+    with pytest.raises(TaskError, match=r"labels \[0, 255\], and 255 is ignored: there is nothing to"):
         untrained("segmentation", tmp_path)
     picture(tmp_path / "valannot" / "0.png", (8, 5), mode="L")
     task = untrained("segmentation", tmp_path, ignore_label=7)
@@ -430,6 +430,6 @@ def test_empty_grids_are_left_out_and_told_of(
     np.savez(tmp_path / "b.npz", packed=np.packbits(grids, axis=-1)[..., :1])
     with caplog.at_level("WARNING", "spikefront"):
         task = untrained("pointcloud", tmp_path, points=16)
-    assert "1 of 10 shapes are empty, and left out" in caplog.text
+    assert "1 of 10 shapes are empty and were skipped" in caplog.text
     assert isinstance(task.train, Split)
     assert len(task.train) + len(task.search) + len(task.test) == 18

@@ -179,14 +179,14 @@ def test_errors_say_what_to_give(image_folder: Path, weights: Path, tmp_path: Pa
     torch.save([1, 2], tmp_path / "list.pt")
     cases = [
         ({"task": "digit"}, "task 'digit' is unknown; give one of digits"),
-        ({"weights": str(weights)}, "the task digits brings its own data"),
+        ({"weights": str(weights)}, "the task digits has its own data"),
         ({**cifar, "data": None}, "needs --data DIR"),
         ({**cifar, "data": "/no/such"}, "data folder /no/such does not exist"),
         ({**cifar, "data": str(tmp_path / "empty")}, "neither train/ and val/ image folders nor"),
         ({**cifar, "weights": None}, "needs --weights FILE"),
         ({**cifar, "weights": "/no/such.safetensors"}, "weights file /no/such.safetensors does"),
         ({**cifar, "weights": str(tmp_path / "bad.safetensors")}, "cannot read weights from"),
-        ({**cifar, "weights": str(tmp_path / "object.pt")}, "holds more than tensors"),
+        ({**cifar, "weights": str(tmp_path / "object.pt")}, "contains more than tensors"),
         ({**cifar, "weights": str(tmp_path / "list.pt")}, "holds no state dict, but list"),
         ({**cifar, "model": "resnet18"}, "does not fit the model resnet18"),
         ({**cifar, "model": "resnet21"}, "model 'resnet21' is unknown"),
@@ -215,7 +215,7 @@ def test_weights_are_never_unpickled(tmp_path: Path) -> None:
             return (Path(tmp_path / "sprung").touch, ())
 
     torch.save({"weight": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(TaskError, match="holds more than tensors"):
+    with pytest.raises(TaskError, match="contains more than tensors"):
         load_state(tmp_path / "trap.pt")
     assert not (tmp_path / "sprung").exists()
 

@@ -125,7 +125,7 @@ def test_trials_without_counts_say_so(studied) -> None:
     for name in ("counts", "latency_synops"):
         del old[name]
     before = Measurement.from_dict(old)
-    with pytest.raises(ConfigError, match="kept no counts; search again"):
+    with pytest.raises(ConfigError, match="stored no counts; search again"):
         before.priced(energy_model("loihi"), evaluator.profile.costs)
 
 

@@ -228,6 +228,19 @@ def test_it_fits_a_phone_and_the_dark(opened: Any, report: Path, width: int, dar
     assert shown.complaints == []
 
 
+def test_in_the_dark_lines_turn_and_values_keep_their_colours(opened: Any, report: Path) -> None:
+    """A heat map whose colours were inverted would show large values as small ones."""
+    page = opened(report, color_scheme="dark").page
+    turned = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('figure:not(.static) img')]"
+        ".map((img) => [img.alt, getComputedStyle(img).filter !== 'none']))"
+    )
+    assert turned["Early exits"]
+    assert not turned["φ, ρ and thresholds along the front"]
+    assert not turned["ANN and spiking network by class, at the knee"]
+    assert not turned["Samples that run longest"]
+
+
 def test_without_javascript_everything_is_there(opened: Any, report: Path) -> None:
     shown = opened(report, java_script_enabled=False)
     assert not shown.page.is_visible("#explore")

@@ -53,7 +53,7 @@ def test_every_kind_of_table_holds_the_same(front: ParetoFront) -> None:
 
 def test_a_study_is_read_without_its_model(studied, front: ParetoFront) -> None:
     study, evaluator = studied
-    with pytest.raises(ConfigError, match="does not hold the ANN's score"):
+    with pytest.raises(ConfigError, match="does not contain the ANN's score"):
         kept_front(study)
     note_ann(study, evaluator.ann("search"))
     kept = kept_front(study)

@@ -236,7 +236,7 @@ def test_what_gained_more_per_second(small_task: Task) -> None:
 
 
 def test_places_that_are_none() -> None:
-    with pytest.raises(StudyError, match="artifacts are kept in a folder, s3:// or gs://, got"):
+    with pytest.raises(StudyError, match="artifacts must be in a folder, s3:// or gs://, got"):
         open_states("ftp://host/place")
 
 

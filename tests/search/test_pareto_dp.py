@@ -52,9 +52,9 @@ def test_a_thinned_frontier_is_nearly_the_exact_one() -> None:
 
 def test_budgets_that_nothing_meets() -> None:
     found = frontier([np.array([1.0, 2.0])], [np.array([4.0, 3.0])])
-    with pytest.raises(ConfigError, match=r"nothing costs 0.5 or less; the least is 1"):
+    with pytest.raises(ConfigError, match=r"no choice costs 0.5 or less; the minimum is 1"):
         found.least_loss(0.5)
-    with pytest.raises(ConfigError, match=r"nothing loses 2 or less; the least is 3"):
+    with pytest.raises(ConfigError, match=r"no choice loses 2 or less; the minimum is 3"):
         found.least_cost(2)
 
 
@@ -104,7 +104,7 @@ def test_sensitivities_are_kept_on_disk(evaluator: Evaluator, tmp_path: Path, ca
     assert again.to_dict() == first.to_dict()
     file.write_text("{")
     assert found_by(evaluator, tmp_path).to_dict() == first.to_dict()
-    assert "is damaged and is not used" in caplog.text
+    assert "is damaged and is ignored" in caplog.text
     found_by(evaluator, tmp_path, timesteps=1)
     assert len(list(tmp_path.iterdir())) == 2
     (tmp_path / "a file").touch()
@@ -153,7 +153,7 @@ def test_phi_then_rho_are_the_optimum_of_their_sums(evaluator: Evaluator, tmp_pa
         assert loose.phi == choice.phi
         assert loose.energy <= choice.energy + 1e-12
         assert loose.divergence >= choice.divergence - 1e-12
-    with pytest.raises(ConfigError, match="nothing costs"):
+    with pytest.raises(ConfigError, match="no choice costs"):
         search.choose(max_energy=cheapest / 2, max_divergence=1)
 
 

@@ -356,10 +356,10 @@ def test_studies_that_are_not_ours_are_refused(bench: Bench, tmp_path: Path) -> 
         study_name="b", storage=storage, directions=["maximize", "minimize"]
     )
     study.optimize(lambda trial: (0.0, 0.0), n_trials=1)
-    with pytest.raises(StudyError, match="was not made by spikefront"):
+    with pytest.raises(StudyError, match="was not created by spikefront"):
         load_study(storage, "b")
     setup = StudySetup.of(bench.evaluator, bench.space)
-    with pytest.raises(StudyError, match="has trials that spikefront did not make"):
+    with pytest.raises(StudyError, match="has trials that spikefront did not create"):
         open_study(storage, "b", setup, optuna.samplers.RandomSampler())
     with pytest.raises(StudyError, match=r"no study 'a' in this storage \(b\)"):
         load_study(storage, "a")

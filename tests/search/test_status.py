@@ -33,7 +33,7 @@ def test_a_study_without_trials(study: optuna.Study) -> None:
         None,
     )
     assert not status.is_done
-    with pytest.raises(StudyError, match="it is not known how many trials the study 's' is to run"):
+    with pytest.raises(StudyError, match="the study 's' has no planned number of trials"):
         plan_of(study)
 
 
