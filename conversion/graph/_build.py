@@ -12,8 +12,9 @@ from torch.utils import _pytree as pytree
 
 from conversion._errors import ConversionError
 from conversion.graph._capture import Model, capture, run, twin
+from conversion.graph._fingerprint import fingerprint
 from conversion.graph._inputs import Feed, Inputs, wide
-from conversion.graph._network import Network, Timing, fingerprint
+from conversion.graph._network import Network, Timing
 from conversion.graph._normalise import describe, fold, is_size, normalise
 from conversion.graph._operations import call, name_of
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import enum
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,10 +14,10 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from conversion._errors import ConfigError, ConversionError
-from conversion._files import tensors_sha256
 from conversion.graph._batch import Axis, reshaped
 from conversion.graph._inputs import Feed, Inputs, laid_out, wide
-from conversion.graph._normalise import Pick, describe, is_size, sizes_of
+from conversion.graph._labels import labels_of
+from conversion.graph._normalise import describe, is_size, sizes_of
 from conversion.graph._operations import (
     GATES,
     PRODUCTS,
@@ -118,7 +117,7 @@ class Network:
         self._batch, self._same = _batch_symbols(graph)
         for node in graph.nodes:
             self._classify(node)
-        self._rename(_labels(graph, self.roles))
+        self._rename(labels_of(graph, self.roles))
         self.discrete = {
             node.name
             for node in graph.nodes
@@ -485,83 +484,3 @@ def _batch_symbols(graph: fx.Graph) -> tuple[sympy.Symbol, dict[Any, Any]]:
                 " parts"
             )
     return found[0], dict.fromkeys(found, found[0])
-
-
-_CONTAINERS = (
-    "Sequential", "MultiheadAttention", "Transformer", "TransformerEncoder",
-    "TransformerDecoder", "TransformerEncoderLayer", "TransformerDecoderLayer",
-)  # fmt: skip
-
-
-def _labels(graph: fx.Graph, roles: Mapping[str, Role]) -> dict[str, str]:
-    """A name for every operation: its module, and what it does where the module does more.
-
-    Spiking layers come first, so that their names do not depend on what stands beside them, then
-    what a module is there for.
-    """
-    operations = [node for node in graph.nodes if node.op == "call_function"]
-    order = (Role.SPIKING, Role.SYNAPSE, Role.GATE, Role.ANALOG, Role.WIRE, Role.PLAIN)
-    operations.sort(key=lambda node: order.index(roles[node.name]))
-    taken: dict[str, str] = {}
-    for node in operations:
-        taken[_unique(_qualified(node), taken)] = node.name
-    labels = {name: label for label, name in taken.items()}
-    others = (node for node in graph.nodes if node.op != "call_function")
-    kinds = {"placeholder": "input"}
-    return labels | {n.name: f"{kinds.get(n.op, n.op)} {n.name}" for n in others}
-
-
-def _qualified(node: fx.Node) -> str:
-    path, kind = node.meta.get("module", ("", ""))
-    own = kind.startswith("torch.nn.modules.") and kind.rpartition(".")[2] not in _CONTAINERS
-    if own and path:
-        return str(path)
-    return f"{path}.{name_of(node)}" if path else name_of(node)
-
-
-def _unique(name: str, taken: Mapping[str, str]) -> str:
-    found, number = name, 0
-    while found in taken:
-        number += 1
-        found = f"{name}_{number}"
-    return found
-
-
-def fingerprint(graph: fx.Graph, constants: Mapping[str, Tensor]) -> str:
-    """SHA-256 over what a model does, node by node, and over every tensor that it uses."""
-    digest = hashlib.sha256()
-    position = {node: f"%{i}" for i, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            value = constants[str(node.target)]
-            text = f"{value.dtype} {tuple(value.shape)} {tensors_sha256([value])};"
-            digest.update(text.encode())
-            continue
-        options = {k: v for k, v in node.kwargs.items() if k not in _PLACES}
-        arguments = fx.node.map_arg((node.args, options), position.__getitem__)
-        kind = name_of(node) if node.op == "call_function" else node.op
-        result = node.target.index if isinstance(node.target, Pick) else ""
-        digest.update(f"{kind}{result} {arguments} {_shape(node)};".encode())
-    return digest.hexdigest()
-
-
-_PLACES = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
-"""Arguments that say where a value is, and not what."""
-
-
-def _shape(node: fx.Node) -> str:
-    value = node.meta.get("val")
-    if is_size(node):
-        return _open(value)
-    if not isinstance(value, Tensor):
-        return ""
-    return f"{value.dtype} {[_open(n) for n in value.shape]}"
-
-
-def _open(size: Any) -> str:
-    """A size with N for the batch, whatever its symbol is called."""
-    if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return str(size)
-    expression = size.node.expr
-    names = {symbol: sympy.Symbol("N") for symbol in expression.free_symbols}
-    return str(expression.xreplace(names))

@@ -303,7 +303,7 @@ def test_masks_of_nothing_but_background_are_told_of(tmp_path: Path) -> None:
             mask[2:4] = 255
             (tmp_path / f"{split}annot").mkdir(exist_ok=True)
             Image.fromarray(mask).save(tmp_path / f"{split}annot" / f"{i}.png")
-    with pytest.raises(TaskError, match=r"labels \[0, 255\], and 255 is ignored: there is nothing to"):
+    with pytest.raises(TaskError, match=r"labels \[0, 255\], and 255 is ignored: there is nothing"):
         untrained("segmentation", tmp_path)
     picture(tmp_path / "valannot" / "0.png", (8, 5), mode="L")
     task = untrained("segmentation", tmp_path, ignore_label=7)
