@@ -404,13 +404,15 @@ def main(
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    spec = TaskSpec(
-        task="digits" if task == "synthetic" else task,
-        data=data,
-        weights=weights,
-        search_samples=samples,
-        calibration_samples=calibration_samples,
-    )
+    spec = TaskSpec()
+    if task == "cifar10":
+        spec = TaskSpec(
+            task=task,
+            data=data,
+            weights=weights,
+            search_samples=samples,
+            calibration_samples=calibration_samples,
+        )
     there = landscape(spec, kind, synthetic=task == "synthetic")
     runs, others = judge(there, samplers.split(","), seeds, evaluations)
     result: dict[str, Any] = {"task": task, "space": kind, "seeds": seeds}

@@ -134,7 +134,7 @@ class DeployConfig:
 
         Raises:
             FileError: The file cannot be read.
-            DeployError: The file was altered, or the config points outside its folder.
+            DeployError: The file was altered, or is a link to another folder.
         """
         path = Path(folder) / self.tensors
         if path.is_symlink() and path.resolve().parent != Path(folder).resolve():

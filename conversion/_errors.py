@@ -1,4 +1,4 @@
-"""The exceptions of spikefront: one base class, each also the builtin a caller would expect."""
+"""The exceptions of spikefront: one base class; each also is the builtin to expect."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def split_of(given: Any, name: str) -> Split:
     """Make a split from a loader, a dataset or tensors.
 
     Of a ``DataLoader`` only the dataset and the collate function are used: a split is always read
-    in order, in batches of its own size.
+    in order, in batches of the evaluator's size.
 
     Args:
         given: A :class:`Split`, a ``DataLoader`` or a map-style ``Dataset`` of ``(input, target)``,

@@ -15,7 +15,7 @@ from search import Sensitivity
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """The front of a study and further results; all but the front may be None.
+    """The front of a study and further results, which may be None or empty.
 
     Attributes:
         front: Front of the study.

@@ -46,7 +46,7 @@ class FrontPoint:
     Attributes:
         trial: Its number in the study.
         params: Its parameters.
-        baseline: ``"uniform"``, ``"pareto_dp"`` (the paper's search), or None.
+        baseline: ``"uniform"``, ``"pareto_dp"`` (the paper's search), ``"learned"``, or None.
         exit_of: The trial whose pass it is an additional exit of, or None.
         promise: The loss that can be promised, or None if unknown.
         lineage: The learning segments before its own.

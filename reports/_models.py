@@ -98,7 +98,10 @@ class UnderModel:
 
     @property
     def cheaper_points(self) -> str:
-        """Number of points on both fronts that cost less than their measured rivals."""
+        """How many points of either front cost less than their rivals, such as ``3 of 7``.
+
+        Only points whose rival was measured count; empty without any.
+        """
         known = [p for p in self.front.trials if p.trial in self.front.rivals]
         cheaper = sum(bool(self.beats_its_rival(p)) for p in known)
         return f"{cheaper} of {len(known)}" if known else ""

@@ -108,7 +108,7 @@ def dearest_of(ratios: np.ndarray) -> float:
 def staircase(curve: np.ndarray, space: LayerSpace, loss: Criterion) -> np.ndarray:
     """Log energy and log loss of about a dozen best exits of a pass, ``(rows, 2)``.
 
-    None if the space contains no exit of the curve.
+    No rows if the space contains no exit of the curve.
     """
     points = offered_exits(curve, space)[:, 2:]
     if not len(points):

@@ -162,7 +162,7 @@ TARGET = Named(
     "conversion.targets", "TARGETS", "digital", "loihi2", "speck", "spinnaker2", "xylo",
     also=".toml",
 )  # fmt: skip
-FORMAT = Named("conversion.export", "FORMATS", "npz", "onnx", "torch", "nir")
+FORMAT = Named("conversion.export", "FORMATS", "npz", "onnx", "torch", "nir", "sinabs")
 READER = Named("conversion.export", "READERS", "sinabs", "spikingjelly", "snntorch")
 
 
@@ -227,7 +227,7 @@ confidence_option = option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="FRACTION",
-    help="With which the loss stays below the limit. Default: the study's, or 0.9.",
+    help="Confidence that the loss stays within the limit. Default: the study's, or 0.9.",
 )
 
 task_options = _all(
@@ -239,7 +239,7 @@ task_options = _all(
     option(TASK, "--weights", type=click.Path(), metavar="FILE", help="Trained state dict:"
            " .safetensors, or .pt (loaded without unpickling)."),
     option(TASK, "--calibration-samples", type=click.IntRange(1), metavar="N",
-           help="Default: 256."),
+           help="Default: 256; digits and your own tasks have fixed splits."),
     option(TASK, "--search-samples", type=click.IntRange(1), metavar="N", help="Default: 1000."),
     option(TASK, "--test-samples", type=click.IntRange(1), metavar="N",
            help="Default: all that are left."),
@@ -279,7 +279,7 @@ timeout_option = option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Longest time of one trial. Default: an hour, or ten times the longest so far.",
+    help="Time limit of a trial. Default: an hour, or ten times the longest so far if longer.",
 )
 
 log_option = option(

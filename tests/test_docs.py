@@ -19,6 +19,7 @@ import pytest
 from conversion import EnergyModel
 from conversion.export import FORMATS, Options, program_of, save_npz
 from conversion.targets import target
+from search import finished, load_study, open_storage
 from tests import command_line
 from tests.conftest import ROOT, CommandLine
 from tests.conversion.test_export import Residual, Six, images, spiking
@@ -181,8 +182,13 @@ def test_python_that_is_shown_runs(page: Path, tutorial: Path) -> None:
         else:
             script.append(block)
     if name_of(page) == "docs/guides/export.md":
-        words = ["export", "--out", "first", "--to", "trial-59.json", "--format", "onnx"]
-        assert command_line.run(words, tutorial, 300).returncode == 0
+        pytest.importorskip("sinabs")
+        study = load_study(open_storage(tutorial / "first" / "study.journal"), "digits")
+        plain = next(t for t in finished(study) if t.params["neuron"] == "adafire")
+        for format in ("onnx", "sinabs"):
+            words = ["export", "--out", "first", "--to", "trial-59.json", "--format", format]
+            found = command_line.run([*words, "--trial", str(plain.number)], tutorial, 300)
+            assert found.returncode == 0, found.stderr
     out = tutorial / "spikefront-out"
     if not out.exists():
         out.symlink_to(tutorial / "first")

@@ -214,7 +214,7 @@ class Learned(Calibration):
         energy_weight: The price of energy: nats of divergence per synaptic operation per MAC of
             the ANN, ≥ 0.
         label_weight: Weight of the cross-entropy with the labels, ≥ 0; 0 needs no labels.
-        rate: Factor on the learning rate of the weights, by default 0.7 % of their spread per step.
+        rate: Factor on the learning rate of the weights, which is 0.7 % of their spread per step.
         before: The segments it continues, oldest first.
     """
 

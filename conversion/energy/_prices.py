@@ -78,7 +78,7 @@ class Prices:
         return self.once + self._linear(counts.mean, counts.steps)
 
     def error_pj(self, counts: MeanCounts) -> float:
-        """Upper bound of its standard error, as if all counts were fully correlated, pJ."""
+        """Upper bound of the standard error of :meth:`mean_pj`, as if counts rose together, pJ."""
         return self._linear(counts.error, counts.steps_error)
 
     def _linear(self, values: Any, steps: float) -> float:

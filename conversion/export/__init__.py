@@ -6,6 +6,7 @@ from conversion.export._npz import save_npz
 from conversion.export._program import ExportError, Layer, Neuron, Program, program_of
 from conversion.export._run import RunState, binary_trains, run_program, run_step
 from conversion.export._semantics import READERS, Agreement, Reader, compare
+from conversion.export._sinabs import save_sinabs
 from conversion.export._step import StepModule, UnrolledModule, exported, save_onnx, save_torch
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "save_nir",
     "save_npz",
     "save_onnx",
+    "save_sinabs",
     "save_torch",
 ]

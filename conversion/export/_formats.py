@@ -11,6 +11,7 @@ from torch import Tensor
 from conversion.export._nir import save_nir
 from conversion.export._npz import Integers, save_npz
 from conversion.export._program import ExportError, Program, program_of
+from conversion.export._sinabs import save_sinabs
 from conversion.export._step import save_onnx, save_torch
 from conversion.simulation import SpikingModel
 
@@ -79,6 +80,10 @@ def _torch(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path
     return save_torch(program, path, exit=model.exit, unrolled=unrolled), ""
 
 
+def _sinabs(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
+    return save_sinabs(_floating(model, options), path, exit=model.exit), ""
+
+
 def _nir(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
     if options.reader is None or options.x is None:
         raise ExportError("NIR is written for a particular reader: choose it with --reader")
@@ -103,5 +108,6 @@ FORMATS = {
     "onnx": Format(suffix=".onnx", save=_onnx),
     "torch": Format(suffix=".pt2", save=_torch),
     "nir": Format(suffix=".nir", save=_nir),
+    "sinabs": Format(suffix=".sinabs.npz", save=_sinabs),
 }
 """Formats by name."""

@@ -185,8 +185,9 @@ def _check(network: Network, model: Model, probe: Inputs, expected: Any) -> None
         mine, before = _sizes(network.axes[node.name].front(value)), values.pop(node)
         if not torch.allclose(mine, before, rtol=1e-3, atol=1e-3 * float(before.mean()) + 1e-9):
             raise ConversionError(
-                f"{describe(node)} mixes the samples of a batch: what it gives for a sample depends"
-                " on the others; samples must not be averaged, sorted or moved across the batch"
+                f"{describe(node)} mixes the samples of a batch: what it returns for a sample"
+                " depends on the others; samples must not be averaged, sorted or moved across the"
+                " batch"
             )
 
     expected = run(model, probe) if expected is None else expected

@@ -196,8 +196,8 @@ def _refusal(error: Exception) -> str:
     if _is_fixed(error):
         where = f" in {at.removeprefix(' at ')}" if at else ""
         return (
-            f"the model works for one size of the batch only{where}; write x.shape[0] where a"
-            " number stands for the size of the batch"
+            f"the model works for one size of the batch only{where}; use x.shape[0] instead of a"
+            " fixed batch size"
         )
     if ".numpy()" in text:
         return f"the model leaves PyTorch for NumPy{at}; use tensor operations"

@@ -108,7 +108,7 @@ class Inputs:
         return (str(spec), *kinds)
 
     def check(self) -> None:
-        """Raise :class:`ConversionError` unless all tensors have the same number of samples."""
+        """Raise :class:`ConversionError` unless all tensors have as many samples, ≥ 1."""
         sizes = {len(x) if x.dim() else None for x in self.tensors}
         if len(sizes) > 1 or None in sizes:
             shapes = ", ".join(str(tuple(x.shape)) for x in self.tensors)

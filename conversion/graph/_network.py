@@ -82,8 +82,8 @@ class Network:
     Attributes:
         graph: ATen operations.
         constants: Weights and other tensors by the names of the ``get_attr`` nodes.
-        roles: Role of each node, by node name: its module, and its operation if the module has
-            several.
+        roles: Role of each node, by node name. A name is that of the node's module, followed by its
+            operation if the module has several.
         timing: Timing of each node, by node name.
         axes: The sample dimension of each node's value, by node name.
         sites: The spiking layers in order of execution, by layer name.

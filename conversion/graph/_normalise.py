@@ -320,13 +320,13 @@ def _check(graph: fx.Graph) -> None:
         if _draws(node):
             hint = "; pass training=self.training" if "dropout" in name_of(node) else ""
             raise ConversionError(
-                f"{describe(node)} draws random numbers whenever the model runs; leave it out in"
+                f"{describe(node)} draws random numbers whenever the model runs; disable it in"
                 f" evaluation mode{hint}"
             )
         if name_of(node) == "as_strided":
             raise ConversionError(
-                f"{describe(node)} reads memory by its strides, which a simulation lays out"
-                " otherwise; use slices, unfold or reshape"
+                f"{describe(node)} reads memory by strides, which differ in a simulation;"
+                " use slices, unfold or reshape"
             )
         if name_of(node) in ("item", "_local_scalar_dense", "nonzero", "masked_select"):
             raise ConversionError(

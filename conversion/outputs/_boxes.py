@@ -59,7 +59,7 @@ class Boxes(Outputs):
             raise ConfigError(f"activation must be sigmoid or softmax, got {self.activation!r}")
 
     def chosen(self, names: Mapping[str, int]) -> Boxes:
-        """Resolve ``output`` for a network that returns tensors of these names."""
+        """Resolve ``output``, ``boxes`` and ``quality`` by the names of a network's tensors."""
         quality = None if self.quality is None else find_output(self.quality, names)
         return replace(
             self,

@@ -71,7 +71,7 @@ class MeanAveragePrecision(Metric):
         return rows.to(targets.device)
 
     def values(self, statistics: Tensor, weights: Tensor) -> Tensor:
-        """MAP of weighted samples."""
+        """Mean average precision of weighted samples."""
         table = self._by_class(statistics.cpu().numpy(), weights.cpu().numpy())
         there = ~np.isnan(table)
         mean = np.where(there, table, 0).sum(1) / np.maximum(there.sum(1), 1)

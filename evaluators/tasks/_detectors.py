@@ -122,7 +122,7 @@ class TorchvisionDetector(nn.Module):
 
     Args:
         name: Name of the model, such as ``retinanet_resnet50_fpn``, ``fcos_resnet50_fpn``,
-            ``ssdlite320_mobilenet_v3_ large``.
+            ``ssdlite320_mobilenet_v3_large``.
         classes: Number of classes, without the background, which is torchvision's class 0.
     """
 

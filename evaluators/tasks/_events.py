@@ -41,7 +41,7 @@ def read_events(path: Path) -> Events:
             four such arrays. Polarities are 0 and 1, or −1 and 1; times whole numbers.
 
     Raises:
-        TaskError: The type is not supported.
+        TaskError: The file cannot be read, or is not such a recording.
     """
     try:
         if path.suffix in (".bin", ".bs2"):

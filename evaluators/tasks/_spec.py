@@ -117,11 +117,19 @@ def load_task(spec: TaskSpec) -> Task:
 
 
 def _digits(spec: TaskSpec) -> Task:
-    if spec.model or spec.weights or spec.data:
-        raise TaskError(
-            "the task digits has its own data and model: omit --data, --model, --weights"
-        )
+    _check_nothing_given(spec)
     return digits(seed=spec.seed)
+
+
+def _check_nothing_given(spec: TaskSpec) -> None:
+    """Refuse what a task with its own data, model and splits would silently ignore."""
+    for field in fields(spec):
+        if field.name not in ("task", "seed") and getattr(spec, field.name) != field.default:
+            option = field.name.replace("_", "-")
+            raise TaskError(
+                f"--{option} does not apply to {spec.task}, which has its own data, model and"
+                " splits"
+            )
 
 
 def _cifar(spec: TaskSpec) -> Task:
@@ -321,9 +329,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _user_task(spec: TaskSpec) -> Task:
-    for name in ("data", "model", "weights"):
-        if getattr(spec, name) is not None:
-            raise TaskError(f"--{name} does not apply to {spec.task}, which has its own")
+    _check_nothing_given(spec)
     made = _call(_import_function(spec.task), spec.task)
     if isinstance(made, Task):
         return made

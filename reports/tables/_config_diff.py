@@ -107,7 +107,7 @@ def _tensor(where: str, what: str, one: Tensor | None, other: Tensor | None) -> 
 
 
 def config_diff_notes(frame: pd.DataFrame) -> list[str]:
-    """What differs but the settings and tensors of layers, a sentence each."""
+    """Differences other than layer settings and tensors, one sentence each."""
     whole = frame[frame["where"] == "network"]
     if "model" in set(whole["what"]):
         return ["the configs belong to different models; layers are not compared",

@@ -155,10 +155,10 @@ class ParetoSearch:
 
         Args:
             max_energy: Budget for φ, as a share of the ANN's energy.
-            max_divergence: Budget for ρ, in nats; at least the divergence of the chosen φ.
+            max_divergence: Budget for ρ, in nats; a smaller one counts as the least possible.
 
         Raises:
-            ConfigError: A budget is too small; the message says what is possible.
+            ConfigError: ``max_energy`` is too small; the message says what is possible.
         """
         point = self._phis.least_loss(max_energy - self._energy)
         return self._with_rho(point, max_divergence)

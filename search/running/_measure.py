@@ -79,7 +79,7 @@ class Gpus:
 
     @classmethod
     def of(cls, device: str, workers: int, folder: Path) -> Gpus | None:
-        """The visible GPUs; None if ``device`` names a particular one."""
+        """The visible GPUs; None unless ``device`` is ``"cuda"`` and there are several workers."""
         if device != "cuda" or workers < 2:
             return None
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -147,7 +147,8 @@ def _dask_client(address: str) -> Any:
     is_file = "://" not in address and ":" not in address
     if is_file and not Path(address).is_file():
         raise StudyError(
-            f"there is no scheduler file {address}; give an address such as tcp://host:8786"
+            f"there is no scheduler file {address}; give another, or an address such as"
+            " tcp://host:8786"
         )
     place = {"scheduler_file" if is_file else "address": address}
     try:

@@ -83,7 +83,8 @@ class AdditiveSampler(BaseSampler):
         profile: Profile of the network.
         space: The search space.
         energy: Energy model of the study.
-        budget: Limits; it proposes within them, and never above the ANN's energy.
+        budget: Limits to aim at. Without one on energy it aims below the ANN's, unless every trial
+            costs more.
         seed: Seed of the random draws.
     """
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @split_option
 @option(
     SETTING, "--samples", type=click.IntRange(1), default=64, show_default=True, metavar="N",
-    help="Of the split.",
+    help="Number of samples to take from the split.",
 )  # fmt: skip
 @run_options
 @figure_option
@@ -60,8 +60,8 @@ def diagnose(
 ) -> None:
     """Show where the error of each layer comes from: clipping, rounding, uneven input.
 
-    Of an exported CONFIG, or of a uniform setting. An inherited error came with the input, from
-    the layers before.
+    Diagnoses an exported CONFIG or a uniform setting. An inherited error comes from earlier layers,
+    through the input.
 
     \b
     spikefront diagnose --phi 2 --timesteps 4 --figure errors.png

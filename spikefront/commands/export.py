@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @command()
 @study_options
-@option(LIMITS, "--trial", type=click.IntRange(0), metavar="N", help="This trial.")
+@option(LIMITS, "--trial", type=click.IntRange(0), metavar="N", help="Export this trial.")
 @limit_options(
     "The most accurate point up to this energy",
     "The cheapest trial that loses at most this much, with confidence: 0.01 is one point.",
@@ -126,11 +126,11 @@ def export(
         print_table(measurement_table(test, ann_on_test(study)))
     _warn_of_a_broken_promise(test, max_accuracy_drop)
     click.echo(f"\nTrial {point.trial} is in {files[0]} and {files[1]}")
-    if trial is None and point.trial not in {p.trial for p in front.points}:
-        click.echo(
-            "It is not on the measured front: it is the cheapest trial that is promised to keep the"
-            " limit."
+    if point.trial not in {p.trial for p in front.points}:
+        why = (
+            "" if trial is not None else ", but it is the cheapest trial promised to keep the limit"
         )
+        click.echo(f"It is not on the measured front{why}.")
     if target is not None:
         _print_fit(model, target)
     if kind is not None:
@@ -175,7 +175,7 @@ _COMPARED = 256
 
 _OF_FORMATS = {
     "reader": ("nir",),
-    "approximate": ("nir", "onnx", "torch"),
+    "approximate": ("nir", "onnx", "torch", "sinabs"),
     "unrolled": ("onnx", "torch"),
 }
 

@@ -25,8 +25,8 @@ from spikefront.output import show
 @task_options
 @sweep_options
 @option(
-    SETTING, "--points", type=click.IntRange(2), default=12, show_default=True, metavar="N",
-    help="Points to measure.",
+    SETTING, "--configs", type=click.IntRange(2), default=12, show_default=True, metavar="N",
+    help="Number of configs of its front to measure.",
 )  # fmt: skip
 @energy_option("horowitz45")
 @run_options
@@ -38,17 +38,18 @@ def pareto_dp(
     timesteps: int,
     phi: list[int],
     rho: list[float],
-    points: int,
+    configs: int,
     as_json: bool,
     **task: Any,
 ) -> None:
     """Run the search of Wang et al.: φ, then ρ, assuming additive sensitivities.
 
-    Their dynamic programme for a range of budgets, on one sensitivity profile; each point is then
-    measured, without early exit. `spikefront search` measures such points among its baselines.
+    Solves the paper's dynamic programme for a range of budgets on one sensitivity profile, then
+    measures each point, without early exit. `spikefront search` measures such points among its
+    baselines.
 
     \b
-    spikefront pareto-dp --points 6
+    spikefront pareto-dp --configs 6
     """  # noqa: D301 - click wants the control character
     from conversion import Choice, ConversionConfig, ExitPolicy, LayerConfig
     from reports import paper_rows, paper_table
@@ -56,7 +57,7 @@ def pareto_dp(
 
     evaluator, _ = loaded(task, device, batch_size, prices)
     timesteps = steps_of_sweep(timesteps, evaluator)
-    front = ParetoSearch(measured_sensitivity(evaluator, timesteps, phi, rho)).front(points)
+    front = ParetoSearch(measured_sensitivity(evaluator, timesteps, phi, rho)).front(configs)
     measured = []
     for choice in front:
         layers = {n: LayerConfig(phi=choice.phi[n], rho=choice.rho[n]) for n in choice.phi}

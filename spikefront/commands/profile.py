@@ -15,7 +15,7 @@ from spikefront.output import show
 @run_options
 @json_option
 def profile(device: str, batch_size: int | None, as_json: bool, **task: Any) -> None:
-    """List the spiking layers and what the calibration data shows of them.
+    """List the spiking layers and their statistics on the calibration data.
 
     \b
     spikefront profile

@@ -54,7 +54,7 @@ from spikefront.output import progress_bar, show, working
     default=180.0,
     show_default=True,
     metavar="MM",
-    help="Of the figures' files; 88 is one column of a paper.",
+    help="Width of the figure files; 88 is one column of a paper.",
 )
 @task_options
 @run_options
@@ -114,4 +114,4 @@ def report(
     if not as_json:
         click.echo(f"\n{len(files)} files in {files[-1].parent}; open {files[-1]}")
         if files[0].suffix == ".toml":
-            click.echo(f"The same options again: spikefront search --config {files[0]}")
+            click.echo(f"To search again with these options: spikefront search --config {files[0]}")

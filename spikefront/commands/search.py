@@ -245,12 +245,12 @@ def search(
     paper: bool,
     **options: Any,
 ) -> None:
-    """Search for the trade-off of accuracy against energy; Ctrl-C stops, the same command resumes.
+    """Search the trade-off between accuracy and energy; Ctrl-C stops, the same command resumes.
 
     Baselines come first: uniform settings, those of the paper's search, and learned ones. Then
     the sampler chooses φ and ρ for every layer, T, the calibration and the early exit, and which
-    state to continue learning from at which price of energy. At the end come a table of the front
-    and a report of the search split in OUT.
+    learned state to continue from, at what price of energy. At the end it prints a table of the
+    front and writes a report of the search split to OUT.
 
     \b
     spikefront search
@@ -286,7 +286,7 @@ def search(
     if max_energy is not None and in_joules:
         budget = replace(budget, max_energy=max_energy.over(evaluator.ann_energy_pj))
         check(budget=budget)
-    _check_promise(evaluator, space, budget, target)
+    _check_feasible(evaluator, space, budget, target)
     setup = rooms.StudySetup.of(evaluator, space, spec, budget, objectives)
     study = rooms.open_study(rooms.open_storage(place), name, setup)
     plan = rooms.Plan(
@@ -433,7 +433,7 @@ def _within(name: str, limits: dict[str, Any]) -> dict[str, Any]:
     return {"neurons": allowed, "phi_max": most, "bits": limits["bits"] or usual}
 
 
-def _check_promise(
+def _check_feasible(
     evaluator: Evaluator, space: LayerSpace, budget: Budget, target: str | None
 ) -> None:
     """Refuse a budget that nothing can keep, and warn of what no choice can mend."""

@@ -69,9 +69,9 @@ def worker(
     """Join a study from any machine that reaches its storage, until it is done.
 
     `spikefront search --storage URL --workers 0` makes the study. What to load, the sampler and
-    the number of trials are in it; --data and --weights say where they are on this machine, if
-    elsewhere. A different model or different data is refused. Workers may come, go and be killed
-    at any time: the trial of a lost worker runs again.
+    the number of trials are in it; --data and --weights give the paths on this machine if they
+    differ. A different model or different data is refused. Workers may come, go and be killed at
+    any time: the trial of a lost worker runs again.
 
     \b
     spikefront worker --storage postgresql://user@host/db --study digits

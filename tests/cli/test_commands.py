@@ -268,6 +268,8 @@ def test_a_point_goes_to_other_programs(
     assert (tmp_path / "m.npz").exists()
     spikefront("export", *task, "--format", "torch")
     assert (tmp_path / "m.pt2.host.py").exists()
+    spikefront("export", *task, "--format", "sinabs")
+    assert {path.name for path in tmp_path.glob("m.sinabs.*")} == {"m.sinabs.npz", "m.sinabs.py"}
     refused = spikefront("export", *task, "--format", "nir", "--reader", "snntorch", check=False)
     assert refused.returncode == 1
     assert "snntorch would run another network" in refused.stderr
@@ -360,7 +362,7 @@ def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_
         (["export", "--trial", "3", "--max-energy", "0.1"], "either --trial or limits"),
         (
             ["diagnose", "--task", "small.py:make_task", "--figure", "a.txt"],
-            "as .png, .svg or .pdf",
+            "in .png, .svg or .pdf",
         ),
         (["diagnose", "a.json", "--phi", "3"], "either CONFIG or --phi"),
         (["search", "--energy-model", "watt"], "'watt' is not one of horowitz45"),
@@ -369,7 +371,7 @@ def test_bits_and_latency_are_searched(spikefront: CommandLine, small: str, tmp_
         (["search", "--bits", "8,99", "--task", "small.py:make_task"], "bits must be different"),
         (["search", "--objective", "joy"], "objective 'joy' is unknown; known: energy, latency"),
         (["search", "--objective", "energy,memory"], "memory differs with --bits alone"),
-        (["search", "--objective", "latency"], "objectives must be different, energy among them"),
+        (["search", "--objective", "latency"], "objectives must be distinct and include energy"),
         (
             ["search", "--target", "xylo", "--neuron", "dual-threshold"],
             "has no negative spikes: search with --neuron adafire",
@@ -427,11 +429,11 @@ def test_sensitivity_and_the_paper_s_search(
     assert (tmp_path / "s.png").stat().st_size > 10_000
     printed = spikefront("sensitivity", "--task", small, "--phi", "1,4", "--rho", "1,2").stdout
     assert f"{1e3 * found['phi_divergence'][1][0][-1]:.2f}" in printed
-    paper = json.loads(spikefront("pareto-dp", "--task", small, "--points", 5, "--json").stdout)
+    paper = json.loads(spikefront("pareto-dp", "--task", small, "--configs", 5, "--json").stdout)
     ratios = [row["energy_ratio"] for row in paper["points"]]
     assert len(ratios) >= 2
     assert ratios == sorted(ratios)
     for row in paper["points"]:
         assert row["predicted_energy_ratio"] == pytest.approx(row["energy_ratio"], rel=0.25)
         assert set(row["phi"]) == {"1", "3"}
-    assert "predicted" in spikefront("pareto-dp", "--task", small, "--points", 3).stdout
+    assert "predicted" in spikefront("pareto-dp", "--task", small, "--configs", 3).stdout

@@ -6,6 +6,7 @@ import json
 import runpy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from conversion.export import (
     save_nir,
     save_npz,
     save_onnx,
+    save_sinabs,
     save_torch,
 )
 from conversion.export._nir import missed_sums
@@ -336,6 +338,62 @@ def test_sinabs_runs_what_we_say_it_runs(tmp_path: Path, phi: int) -> None:
     )  # fmt: skip
     assert golden or not agreement.exact
     assert (phi == 30) == agreement.exact, "a largest φ of 3 is met, one of 30 is not"
+
+
+@pytest.mark.parametrize(
+    ("net", "options"),
+    [
+        ({}, {}),
+        ({"branch": True}, {"phi": 1}),
+        ({"largest": True}, {"calibration": "advanced"}),
+        ({"branch": True, "largest": True}, {"feed": "frames"}),
+    ],
+)
+def test_the_sinabs_file_fires_the_same_spikes(
+    tmp_path: Path, net: dict[str, bool], options: dict[str, Any]
+) -> None:
+    """Shortcuts with layers of their own, max pooling, φ and initial potentials included."""
+    pytest.importorskip("sinabs")
+    x = images()
+    if "feed" in options:
+        x = torch.stack([x * (t + 1) / 3 for t in range(T)], 1)
+    model = spiking(Residual(**net), x, **options)
+    program = program_of(model)
+    files = save_sinabs(program, tmp_path / "m.sinabs.npz")
+    assert [f.name for f in files] == ["m.sinabs.npz", "m.sinabs.py"]
+    network = runpy.run_path(str(files[1]))["network"](batch_size=6)
+    seen: dict[str, list[Tensor]] = {}
+    for key, name, _ in network.wiring:
+        network.modules_of[key].register_forward_hook(
+            lambda _, __, out, name=name: seen.setdefault(name, []).append(
+                out.unflatten(0, (6, -1))
+            )
+        )
+    kept: dict[str, list[Tensor]] = {}
+    means, _ = run_program(
+        program, x[:6].double(), lambda name, spikes: kept.setdefault(name, []).append(spikes)
+    )
+    steps = (x[:6] if "feed" in options else x[:6, None].expand(-1, T, *x.shape[1:])).contiguous()
+    for parts in ((T,), (2, 3)):  # a second batch; the second time in two parts
+        for noted in seen.values():
+            noted.clear()
+        network.reset()
+        outputs = [network(part.flatten(0, 1)) for part in steps.split(parts, 1)]
+        found = torch.cat([out.unflatten(0, (6, -1)) for out in outputs], 1)
+        torch.testing.assert_close(found.mean(1), means[-1].float(), atol=1e-5, rtol=1e-4)
+        for name, spikes in kept.items():
+            assert torch.equal(torch.cat(seen[name], 1).double(), torch.stack(spikes, 1)), name
+            assert torch.stack(spikes).sum() > 0
+
+
+def test_sinabs_has_no_negative_spikes_and_no_ceiling(tmp_path: Path) -> None:
+    signed = program_of(spiking(neuron="dual-threshold"))
+    with pytest.raises(ExportError, match="'first' fires negative spikes, which sinabs does not"):
+        save_sinabs(signed, tmp_path / "a.npz")
+    clipped = program_of(spiking(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU6(), nn.Flatten())))
+    with pytest.raises(ExportError, match=r"has a ceiling \(ReLU6\), which sinabs does not"):
+        save_sinabs(clipped, tmp_path / "b.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_spikingjelly_and_snntorch_run_what_we_say(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import runpy
 import sys
 from dataclasses import replace
 from unittest.mock import MagicMock
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conversion import ConfigError
-from conversion.export import Program, program_of
+from conversion.export import Program, program_of, save_sinabs
 from conversion.targets import TARGETS, Target, check, memory_bytes, target
 from conversion.targets._check import layer_memory
 from tests.conversion.test_export import Residual, Six, spiking
@@ -193,6 +194,34 @@ def test_speck_cores_are_those_of_sinabs(monkeypatch) -> None:
         (c.weights, c.neurons, c.biases) for c in TARGETS["speck"].cores for _ in range(c.count)
     )
     assert ours == foreign
+
+
+def test_sinabs_maps_its_file_onto_the_cores_of_speck(tmp_path, monkeypatch) -> None:
+    """Its own mapper takes the exported network, and the mapped layers fire the same spikes."""
+    layers = pytest.importorskip("sinabs.layers")
+    for name in _SAMNA:
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    dynapcnn = importlib.import_module("sinabs.backend.dynapcnn")
+    torch.manual_seed(0)
+    program = chain(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3),
+        timesteps=4, x=(x := torch.rand(24, 2, 6, 6)),
+    )  # fmt: skip
+    assert check(program, replace(TARGETS["speck"], phi=None)) == []
+    _, builder = save_sinabs(program, tmp_path / "m.sinabs.npz")
+    network = runpy.run_path(str(builder))["network"](batch_size=1)
+    # A chip reads spikes out, so the output becomes a layer of neurons.
+    network.modules_of["output"] = layers.IAFSqueeze(batch_size=1, spike_threshold=0.05)
+    mapped = dynapcnn.DynapcnnNetwork(network, (2, 6, 6), batch_size=1, discretize=False)
+    steps = x[:1].repeat_interleave(4, 0)
+    for part in (network, mapped):  # a chip has no initial potentials
+        for layer in part.modules():
+            if isinstance(layer, layers.IAFSqueeze):
+                layer.reset_states()
+    expected = network(steps)
+    assert expected.sum() > 0
+    assert torch.equal(mapped(steps).flatten(1), expected)
 
 
 def test_targets_are_read_from_files(tmp_path) -> None:

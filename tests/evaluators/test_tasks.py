@@ -179,7 +179,8 @@ def test_errors_say_what_to_give(image_folder: Path, weights: Path, tmp_path: Pa
     torch.save([1, 2], tmp_path / "list.pt")
     cases = [
         ({"task": "digit"}, "task 'digit' is unknown; give one of digits"),
-        ({"weights": str(weights)}, "the task digits has its own data"),
+        ({"weights": str(weights)}, "--weights does not apply to digits, which has its own data"),
+        ({"search_samples": 200}, "--search-samples does not apply to digits"),
         ({**cifar, "data": None}, "needs --data DIR"),
         ({**cifar, "data": "/no/such"}, "data folder /no/such does not exist"),
         ({**cifar, "data": str(tmp_path / "empty")}, "neither train/ and val/ image folders nor"),
@@ -195,7 +196,7 @@ def test_errors_say_what_to_give(image_folder: Path, weights: Path, tmp_path: Pa
         ({"task": f"{user}:wrong"}, "must return an evaluators.Task"),
         ({"task": f"{user}:broken"}, "raised KeyError"),
         ({"task": f"{user}:absent"}, "has no function 'absent'"),
-        ({"task": f"{user}:make_task", "weights": "a.pt"}, "--weights has no meaning for .*:make"),
+        ({"task": f"{user}:make_task", "weights": "a.pt"}, "--weights does not apply to .*:make"),
         ({"task": f"{user}:not_a_function"}, "has no function 'not_a_function'"),
         ({"task": "/no/such.py:f"}, "there is no file /no/such.py"),
         ({"task": "no_such_module:f"}, "cannot import no_such_module: ModuleNotFoundError"),
