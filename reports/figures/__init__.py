@@ -1,7 +1,7 @@
-"""The figures of a report, at sizes for paper; none needs a display.
+"""The figures of a report, at paper sizes; no display is needed.
 
-Each ``plot_…(data, ax=None)`` draws into axes and returns them; ``…_frame(data)`` beside it gives
-its data. ``draw_…(data, width_mm)`` puts several on one page.
+``plot_…(data, ax=None)`` draws into axes and returns them; ``…_frame(data)`` returns its data as a
+frame. ``draw_…(data, width_mm)`` combines several plots in one figure.
 """
 
 from reports.figures._all import FIGURES, FigureKind

@@ -1,4 +1,4 @@
-"""Which figures a report has, and what each needs."""
+"""The list of a report's figures."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class FigureKind:
 
     Attributes:
         title: What it shows.
-        draw: From the findings and a width in mm; None where they do not have what it needs.
-        photographs: Whether it is smaller as pixels.
+        draw: Draws the figure, given the findings and a width in mm; None if they lack its data.
+        photographs: Whether it shows images, which take less space as pixels.
     """
 
     title: str
@@ -42,12 +42,12 @@ class FigureKind:
 
     @styled
     def drawn(self, found: Findings, width_mm: float) -> Figure | None:
-        """The figure, at sizes for paper; None where the findings lack what it shows."""
+        """Draw the figure at paper size; None if the findings lack its data."""
         return self.draw(found, width_mm)
 
 
 def _on_one(plot: Callable[[Findings, Axes], Axes], height: Callable[[Findings], float]) -> Draw:
-    """A figure of one pair of axes."""
+    """A figure with a single plot."""
 
     def draw(found: Findings, width_mm: float) -> Figure:
         figure = figure_of(width_mm, height(found))

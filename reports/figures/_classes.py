@@ -1,4 +1,4 @@
-"""Both networks by class."""
+"""The ANN and the spiking network by class."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NETWORKS, _COLORS = ("ANN", "spiking network"), (GREY, BLUE)
 
 
 def classes_frame(comparison: Comparison) -> pd.DataFrame:
-    """The metric of each class.
+    """The metric of each class for both networks.
 
     Returns:
-        Columns ``class``, ``ANN``, ``spiking network``; empty where the task has no classes.
+        Columns ``class``, ``ANN``, ``spiking network``; empty if the task has no classes.
     """
     values = comparison.per_class.numpy()
     columns = dict(zip(_NETWORKS, values, strict=True))
@@ -38,7 +38,7 @@ def classes_frame(comparison: Comparison) -> pd.DataFrame:
 
 @styled
 def plot_classes(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """The metric class by class, of both networks."""
+    """Plot the metric by class for both networks."""
     frame = classes_frame(comparison)
     ax = new_axes(ax, 30 + 4.2 * min(len(frame), 40))
     for i, (name, color) in enumerate(zip(_NETWORKS, _COLORS, strict=True)):
@@ -54,13 +54,13 @@ def plot_classes(comparison: Comparison, ax: Axes | None = None) -> Axes:
 
 
 def confusion_frame(comparison: Comparison) -> pd.DataFrame:
-    """How often the ANN decides for one class (row) and the spiking network for another."""
+    """Counts of samples by the ANN's class (row) and the spiking network's class (column)."""
     return pd.DataFrame(comparison.confusion.numpy())
 
 
 @styled
 def plot_confusion(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """The same as shares of the ANN's decisions."""
+    """Plot these counts as shares of the ANN's decisions."""
     counts = confusion_frame(comparison).to_numpy(float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     ax = new_axes(ax, 80)
@@ -82,7 +82,7 @@ def _ticks(classes: int) -> tuple[Sequence[int], Sequence[str]]:
 
 @styled
 def draw_classes(comparison: Comparison, width_mm: float) -> Figure | None:
-    """Both, side by side or below each other; None where the task has no classes."""
+    """Draw both plots, side by side or stacked; None if the task has no classes."""
     classes = comparison.per_class.shape[1]
     if not classes:
         return None

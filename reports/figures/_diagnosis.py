@@ -26,13 +26,13 @@ _COLORS = (VERMILION, ORANGE, BLUE, GREY)
 
 
 def diagnosis_frame(diagnoses: Sequence[LayerDiagnosis]) -> pd.DataFrame:
-    """What kind of error each layer makes, over the ANN's activations; a column per kind."""
+    """Errors of each layer relative to the ANN's activations, one column per kind."""
     return pd.DataFrame([asdict(d) for d in diagnoses])
 
 
 @styled
 def plot_diagnosis(diagnoses: Sequence[LayerDiagnosis], ax: Axes | None = None) -> Axes:
-    """The same as bars, and how large all of it is."""
+    """Plot them as bars, with the total error."""
     frame = diagnosis_frame(diagnoses)
     ax = new_axes(ax, 26 + 4.2 * len(frame))
     places, height = np.arange(len(frame)), 0.8 / len(PARTS)

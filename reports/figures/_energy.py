@@ -22,14 +22,14 @@ _UNITS = ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
 
 
 def energy_frame(front: ParetoFront, costs: Costs) -> pd.DataFrame:
-    """Mean energy per inference by the operator that does the work, search split.
+    """Mean energy per inference by operator, on the search split.
 
-    What spikes cost is split among the operators that they reach, as one spike of every neuron
-    would be; what neurons cost by themselves goes with it.
+    The energy of spikes is divided among the operators they reach, in the proportions for one spike
+    of every neuron. Energy of the neurons themselves is included.
 
     Returns:
-        Columns ``network`` (``"ANN"``, or which point of the front), ``trial`` (None for the
-        ANN), ``operator``, ``energy_pj``.
+        Columns ``network`` (``"ANN"``, or which point of the front), ``trial`` (None for the ANN),
+        ``operator``, ``energy_pj``.
     """
     model = front.energy_model
     rows = [
@@ -53,7 +53,7 @@ def energy_frame(front: ParetoFront, costs: Costs) -> pd.DataFrame:
 
 @styled
 def plot_energy(front: ParetoFront, costs: Costs, ax: Axes | None = None) -> Axes:
-    """Energy by operator, logarithmic: the ANN's and that of three points of the front."""
+    """Plot energy by operator on a logarithmic axis, for the ANN and three points of the front."""
     frame = energy_frame(front, costs)
     table = frame.pivot_table(index="operator", columns="network", values="energy_pj", sort=False)
     operators = list(table.index)

@@ -1,4 +1,4 @@
-"""Early exits: when samples leave, and what each step would give."""
+"""Early exits: when samples exit, and the metric at each step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reports.figures._style import (
 
 
 def exits_frame(front: ParetoFront) -> pd.DataFrame:
-    """Share of samples that leave at each step, search split, for three points of the front.
+    """Share of samples that exit at each step for three points of the front, search split.
 
     Returns:
         Columns ``point``, ``trial``, ``step``, ``share``.
@@ -41,7 +41,7 @@ def exits_frame(front: ParetoFront) -> pd.DataFrame:
 
 @styled
 def plot_exits(front: ParetoFront, ax: Axes | None = None) -> Axes:
-    """The same as bars."""
+    """Plot these shares as bars."""
     ax = new_axes(ax, 60)
     frame = exits_frame(front)
     points = list(dict.fromkeys(frame["point"]))
@@ -60,7 +60,7 @@ def plot_exits(front: ParetoFront, ax: Axes | None = None) -> Axes:
 
 
 def steps_frame(comparison: Comparison) -> pd.DataFrame:
-    """The metric if all samples stopped after each step, and the share that really does.
+    """The metric if all samples stopped after each step, and the share that actually exits.
 
     Returns:
         Columns ``step``, ``score``, ``share_leaving``.
@@ -74,7 +74,7 @@ def steps_frame(comparison: Comparison) -> pd.DataFrame:
 
 @styled
 def plot_steps(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """The metric over steps, with the ANN's; bars: the share that leaves."""
+    """Plot the metric over steps with the ANN's, and the share of exits as bars."""
     ax = new_axes(ax, 60)
     frame = steps_frame(comparison)
     ax.bar(frame["step"], frame["share_leaving"], 0.6, color=SKY, label="samples that leave there")
@@ -94,7 +94,7 @@ def plot_steps(comparison: Comparison, ax: Axes | None = None) -> Axes:
 
 @styled
 def draw_exits(front: ParetoFront, comparison: Comparison | None, width_mm: float) -> Figure:
-    """Both, side by side or below each other."""
+    """Draw both plots, side by side or stacked."""
     both = comparison is not None and bool(comparison.step_scores)
     wide = width_mm >= TWO_COLUMNS * 0.8
     columns = 2 if both and wide else 1

@@ -27,14 +27,14 @@ from reports.figures._style import (
 
 @styled
 def plot_front(front: ParetoFront, ax: Axes | None = None, *, costs: Costs | None = None) -> Axes:
-    """What is lost against the ANN, over energy: all trials, baselines, the front on both splits.
+    """Plot the loss against the ANN over energy: trials, baselines, the front on both splits.
 
-    Losses are paired with the ANN's answers to the same samples, and so are their 95 % intervals.
-    Its data frames: :func:`front_frame`, :func:`trials_frame`.
+    Losses and their 95 % intervals are paired: both networks see the same samples. The data frames
+    are :func:`front_frame`, :func:`trials_frame`.
 
     Args:
-        front: Of a study.
-        ax: Where to draw; None makes a figure.
+        front: The front of a study.
+        ax: Axes to draw into; None creates a figure.
         costs: Costs of the network; with them, the quantised ANNs of as many levels are drawn.
     """
     ax = new_axes(ax, 85)
@@ -96,7 +96,7 @@ def _line(
 
 
 def _interval(m: Measurement) -> tuple[float, float]:
-    """Below and above the loss, points."""
+    """Extent of the interval below and above the loss, in points."""
     if m.drop is None:
         below, above = m.accuracy.high - m.accuracy.value, m.accuracy.value - m.accuracy.low
         return 100 * below, 100 * above
@@ -128,13 +128,13 @@ def _limits(ax: Axes, front: ParetoFront) -> None:
 
 
 def _frame(ax: Axes, front: ParetoFront) -> None:
-    """Loss from the best interval's end down to the front's worst point, 15 points at most."""
+    """Limit the axis to the best interval's end and the front's worst point, at most 15 points."""
     found = [m for p in front.points for m in (p.search, p.test) if m is not None]
     top = min([0.0, *(100 * front.lost(m) - _interval(m)[0] for m in found)])
     worst = max(100 * front.lost(m) + _interval(m)[1] for m in found)
     bottom = max(min(worst, min(100 * front.lost(m) for m in found) + 15.0), 1.0)
     margin = 0.06 * (bottom - top)
-    ax.set_ylim(bottom + margin, top - margin)  # less is better: upwards
+    ax.set_ylim(bottom + margin, top - margin)  # smaller losses are better, so they are at the top
     below = sum(100 * front.lost(m) > bottom + margin for m in found)
     if below:
         ax.annotate(

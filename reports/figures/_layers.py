@@ -25,12 +25,11 @@ _TITLES: dict[What, str] = {
 
 
 def layers_frame(front: ParetoFront) -> pd.DataFrame:
-    """φ, ρ and threshold of every layer of every point of the front.
+    """φ, ρ and threshold of every layer, for every point of the front.
 
     Returns:
-        Columns ``trial``, ``layer``, ``phi``, ``rho``, ``threshold``: the mean threshold, ρ and
-        what was learned included, over the layer's largest activation; NaN where it was not
-        looked at.
+        Columns ``trial``, ``layer``, ``phi``, ``rho``, ``threshold``: the mean threshold, including
+        ρ and learned factors, ÷ the layer's largest activation; NaN if not computed.
     """
     layers = names.layers_of(front.points[0].params)
     return pd.DataFrame(
@@ -50,10 +49,10 @@ def layers_frame(front: ParetoFront) -> pd.DataFrame:
 
 @styled
 def plot_layers(front: ParetoFront, ax: Axes | None = None, *, what: What = "phi") -> Axes:
-    """A heat map: layers down, points of the front across, by rising energy.
+    """Plot a heat map of layers (rows) and points of the front (columns), by rising energy.
 
-    Points that are equal in what is shown share a column, whose label counts them. Where there
-    are more columns than the width has room for, some are left out, and the axis says so.
+    Neighbouring points with equal values share a column, whose label counts them. If there are more
+    columns than fit, some are omitted, and the axis label says so.
     """
     frame = layers_frame(front)
     layers = list(dict.fromkeys(frame["layer"]))
@@ -87,7 +86,7 @@ def plot_layers(front: ParetoFront, ax: Axes | None = None, *, what: What = "phi
 
 
 def _different(table: pd.DataFrame, trials: Sequence[int]) -> list[tuple[int, int]]:
-    """Trials that differ from the one before, each with the number of equal ones after it."""
+    """Trials that differ from the previous one, each with the number of equal ones after it."""
     found: list[tuple[int, int]] = []
     for trial in trials:
         if found and table[trial].equals(table[found[-1][0]]):
@@ -98,14 +97,14 @@ def _different(table: pd.DataFrame, trials: Sequence[int]) -> list[tuple[int, in
 
 
 def _room(ax: Axes) -> int:
-    """How many column labels of 6 pt the width has room for."""
+    """Number of 6 pt column labels that fit the width."""
     figure = ax.get_figure(root=True)
     millimetres = 60.0 if figure is None else 25.4 * figure.get_figwidth() - 38
     return max(4, int(millimetres / 2.9))
 
 
 def _spread(columns: list[tuple[int, int]], room: int) -> list[tuple[int, int]]:
-    """At most so many columns, evenly spaced, the first and the last among them."""
+    """At most ``most`` evenly spaced columns, including the first and the last."""
     if len(columns) <= room:
         return columns
     return [columns[round(i * (len(columns) - 1) / (room - 1))] for i in range(room)]
@@ -113,7 +112,7 @@ def _spread(columns: list[tuple[int, int]], room: int) -> list[tuple[int, int]]:
 
 @styled
 def draw_layers(front: ParetoFront, width_mm: float) -> Figure:
-    """φ, ρ and, where they are known, thresholds, below each other."""
+    """Draw φ, ρ and, if known, thresholds as stacked heat maps."""
     layers = names.layers_of(front.points[0].params)
     kinds: list[What] = ["phi", "rho"]
     kinds += ["threshold"] if any(p.thresholds for p in front.points) else []
@@ -124,5 +123,5 @@ def draw_layers(front: ParetoFront, width_mm: float) -> Figure:
 
 
 def shows_layers(points: Sequence[FrontPoint]) -> bool:
-    """Whether the points have layers at all."""
+    """Whether the points have any layers."""
     return bool(names.layers_of(points[0].params))

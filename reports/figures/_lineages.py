@@ -49,7 +49,7 @@ def lineages_frame(front: ParetoFront) -> pd.DataFrame:
 
 @styled
 def plot_lineages(front: ParetoFront, ax: Axes | None = None) -> Axes:
-    """Learned points; a line leads from each to the one whose state it continues."""
+    """Plot learned points, each with a line to the one whose state it continues."""
     ax = new_axes(ax, 75)
     frame = lineages_frame(front)
     best = frame["points_lost"].min()

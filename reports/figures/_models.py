@@ -26,9 +26,9 @@ from reports.figures._style import (
 
 @styled
 def plot_model(under: UnderModel, ax: Axes | None = None) -> Axes:
-    """The metric over energy under one model, with the ANN's energy as the unit.
+    """Plot the metric over energy under one model, as a share of the ANN's energy.
 
-    Its data frame: :func:`models_frame`.
+    The data frame is :func:`models_frame`.
     """
     ax = new_axes(ax, 70)
     front = under.front
@@ -72,7 +72,7 @@ def _dots(ax: Axes, points: Sequence[tuple[float, float]], label: str, **style: 
 
 @styled
 def draw_models(found: Sequence[UnderModel], width_mm: float) -> Figure:
-    """A panel per model, with one legend."""
+    """Draw one panel per model, with a common legend."""
     columns = max(1, min(3, int(width_mm / 58)))
     rows = -(-len(found) // columns)
     figure = figure_of(width_mm, 14 + 48 * rows)

@@ -1,4 +1,4 @@
-"""What the search gained, when."""
+"""The progress of a search: hypervolume over trials and time."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Against = Literal["minutes", "trials"]
 
 
 def progress_frame(front: ParetoFront) -> pd.DataFrame:
-    """The hypervolume after each trial, in the front's own scales.
+    """The hypervolume after each trial, scaled to the front.
 
-    Energy is logarithmic, from the front's cheapest point to the ANN's or the front's most
-    expensive point; accuracy runs from the front's worst point to its best one. 1 would be the
-    best accuracy at the least energy. Trials outside the budget do not count.
+    Energy is logarithmic, from the front's cheapest point to the ANN or the front's most expensive
+    point; accuracy runs from the front's worst point to its best. The maximum, 1, is the best
+    accuracy at the lowest energy. Trials outside the budget do not count.
 
     Returns:
         Columns ``trial``, ``trials`` (passes so far), ``minutes`` since the first trial began,
@@ -60,12 +60,12 @@ def progress_frame(front: ParetoFront) -> pd.DataFrame:
 
 
 def _when(point: FrontPoint) -> tuple[bool, datetime, int]:
-    """By the time at which it ended, where that is known."""
+    """Sort key: the time at which a trial ended, if known."""
     return point.finished is None, point.finished or datetime.min, point.trial
 
 
 def _scales(front: ParetoFront) -> Callable[[FrontPoint], tuple[float, float]]:
-    """(accuracy, energy) of a point, each in 0..1 over the front; what is worse is cut off."""
+    """Scales (accuracy, energy) of a point to 0..1 over the front, clipping worse values."""
     accuracies = [p.search.accuracy.value for p in front.points]
     ratios = [p.search.energy_ratio for p in front.points]
     best, worst = max(accuracies), min(accuracies)
@@ -89,7 +89,7 @@ _SHORT = 2.0
 
 
 def _kept(front: ParetoFront) -> Callable[[FrontPoint], bool]:
-    """Whether a trial counts: it keeps the budget, and is better than chance."""
+    """Whether a trial counts: it is within the budget and better than chance."""
     numbers = {p.trial for p in front.candidates}
     return lambda point: point.trial in numbers
 
@@ -98,7 +98,7 @@ def _kept(front: ParetoFront) -> Callable[[FrontPoint], bool]:
 def plot_progress(
     front: ParetoFront, ax: Axes | None = None, *, against: Against = "trials"
 ) -> Axes:
-    """The hypervolume over trials or minutes; what each kind of baseline reaches as lines."""
+    """Plot the hypervolume over trials or minutes, with a line for each kind of baseline alone."""
     ax = new_axes(ax, 60)
     frame = progress_frame(front)
     ax.step(frame[against], frame["hypervolume"], where="post", color=BLUE, label="search")
@@ -126,7 +126,7 @@ def plot_progress(
 
 @styled
 def draw_progress(front: ParetoFront, width_mm: float) -> Figure:
-    """Over trials and, where the times are known, over minutes."""
+    """Draw it over trials and, if times are known, over minutes."""
     kinds: Sequence[Against] = ("trials", "minutes")
     if progress_frame(front)["minutes"].isna().all():
         kinds = kinds[:1]

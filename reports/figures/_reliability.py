@@ -1,4 +1,4 @@
-"""Whether the confidence of an answer is the rate at which it is right."""
+"""Reliability: whether confidence equals accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BINS = 10
 
 
 def reliability_frame(comparison: Comparison) -> pd.DataFrame:
-    """Accuracy by confidence, of both networks, in bins of equal width.
+    """Accuracy by confidence for both networks, in bins of equal width.
 
     Returns:
         Columns ``network``, ``confidence`` (mean of the bin), ``accuracy``, ``n``; the spiking
@@ -50,7 +50,7 @@ _NETWORKS = ("ANN", "spiking network, at its exit")
 
 @styled
 def plot_reliability(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """Accuracy against confidence; the diagonal is perfect calibration, areas are samples."""
+    """Plot accuracy against confidence; the diagonal is perfect calibration, areas show samples."""
     ax = new_axes(ax, 75)
     frame = reliability_frame(comparison)
     ax.plot([0, 1], [0, 1], color=BLACK, linewidth=0.7, label="perfectly calibrated")

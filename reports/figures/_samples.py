@@ -1,4 +1,4 @@
-"""What both networks make of the same samples, as pictures."""
+"""Samples as images, with the outputs of both networks."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _SURE = 0.3
 def draw_samples(
     pairs: Sequence[Pair], task: Task, width_mm: float = 180.0, *, classes: int = 0
 ) -> Figure | None:
-    """Samples as pictures: target, ANN, spiking network.
+    """Draw samples as images: target, ANN, spiking network.
 
     Args:
         pairs: The samples.
         task: The task.
-        width_mm: Of the figure.
-        classes: Number of classes, for a legend of colours.
+        width_mm: Width of the figure.
+        classes: Number of classes, for the colour legend.
 
     Returns:
-        None where its samples are nothing that can be drawn.
+        The figure, or None if the samples cannot be drawn.
     """
     if not pairs or (draw := _way_of(pairs[0], task.metric)) is None:
         return None
     three = pairs[0].inputs[0].dim() != 3
     options = {"projection": "3d"} if three else {}
-    if pairs[0].target.dim() == 0:  # one answer for a sample: a picture says it all
+    if pairs[0].target.dim() == 0:  # one answer per sample: a single image is enough
         return _in_a_grid(pairs, draw, width_mm, options)
     columns: tuple[str, ...] = ("target", "ANN", "spiking network")
     if draw in (_mask, _parts):
@@ -102,7 +102,7 @@ Draw = Callable[[Axes, Pair, str | None], None]
 
 
 def _way_of(pair: Pair, metric: Metric) -> Draw | None:
-    """How to draw samples like this one, or None."""
+    """The drawing function for a sample, or None."""
     x = pair.inputs[0]
     if x.dim() == 3 and x.shape[0] not in (1, 2, 3):
         return None
@@ -126,7 +126,7 @@ def _way_of(pair: Pair, metric: Metric) -> Draw | None:
 
 
 def _image(axes: Axes, x: Tensor) -> None:
-    """An image, scaled to its own range; of two channels, events of both polarities."""
+    """Draw an image scaled to its own range; two channels are events of both polarities."""
     low, high = x.amin(), x.amax()
     scaled = ((x - low) / (high - low).clamp_min(1e-12)).numpy()
     if len(scaled) == 2:

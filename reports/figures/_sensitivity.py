@@ -20,7 +20,7 @@ Effect = Literal["divergence", "energy"]
 
 
 def sensitivity_frame(found: Sensitivity) -> pd.DataFrame:
-    """S and E of each layer at the last step, when its φ or ρ alone changes.
+    """Divergence and energy at the last step when only one layer's φ or ρ changes.
 
     Returns:
         Columns ``layer``, ``setting`` (``"phi"``, ``"rho"``), ``value``, ``divergence`` (nats),
@@ -49,7 +49,7 @@ def plot_sensitivity(
     setting: Setting = "phi",
     effect: Effect = "divergence",
 ) -> Axes:
-    """One effect of one setting, layer by layer, as in Figure 3 of Wang et al."""
+    """Plot one effect of one setting by layer, as in Figure 3 of Wang et al."""
     ax = new_axes(ax, 70)
     subplot = ax.get_subplotspec()
     columns = 1 if subplot is None else subplot.get_gridspec().ncols
@@ -81,7 +81,7 @@ def plot_sensitivity(
 
 @styled
 def draw_sensitivity(found: Sensitivity, width_mm: float = 180.0) -> Figure:
-    """All four: φ above, ρ below; divergence and energy beside each other where there is room."""
+    """Draw all four plots: φ above ρ, and divergence next to energy if there is room."""
     wide = width_mm >= 140
     figure = figure_of(width_mm, 140 if wide else 260)
     grid = figure.subplots(2 if wide else 4, 2 if wide else 1).ravel()

@@ -1,4 +1,4 @@
-"""What the figures share: colours, sizes for paper, how they are written."""
+"""Shared style of the figures: colours, paper sizes, file formats."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ R = TypeVar("R")
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draw at sizes for paper, 7 pt, whatever the caller's settings are."""
+    """Draw at paper size with 7 pt text, independent of the caller's settings."""
 
     @functools.wraps(draw)
     def drawn(*arguments: P.args, **options: P.kwargs) -> R:
@@ -65,7 +65,7 @@ def figure_of(width_mm: float, height_mm: float) -> Figure:
 
 
 def new_axes(ax: Axes | None, height_mm: float = 70.0, width_mm: float = ONE_COLUMN) -> Axes:
-    """The axes to draw into; if there are none, those of a new figure."""
+    """The given axes, or those of a new figure."""
     if ax is None:
         ax = figure_of(width_mm, height_mm).subplots()
     ax.grid(True)
@@ -73,16 +73,16 @@ def new_axes(ax: Axes | None, height_mm: float = 70.0, width_mm: float = ONE_COL
 
 
 def width_of(ax: Axes) -> float:
-    """Width of the figure, mm."""
+    """Width of the figure in mm."""
     figure = ax.get_figure(root=True)
     return ONE_COLUMN if figure is None else float(figure.get_figwidth()) / _MM
 
 
 def legend_below(ax: Axes, per_row: int | None = None, **options: Any) -> None:
-    """A legend under the axes, where it covers nothing."""
+    """Place a legend below the axes, where it covers nothing."""
     handles, labels = ax.get_legend_handles_labels()
     columns = per_row or max(1, min(len(labels), round(width_of(ax) / 44)))
-    # Under the tick labels and the axis label, whose heights are known, however high the axes are.
+    # Below the tick labels and the axis label, whose heights do not depend on the axes.
     figure = ax.get_figure(root=True)
     if figure is None:
         return
@@ -95,7 +95,7 @@ def legend_below(ax: Axes, per_row: int | None = None, **options: Any) -> None:
 
 
 def energy_axis(ax: Axes, label: str) -> None:
-    """A logarithmic axis of energies, as shares of the ANN's."""
+    """Format a logarithmic axis of energies as shares of the ANN's."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     wide = high > 60 * low
@@ -106,7 +106,7 @@ def energy_axis(ax: Axes, label: str) -> None:
 
 
 def share(ratio: float) -> str:
-    """A ratio as a percentage; from nine on as a factor."""
+    """Format a ratio as a percentage; from nine on as a factor."""
     return f"{100 * ratio:g}%" if ratio < 9 else f"{ratio:g}×"
 
 
@@ -128,11 +128,11 @@ THREE = (SKY, BLUE, BLACK)
 
 
 def write_figure(figure: Figure | Axes, path: Path) -> Path:
-    """Write a figure, or that of some axes, as PNG, SVG or PDF, by the name's ending.
+    """Write a figure, or the figure of some axes, as PNG, SVG or PDF by file suffix.
 
     Raises:
-        ConfigError: It ends otherwise.
-        FileError: It cannot be written.
+        ConfigError: The suffix is another one.
+        FileError: The file cannot be written.
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in KINDS:
@@ -150,9 +150,9 @@ KINDS: Sequence[str] = ("svg", "png", "pdf")
 
 
 def rendered(figure: Figure, kind: str, dpi: int = 300) -> bytes:
-    """A figure as the bytes of a file of that kind."""
+    """Render a figure as the bytes of a file."""
     buffer = io.BytesIO()
-    # A fixed salt and no date: the same study gives the same bytes.
+    # A fixed salt and no date, so that the same study gives the same bytes.
     settings: Any = {"svg.hashsalt": "spikefront", "svg.fonttype": "path", "pdf.fonttype": 42}
     with mpl.rc_context(settings):
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)

@@ -1,4 +1,4 @@
-"""One self-contained page, with its tables and figures beside it."""
+"""One self-contained page, and tables and figures next to it."""
 
 from reports.page._compare import write_comparison
 from reports.page._report import report_folder, write_report

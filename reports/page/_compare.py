@@ -13,14 +13,14 @@ from reports.tables import comparison_frame
 
 
 def write_comparison(found: Sequence[tuple[Findings, str]], path: Path) -> Path:
-    """Write a page on which the fronts of several studies lie over each other.
+    """Write a page that overlays the fronts of several studies.
 
     Args:
-        found: Of each study, with the command that exports a trial of it, without the number.
-        path: Of the page.
+        found: Findings of each study, with the command that exports a trial (without its number).
+        path: Path of the page.
 
     Raises:
-        FileError: It cannot be written.
+        FileError: The file cannot be written.
     """
     table = comparison_frame([f.front for f, _ in found])
     data = [study_data(f, export) for f, export in found]

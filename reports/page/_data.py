@@ -1,4 +1,4 @@
-"""What the page's own program works on, as JSON."""
+"""The data of the page's script, as JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from search import objective_values
 from spaces import names
 
 _MOST_NUMBERS = 60_000
-"""Settings and energies of single layers that a page holds; of more trials only the front's."""
+"""Maximum number of per-layer values on a page; beyond it only the front has them."""
 
 
 def study_data(found: Findings, export: str) -> dict[str, Any]:
-    """One study: its trials, with their energy under each model.
+    """The trials of one study, with their energy under each model.
 
     Args:
         found: The findings of the study.
@@ -67,7 +67,7 @@ _MOST_TRIALS = 1500
 
 
 def _shown(found: Findings) -> list[FrontPoint]:
-    """The trials that a page holds: of very many those on some front, baselines, and a part."""
+    """The trials on a page: all, or of very many those on any front, baselines, and a sample."""
     trials = found.front.trials
     if len(trials) <= _MOST_TRIALS:
         return list(trials)
@@ -80,7 +80,7 @@ def _shown(found: Findings) -> list[FrontPoint]:
 
 
 def _ratios(found: Findings) -> dict[str, tuple[float, Mapping[int, float]]]:
-    """By energy model: the int8 ANN's energy and every trial's, over the ANN's."""
+    """Energies of the int8 ANN and of every trial ÷ the ANN's, by energy model."""
     front = found.front
     fronts: Sequence[ParetoFront] = [u.front for u in found.under] or [front]
     return {
@@ -134,5 +134,5 @@ def _measured(front: ParetoFront, m: Measurement) -> dict[str, Any]:
 
 
 def _rounded(value: float, digits: int = 6) -> float | None:
-    """To so many significant digits; JSON knows no infinity."""
+    """Round to significant digits; JSON has no infinity."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None

@@ -25,7 +25,7 @@ _STUDY = re.compile(r'<meta name="spikefront-study" content="([^"]*)">')
 
 
 def report_folder(out: Path, study: str) -> Path:
-    """Where the report of a study goes: OUT, or OUT/STUDY if that holds another study's."""
+    """The folder of a study's report: OUT, or OUT/STUDY if OUT holds another study's."""
     page = out / "report.html"
     try:
         found = _STUDY.search(page.read_text("utf-8")[:4000])
@@ -34,7 +34,7 @@ def report_folder(out: Path, study: str) -> Path:
     if found is None or html.unescape(found[1]) == study:
         return out
     name = re.sub(r"[^\w-]", "-", study)
-    # Two studies must not share a folder because their names look alike in it.
+    # Different names must not map to the same folder.
     return out / (name if name == study else f"{name}-{sha256(study.encode())[:6]}")
 
 
@@ -52,17 +52,17 @@ def write_report(
     """Write ``front.csv``, ``trials.csv``, ``figures/*`` and ``report.html``.
 
     Args:
-        found: What to report.
-        folder: Where.
-        provenance: What the page says last, by name.
-        study_options: By which further commands find the study; None: ``--out FOLDER``.
-        again: Options of the user's own code, which further commands must name again.
-        settings: The file of options that makes the study again, shown on the page.
-        figure_kinds: Endings of the figures' files: svg, png, pdf.
-        width_mm: Their width: 88 is a column of a paper, 180 the page.
+        found: Findings of the study.
+        folder: Folder to write to.
+        provenance: Provenance entries for the end of the page, by name.
+        study_options: Options with which other commands find the study; None: ``--out FOLDER``.
+        again: Options naming the user's own code, which other commands must repeat.
+        settings: The options file that reproduces the study, shown on the page.
+        figure_kinds: File types of the figures: svg, png, pdf.
+        width_mm: Width of the figures: 88 is a column of a paper, 180 a full page.
 
     Raises:
-        FileError: The folder cannot be written; every file is either whole or absent.
+        FileError: The folder cannot be written. No file is ever partially written.
     """
     front = found.front
     files = [
@@ -109,12 +109,12 @@ def write_report(
 
 
 _MOST_BYTES = 1_500_000
-"""Of all figures on the page: with the library it stays below 3 MB."""
+"""Maximum size of all figures; with the library the page stays below 3 MB."""
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """A figure of the page, and its drawing if a file has it already."""
+    """A figure of the page, and its SVG if it was already written to a file."""
 
     name: str
     kind: FigureKind
@@ -123,7 +123,7 @@ class _Shown:
 
     @property
     def look(self) -> str:
-        """How a dark page shows it: lines are inverted, colours that stand for values are not."""
+        """Its style on a dark page: drawings are inverted, colours that encode values are not."""
         if self.kind.photographs:
             return "photographs"
         return "coloured" if any(axes.images for axes in self.figure.axes) else "drawn"
@@ -139,7 +139,7 @@ class _Shown:
 
 
 def _as_addresses(shown: Sequence[_Shown]) -> list[dict[str, Any]]:
-    """Figures as the page holds them: drawings as drawings, as far as there is room."""
+    """Figures as data URLs: SVG as far as the page's size allows, then PNG."""
     sources = [one.source() for one in shown]
     for i in sorted(range(len(sources)), key=lambda i: -len(sources[i])):
         if sum(map(len, sources)) <= _MOST_BYTES:

@@ -1,4 +1,4 @@
-"""The front, trials and layers as tables: for the console, as data frames, as JSON."""
+"""Tables of fronts, trials and layers: for the console, as data frames, as JSON."""
 
 from reports.tables._comparison import comparison_frame, comparison_table
 from reports.tables._config_diff import config_diff_frame, config_diff_notes, config_diff_table

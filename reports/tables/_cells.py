@@ -1,4 +1,4 @@
-"""Cells that several tables have."""
+"""Cells shared by several tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def cells(m: Measurement) -> list[str]:
 
 
 def _lost(m: Measurement) -> str:
-    """Points lost against the ANN, and their 95 % interval."""
+    """Points lost against the ANN, with their 95 % interval."""
     if m.drop is None:
         return "?"
     low, high = m.drop.interval()

@@ -15,10 +15,10 @@ _LIMITS = (0.5, 1.0, 2.0)
 
 
 def comparison_frame(fronts: Sequence[ParetoFront]) -> pd.DataFrame:
-    """What each study reached.
+    """Results of each study.
 
-    Energies compare only under one energy model, and losses only on one task; the columns
-    ``metric``, ``energy model`` and ``ANN, search, %`` show whether they do.
+    Energies are comparable only under the same energy model, and losses only on the same task;
+    check the columns ``metric``, ``energy model`` and ``ANN, search, %``.
     """
     return pd.DataFrame([_row(front) for front in fronts])
 
@@ -48,13 +48,13 @@ def _row(front: ParetoFront) -> dict[str, object]:
 
 
 def _cheapest(front: ParetoFront, limit: float) -> FrontPoint | None:
-    """The cheapest trial that is promised to lose no more, as ``select`` finds it."""
+    """The cheapest trial whose loss is promised to stay within a limit, as in ``select``."""
     kept = [p for p in front.within or front.trials if is_promised(p, limit, front.confidence)]
     return min(kept, key=lambda p: p.search.energy_ratio, default=None)
 
 
 def comparison_table(fronts: Sequence[ParetoFront]) -> Table:
-    """The same for the console."""
+    """The same table for the console."""
     frame = comparison_frame(fronts)
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,

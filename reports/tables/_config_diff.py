@@ -20,16 +20,16 @@ _TENSORS = {"theta": "θ", "bias": "bias", "v_init": "v_init"}
 
 
 def config_diff_frame(one: Exported, other: Exported) -> pd.DataFrame:
-    """What differs between two configs.
+    """Differences between two configs.
 
     Args:
-        one: A config and its tensors, as :meth:`DeployConfig.read` and
-            :meth:`DeployConfig.read_tensors` give them.
-        other: Another.
+        one: A config and its tensors, from :meth:`DeployConfig.read` and
+            :meth:`DeployConfig.read_tensors`.
+        other: The other config and its tensors.
 
     Returns:
         Columns ``where`` (a layer, a weight, or ``network``), ``what``, ``first``, ``second``,
-        ``largest``; a row per difference. Of tensors the means are given, and the largest
+        ``largest``; one row per difference. Tensors are summarised by their means and the largest
         difference of two elements.
     """
     rows = _network(one[0], other[0])
@@ -127,7 +127,7 @@ _COLUMNS = ("φ", "ρ", "neuron", *_TENSORS.values())
 
 
 def config_diff_table(frame: pd.DataFrame) -> Table | None:
-    """A line per layer: the first's value, and the second's; None if no layer differs."""
+    """One line per layer with both values; None if no layer differs."""
     if "model" in set(frame.loc[frame["where"] == "network", "what"]):
         return None
     layers = frame[frame["what"].isin(_COLUMNS) & (frame["where"] != "network")]

@@ -82,7 +82,7 @@ def _row(front: ParetoFront, point: FrontPoint, m: Measurement) -> dict[str, Any
 
 
 def metric_column(m: Measurement) -> str:
-    """The metric's name as that of a column."""
+    """The metric's name as a column name."""
     return m.metric.replace(" ", "_")
 
 

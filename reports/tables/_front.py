@@ -13,7 +13,7 @@ from spaces import names
 
 
 def _caption(front: ParetoFront) -> str:
-    """What the columns and marks of the table mean, a line each."""
+    """Explain the columns and marks of the table, one line each."""
     last = list(front.ann)[-1]
     shown = {point.baseline for point in front.points}
     lines = [

@@ -13,7 +13,7 @@ from search import Sensitivity
 
 
 def layer_rows(profile: Profile) -> list[dict[str, Any]]:
-    """What the calibration data showed of each spiking layer, as JSON-able values."""
+    """Statistics of each spiking layer on the calibration data, as JSON-serialisable values."""
     return [
         {
             "layer": layer.name,
@@ -55,7 +55,7 @@ def profile_table(profile: Profile) -> Table:
 
 
 def diagnosis_table(diagnoses: Sequence[LayerDiagnosis]) -> Table:
-    """What kind of error each layer makes; the largest of each column marked."""
+    """Errors of each layer by kind; the largest of each column is marked."""
     columns = (*PARTS, "total")
     table = Table(
         "layer", title="error over the ANN's activations, root mean squares", box=box.SIMPLE_HEAD,

@@ -15,7 +15,7 @@ from search import ParetoDP
 
 
 def paper_rows(front: Sequence[ParetoDP], measured: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Points of the paper's search: what it chose, what its sums predict, what is measured."""
+    """Points of the paper's search: its choice, its prediction, and the measurement."""
     return [
         {
             "phi": dict(choice.phi),

@@ -1,4 +1,4 @@
-"""The front as a paper shows it, and tables as text for other programs."""
+"""The front for a paper, and tables as text for other programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TABLE_KINDS: tuple[TableKind, ...] = get_args(TableKind)
 
 
 def points_frame(front: ParetoFront) -> pd.DataFrame:
-    """A row per point: what it loses and costs on each split, and how it is made.
+    """One row per point: loss and energy on each split, and its settings.
 
     Losses are in points, with their 95 % intervals; energies in percent of the ANN's.
     """
@@ -49,7 +49,7 @@ def table_text(frame: pd.DataFrame, kind: TableKind) -> str:
     """A data frame as CSV, Markdown, LaTeX (booktabs) or JSON.
 
     Raises:
-        ConfigError: There is no such kind.
+        ConfigError: The kind is unknown.
     """
     if kind == "csv":
         return frame.to_csv(index=False)

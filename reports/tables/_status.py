@@ -13,7 +13,7 @@ from search import StudyStatus
 
 
 def status_table(status: StudyStatus, front: Sequence[FrontPoint]) -> Table:
-    """How a study is getting on, its workers and its front so far."""
+    """Progress of a study, its workers and its current front."""
     table = Table.grid(padding=(0, 0, 1, 0))
     table.add_row("\n".join(_progress_lines(status, len(front))))
     if status.workers:

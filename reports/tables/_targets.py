@@ -1,4 +1,4 @@
-"""What the command line prints of chips."""
+"""Tables about chips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evaluators import Measurement
 
 
 def violations_table(found: Sequence[Violation], title: str) -> Table:
-    """What does not fit, layer by layer."""
+    """Violations of a chip's limits, layer by layer."""
     alike = _alike(found)
     table = Table(
         title=f"{len(alike)} thing{'s do' if len(alike) > 1 else ' does'} not fit {title}",
@@ -29,7 +29,7 @@ def violations_table(found: Sequence[Violation], title: str) -> Table:
 
 
 def _alike(found: Sequence[Violation]) -> list[tuple[str, Violation]]:
-    """Violations that differ in the layer alone, once."""
+    """Merge violations that differ only in the layer."""
     groups: dict[tuple[str, ...], list[Violation]] = {}
     for one in found:
         groups.setdefault((one.rule, one.found, one.limit, one.change), []).append(one)

@@ -1,4 +1,4 @@
-"""Proposals that learn: from a trial's φ and ρ, or on from what it has learned."""
+"""Proposals that learn: from a trial's φ and ρ, or continuing its learned state."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Proposal:
 
     Attributes:
         params: All parameters.
-        lineage: Segments before.
+        lineage: Earlier learning segments.
         goes_on_from: Number of the parent.
     """
 
@@ -68,16 +68,15 @@ class Proposal:
 class Continuations:
     """Chooses parent, price of energy, number of iterations and kind of learning.
 
-    What a segment changes in the first step's energy and divergence is a linear function of what
-    it does, learned from all earlier segments of the study; the exits of its parent, moved by that
-    much, are those that are foreseen. Proposed is what gains most per second by a draw from the
-    posterior.
+    A linear model, fitted to all earlier segments of the study, predicts how a segment changes the
+    energy and divergence of the first step. Shifting the exits of its parent by this much predicts
+    its own. The proposal is the one that gains most per second under a draw from the posterior.
 
     Args:
-        book: Reads trials.
+        book: The reader of trials.
         space: The search space.
         limits: The range of interest.
-        random: Of the draws.
+        random: Random generator of the draws.
     """
 
     def __init__(
@@ -93,13 +92,13 @@ class Continuations:
         taken: set[str],
         loss: Criterion,
     ) -> Proposal | None:
-        """The best of some draws; None if all of them were made already.
+        """The best of several draws; None if all of them have been made already.
 
         Args:
             known: The finished trials.
-            kept: Those of them within the budget.
-            running: What is being learned.
-            taken: Keys of choices that were made or are running.
+            kept: The finished trials within the budget.
+            running: Proposals that are being learned.
+            taken: Keys of choices that have been made or are running.
             loss: The loss traded against energy.
         """
         passes = {t.number: t for t in first_passes(known)}
@@ -121,7 +120,7 @@ class Continuations:
     def _parents(
         self, passes: Sequence[Known], kept: Sequence[Known], loss: Criterion
     ) -> list[Known]:
-        """Passes on the front of all, on that of what did not learn, and the latest learned."""
+        """Passes on the front, on the front of passes that did not learn, and the latest learned."""
         by_key = {t.pass_key: t for t in reversed(passes)}
         plain = [t for t in kept if not t.learned]
         found: list[Known] = []
@@ -160,7 +159,7 @@ class Continuations:
             names.CALIBRATION_TIMESTEPS: self._inherited(
                 parent,
                 names.CALIBRATION_TIMESTEPS,
-                sorted(space.calibration_timesteps)[:2],  # learning at more is dear
+                sorted(space.calibration_timesteps)[:2],  # learning at more steps is expensive
             ),
             names.BETA: 0.0,
         }
@@ -174,7 +173,7 @@ class Continuations:
         return parent, Proposal({**changed, **space.pins}, lineage, parent.number)
 
     def _learner(self, parent: Known) -> str:
-        """Of those offered; what has learned weights goes on doing so."""
+        """A learned calibration of the space; once weights are learned, they are learned on."""
         weighers = self._space.continuing
         if parent.learned and _learns_weights(parent.params):
             return str(parent.params[names.CALIBRATION])
@@ -185,7 +184,7 @@ class Continuations:
         return parent.params[name] if keeps else choices[int(self._random.integers(len(choices)))]
 
     def _moves(self, passes: Mapping[int, Known], sought: Sequence[np.ndarray]) -> np.ndarray:
-        """Change of log energy and log divergence, ``(n, 2)``; effects by one posterior draw."""
+        """Change of log energy and log divergence under one posterior draw, ``(n, 2)``."""
         seen = [
             (_effects(parent, child), _move(parent, child))
             for child in passes.values()
@@ -206,7 +205,7 @@ class Continuations:
 
     @staticmethod
     def _foreseen(parents: Sequence[Known], moves: np.ndarray, loss: Criterion) -> list[np.ndarray]:
-        """Log energy and log loss of each one's exits, those of its parent moved."""
+        """Predicted log energy and log loss of exits: the parent's, shifted."""
         return [
             parent.exits[loss] + move * (1, loss.elasticity)
             for parent, move in zip(parents, moves, strict=True)
@@ -219,7 +218,7 @@ class Continuations:
         kept: Sequence[Known],
         loss: Criterion,
     ) -> np.ndarray:
-        """Gain of each one's best exit over what is measured and what is running, ``(n,)``."""
+        """Gain of each proposal's best exit over finished and running trials, ``(n,)``."""
         points = points_of([t.measurement for t in kept])
         front = logarithms(points[interesting_front(points, loss)], loss)
         owner = np.repeat(np.arange(len(foreseen)), [len(exits) for exits in foreseen])
@@ -232,7 +231,7 @@ class Continuations:
 
     @staticmethod
     def _seconds(passes: Sequence[Known], sought: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """What each would take, by what passes took that learned and that did not."""
+        """Predicted duration of each proposal, from earlier passes with and without learning."""
         plain = [t.seconds for t in passes if not t.learned and t.seconds > 0]
         fixed = float(np.median(plain)) if plain else 1.0
         each = [max(t.seconds - fixed, 1e-3) / _work(t.params) for t in passes if t.learned]
@@ -241,12 +240,12 @@ class Continuations:
 
 
 def _work(params: Mapping[str, Any]) -> float:
-    """Steps of all iterations."""
+    """Total number of steps over all iterations."""
     return float(params[names.ITERATIONS] * params[names.CALIBRATION_TIMESTEPS])
 
 
 def _effects(parent: Known, child: Known | Proposal) -> np.ndarray:
-    """What a segment does, and from where; in the order of the prior."""
+    """Features of a segment and its parent, in the order of the prior."""
     price = child.params[names.ENERGY_WEIGHT]
     origin = math.log(_REFERENCE)
     was = sum(s["iterations"] for s in child.lineage)
@@ -276,7 +275,7 @@ def _move(parent: Known, child: Known) -> tuple[float, float]:
 
 
 def _parent_of(child: Known, passes: Mapping[int, Known]) -> Known | None:
-    """The trial that one learned on from; of a baseline one of the same φ and ρ."""
+    """The trial that another continued; for a baseline, one with the same φ and ρ."""
     if child.goes_on_from is not None:
         return passes.get(child.goes_on_from)
     same = (t for t in passes.values() if not t.learned and (t.cells == child.cells).all())

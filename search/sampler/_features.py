@@ -1,4 +1,4 @@
-"""What the calibration histograms predict of every (φ, ρ) of a layer; no forward pass is needed."""
+"""Predictions for every (φ, ρ) of a layer from the calibration histograms, without a pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spaces import LayerSpace
 
 @dataclass(frozen=True)
 class LayerTables:
-    """What each (φ, ρ) costs a layer, for one T of calibration, from the profile's histograms.
+    """Error and energy of each (φ, ρ) of a layer for one calibration T, from the histograms.
 
     Attributes:
         error: Squared error of the mean of some steps over the mean squared activation,

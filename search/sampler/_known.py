@@ -43,19 +43,19 @@ class Known:
 
     Attributes:
         number: Number of the trial.
-        params: Those that are of the space.
-        lineage: Segments of learning before its own.
-        goes_on_from: The trial that its learning went on from.
-        is_pass: Whether it was run; else it is another exit of one that was.
+        params: Its parameters that are in the space.
+        lineage: Its earlier learning segments.
+        goes_on_from: The trial whose learned state it continued.
+        is_pass: Whether it was run; otherwise it is an additional exit of one that was.
         seconds: Duration.
-        measurement: On the search split.
-        exits: By loss, log energy and log loss of its best exits.
+        measurement: Its measurement on the search split.
+        exits: Log energy and log loss of its best exits, by loss.
         cells: Index of each layer's (φ, ρ), ``(layers,)``.
         kinds: Indicators of neuron and calibration.
-        errors: Of the layers, ``(layers,)``.
+        errors: Predicted errors of the layers, ``(layers,)``.
         scales: Log of measured over predicted energy of the layers, ``(layers,)``.
-        log_divergence: Of the first step; of the last where nothing exits.
-        log_energy: Likewise, measured, over the ANN's.
+        log_divergence: Log divergence of the first step, or of the last without early exit.
+        log_energy: Log of measured energy ÷ the ANN's at the same step.
         key: Equal for equal choices.
         pass_key: Equal for choices that share a pass.
     """
@@ -79,12 +79,12 @@ class Known:
 
     @property
     def candidate(self) -> Candidate:
-        """What it chose."""
+        """Its choice."""
         return self.params, self.cells
 
     @property
     def learned(self) -> bool:
-        """Whether its thresholds are not those of the histograms."""
+        """Whether its thresholds were learned, so that the histograms do not predict them."""
         return CALIBRATIONS[self.params[names.CALIBRATION]].weighs_energy()
 
 
@@ -97,8 +97,8 @@ class Book:
         energy: Energy model.
 
     Attributes:
-        exits: Whether samples may leave early: then first steps are what is looked at.
-        choices: Of each categorical parameter.
+        exits: Whether samples may exit early; predictions then refer to first steps.
+        choices: Choices of each categorical parameter.
         unlearned: Calibrations that do not weigh energy.
         kinds: Every (name, value) of neuron and calibration.
     """
@@ -122,7 +122,7 @@ class Book:
         }
         ann = energy.ann_pj(profile.costs)
         prices = _prices(profile.costs, space, energy)
-        # Of as many accumulates as the ANN has MACs: what the tables count in.
+        # The tables' unit: as many accumulates as the ANN has MACs.
         self._price = _per_accumulate(prices, profile.costs, space) * profile.costs.ann_macs / ann
         self._stem, self._step = prices.once / ann, prices.step / ann
         self._scale = np.ones(len(space.layers))
@@ -132,12 +132,12 @@ class Book:
 
     @property
     def scale(self) -> np.ndarray:
-        """What each layer's spikes were measured to cost, over what is predicted, ``(layers,)``."""
+        """Measured ÷ predicted energy of each layer's spikes, ``(layers,)``."""
         return self._scale
 
     @property
     def price(self) -> np.ndarray:
-        """Of as many accumulates as the ANN has MACs, over the ANN's energy, ``(layers,)``."""
+        """Price of as many accumulates as the ANN has MACs, ÷ the ANN's energy, ``(layers,)``."""
         return self._price
 
     def is_readable(self, trial: FrozenTrial) -> bool:
@@ -145,12 +145,12 @@ class Book:
         return self._names <= trial.params.keys()
 
     def own(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Those parameters that are of the space: a study of the user's may have others."""
+        """The parameters that are in the space; a user's study may have others."""
         return {name: value for name, value in params.items() if name in self._names}
 
     def seen(self, study: optuna.Study, trial: FrozenTrial) -> Known:
-        """A trial, read once."""
-        # Studies in memory all have the same number: their names tell them apart.
+        """Read a trial, with a cache."""
+        # In-memory studies all have the same number; their names differ.
         key = (study.study_name, study._study_id, trial.number)
         if key not in self._known:
             self._known[key] = self._read(trial)
@@ -196,7 +196,7 @@ class Book:
         return stairs if len(stairs) else logarithms(points_of([found]), loss)
 
     def learn_scale(self, known: Sequence[Known]) -> None:
-        """Learn what the layers' spikes really cost."""
+        """Learn the actual cost of the layers' spikes."""
         self._scale = np.exp(np.mean([np.zeros(len(self._scale)), *(t.scales for t in known)], 0))
 
     def cells(self, params: Mapping[str, Any]) -> np.ndarray:
@@ -223,7 +223,7 @@ class Book:
         return self._features[kinds[names.CALIBRATION_TIMESTEPS], steps]
 
     def errors(self, candidate: Candidate) -> np.ndarray:
-        """Of the chosen cells, ``(layers,)``."""
+        """Errors of the chosen cells, ``(layers,)``."""
         kinds, cells = candidate
         return self.features(kinds).error[np.arange(len(cells)), cells]
 
@@ -255,7 +255,7 @@ def _prices(costs: Costs, space: LayerSpace, energy: EnergyModel) -> Prices:
 
 
 def _per_accumulate(prices: Prices, costs: Costs, space: LayerSpace) -> np.ndarray:
-    """What an accumulate costs with its share of its spike, pJ, ``(layers,)``."""
+    """Price of an accumulate with its share of the spike, pJ, ``(layers,)``."""
     per_spike = dict(zip(costs.fan_out, prices.per_spike(costs), strict=True))
     fan_outs = {name: float(costs.fan_out[name].mean()) for name in space.layers}
     return np.array([per_spike[name] / max(fan_outs[name], 1e-9) for name in space.layers])

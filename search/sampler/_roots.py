@@ -32,10 +32,10 @@ class Roots:
     """Candidates by the surrogate's frontiers and around the front, ranked by expected gain.
 
     Args:
-        book: Reads trials.
+        book: The reader of trials.
         space: The search space.
         limits: The range of interest.
-        random: Of the draws.
+        random: Random generator of the draws.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Roots:
 
         Args:
             known: The finished trials.
-            kept: Those of them within the budget.
+            kept: The finished trials within the budget.
             pending: Parameters of what is running.
             loss: The loss traded against energy.
         """

@@ -1,4 +1,4 @@
-"""A storage that is waited for: a database restarts, a network is lost, a disk is full."""
+"""A storage that waits: a database restarts, a network is lost, a disk is full."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PASSING_SQLITE = ("locked", "full", "disk I/O", "unable to open")
 
 
 def is_away(error: BaseException | None) -> bool:
-    """Whether an error says that a storage cannot be reached or written now, but may be later."""
+    """Whether an error means that a storage is temporarily unreachable or not writable."""
     if isinstance(error, optuna.exceptions.StorageInternalError):
         return is_away(error.__cause__)
     if isinstance(error, sqlalchemy.exc.DBAPIError):
@@ -62,7 +62,7 @@ _CROWDED = (
 
 
 def is_crowded(error: BaseException) -> bool:
-    """Whether a database cannot be opened because too many do so now, and may make its tables."""
+    """Whether opening a database failed because others are opening it or making its tables."""
     return any(words in str(error) for words in _CROWDED)
 
 
@@ -71,7 +71,7 @@ def waiting(
     passing: Callable[[BaseException], bool] = is_away,
     on_trouble: Callable[[], None] = lambda: None,
 ) -> _T:
-    """Call until the storage answers, with growing pauses, for up to :data:`PATIENCE` seconds."""
+    """Retry a call with growing pauses, for up to :data:`PATIENCE` seconds."""
     start, pause, told = time.monotonic(), _FIRST_PAUSE, False
     while True:
         try:
@@ -93,7 +93,7 @@ def waiting(
 
 
 def reason_of(error: BaseException) -> str:
-    """In one line, what a storage said is wrong; Optuna's own errors tell less than their cause."""
+    """A storage's error in one line; Optuna's own errors say less than their cause."""
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split("\n")[0].split())[:300]
@@ -116,16 +116,15 @@ def _delegating(storage: type) -> type:
 
 @_delegating
 class _PatientStorage(BaseStorage):
-    """Another storage, each of whose methods is tried again while that is away.
+    """A storage whose methods are retried while the underlying one is unreachable.
 
-    A change may have been made though its answer was lost, and is then made twice. Of the changes
-    that a search makes that is no harm: a trial that was started and is not running anywhere is
-    given up as any that lost its worker, a setting in the queue twice is run once, and an
-    additional exit of a pass may stand there twice.
+    If a change was made but its answer was lost, it is made twice. For the changes of a search this
+    is harmless: a started trial that runs nowhere is brought back like any that lost its worker, a
+    setting queued twice runs once, and an additional exit may be listed twice.
 
     Attributes:
-        impatient: The storage itself, for what can wait until the next time.
-        last_trouble: When it last did not answer, by :func:`time.monotonic`.
+        impatient: The underlying storage, for calls that need no retry.
+        last_trouble: When it last failed to answer, by :func:`time.monotonic`.
     """
 
     def __init__(self, storage: BaseStorage) -> None:
@@ -137,21 +136,21 @@ class _PatientStorage(BaseStorage):
 
 
 def patient(storage: BaseStorage) -> BaseStorage:
-    """The same storage, but waited for."""
+    """Wrap a storage so that its calls are retried."""
     return _PatientStorage(storage)  # type: ignore[abstract]  # the decorator made the methods
 
 
 def last_trouble(storage: BaseStorage) -> float:
-    """When a storage last did not answer this process, by :func:`time.monotonic`."""
+    """When a storage last failed to answer this process, by :func:`time.monotonic`."""
     return storage.last_trouble if isinstance(storage, _PatientStorage) else float("-inf")
 
 
 def note_trouble(storage: BaseStorage) -> None:
-    """Say that it does not answer."""
+    """Record that it does not answer."""
     if isinstance(storage, _PatientStorage):
         storage.note_trouble()
 
 
 def impatient(storage: BaseStorage) -> BaseStorage:
-    """A storage whose methods raise at once."""
+    """The underlying storage, whose methods raise at once."""
     return storage.impatient if isinstance(storage, _PatientStorage) else storage
