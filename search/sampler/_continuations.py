@@ -120,7 +120,7 @@ class Continuations:
     def _parents(
         self, passes: Sequence[Known], kept: Sequence[Known], loss: Criterion
     ) -> list[Known]:
-        """Passes on the front, on the front of passes that did not learn, and the latest learned."""
+        """Passes on the front, on the front of those that did not learn, and the latest learned."""
         by_key = {t.pass_key: t for t in reversed(passes)}
         plain = [t for t in kept if not t.learned]
         found: list[Known] = []
