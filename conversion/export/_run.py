@@ -33,6 +33,13 @@ class RunState:
     emitted: dict[str, Tensor] = field(default_factory=dict)
     arrived: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def keep(self, index: Tensor) -> None:
+        """Drop all samples but those at ``index``, ``(m,)``."""
+        for known in (self.membrane, self.emitted):
+            known.update({name: value[index] for name, value in known.items()})
+        for name, (before, passed) in self.arrived.items():
+            self.arrived[name] = before[index], passed[index]
+
 
 OnSpikes = Callable[[str, Tensor], None]
 Fire = Callable[[Layer, Tensor, RunState], Tensor]

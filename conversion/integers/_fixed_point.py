@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conversion._errors import ConfigError
 from conversion.export import ExportError, Layer, Program, RunState, run_step
+from conversion.export._run import OnSpikes
 
 Granularity = Literal["channel", "layer"]
 
@@ -125,24 +126,44 @@ def run_fixed_point(fixed: FixedPoint, x: Tensor) -> FixedRun:
         fixed: The integer program.
         x: ``(N, ...)``, or ``(N, T, ...)`` of one over time.
     """
-    program, state = fixed.program, RunState()
-    dtype = torch.float32 if largest_sum(fixed) < 2**24 else torch.float64
-    watch = _Watch(2 ** (fixed.state_bits - 1))
-    total, means = torch.zeros(()), []
+    program, steps, means = fixed.program, FixedSteps(fixed), []
     spikes: dict[str, list[Tensor]] = {}
     for step in range(program.timesteps):
-        frame = (x[:, step] if program.over_time else x).to(dtype)
-        output = run_step(
-            program, frame, state, lambda n, s: spikes.setdefault(n, []).append(s), fire=watch.fire
-        )
-        total = total + output.double() * fixed.output_scale
-        means.append(total / (step + 1))
+        frame = x[:, step] if program.over_time else x
+        means.append(steps.advance(frame, lambda n, s: spikes.setdefault(n, []).append(s)))
     return FixedRun(
         means=torch.stack(means),
         spikes={name: torch.stack(found) for name, found in spikes.items()},
-        overflows=watch.stopped / max(watch.seen, 1),
-        largest=watch.largest,
+        overflows=steps.watch.stopped / max(steps.watch.seen, 1),
+        largest=steps.watch.largest,
     )
+
+
+class FixedSteps:
+    """A run of an integer program step by step, on a batch that may shrink.
+
+    Attributes:
+        watch: The neurons, which count overflows.
+    """
+
+    def __init__(self, fixed: FixedPoint) -> None:
+        self._fixed, self._state = fixed, RunState()
+        self._dtype = torch.float32 if largest_sum(fixed) < 2**24 else torch.float64
+        self._total = torch.zeros((), dtype=torch.float64)
+        self.watch = _Watch(2 ** (fixed.state_bits - 1))
+
+    def advance(self, x: Tensor, on_spikes: OnSpikes | None = None) -> Tensor:
+        """Run one step; mean outputs of the steps so far, in the ANN's units, ``(n, ...)``."""
+        output = run_step(
+            self._fixed.program, x.to(self._dtype), self._state, on_spikes, fire=self.watch.fire
+        )
+        self._total = self._total + output.double() * self._fixed.output_scale
+        return self._total / self._state.step
+
+    def keep(self, index: Tensor) -> None:
+        """Drop all samples but those at ``index``, ``(m,)``."""
+        self._state.keep(index)
+        self._total = self._total[index]
 
 
 def largest_sum(fixed: FixedPoint) -> float:

@@ -11,9 +11,16 @@ from torch import Tensor
 
 from conversion._errors import ConversionError
 from conversion.export import ExportError, Program, program_of
-from conversion.integers._fixed_point import FixedPoint, fixed_point, run_fixed_point
-from conversion.simulation import Inference, Simulation, SpikeCounter, SpikingModel
+from conversion.graph import Inputs, Network
+from conversion.integers._fixed_point import (
+    FixedPoint,
+    FixedSteps,
+    fixed_point,
+    run_fixed_point,
+)
+from conversion.simulation import Simulation, SpikeCounter, SpikingModel, StreamState
 from conversion.simulation._model import event_bits
+from conversion.simulation._passes import check_steps
 
 STATE_BITS = 16
 """Of potentials, biases and thresholds."""
@@ -22,8 +29,7 @@ STATE_BITS = 16
 class IntegerModel(SpikingModel):
     """A spiking model with weights of ``config.bits`` bits and 16 bits for everything else.
 
-    :func:`conversion.export.program_of` must support the network. All samples run all steps; the
-    early exit is applied afterwards.
+    :func:`conversion.export.program_of` must support the network.
 
     Attributes:
         fixed: The integer program.
@@ -60,31 +66,8 @@ class IntegerModel(SpikingModel):
             found[program.input.name] = given[:, : program.timesteps].transpose(0, 1)
         return found
 
-    def step(self, x: Any = None, state: Any = None) -> Any:
-        """Not in integers: raises :class:`ConversionError`."""
-        raise ConversionError(
-            "an integer model runs all steps at once; export it to run it step by step"
-        )
-
-    @torch.inference_mode()
-    def infer(self, x: Any) -> Inference:
-        """Outputs at each sample's exit; see :meth:`SpikingModel.infer`."""
-        found = self.simulate(x)
-        steps, samples = found.logits.shape[:2]
-        exits = torch.full((samples,), steps - 1, device=found.logits.device)
-        if self.exit is not None:
-            score = self.exit.score
-            certain = [self.outputs.confidence(found.at(step), score) for step in range(steps)]
-            exits = self.exit.exits(torch.stack(certain))
-        rows = torch.arange(samples, device=exits.device)
-        named = {name: answer[exits, rows] for name, answer in found.answers.items()}
-        (only,) = named.values()
-        return Inference(
-            logits=self.outputs.main(named),
-            answers=named,
-            outputs=self.network.structured([only]),
-            timesteps=exits + 1,
-        )
+    def _begin(self, x: Any) -> StreamState:
+        return _IntegerStream(self.network, self.fixed, x)
 
     def running(self, timesteps: int) -> SpikingModel:
         """The same model with another T and without an exit rule."""
@@ -92,6 +75,38 @@ class IntegerModel(SpikingModel):
         if any(neuron.ceiling is not None for neuron in self.neurons.values()):  # they count steps
             return in_integers(plain, state_bits=self.fixed.state_bits)
         return _as_integers(plain, self.fixed)
+
+
+class _IntegerStream(StreamState):
+    """As :class:`StreamState`, in integers."""
+
+    def __init__(self, network: Network, fixed: FixedPoint, x: Any) -> None:
+        self._network, self._steps = network, FixedSteps(fixed)
+        self.step = 0
+        self._set_frames(network.take(x))
+        self._begun = len(self._given)
+        self.samples = torch.arange(self._begun, device=network.device)
+
+    @property
+    def begun(self) -> int:
+        return self._begun
+
+    def _set_frames(self, inputs: Inputs) -> None:
+        (self._given,) = inputs.tensors
+        self._first = self.step
+
+    def advance(self) -> list[Any]:
+        x = self._given
+        if self._network.feed != "static":
+            check_steps(x, self.step - self._first + 1, self.step + 1)
+            x = x[:, self.step - self._first]
+        self.step += 1
+        return [self._steps.advance(x).to(self._given.dtype)]
+
+    def keep(self, stay: Tensor) -> None:
+        index = stay.nonzero().squeeze(1)
+        self.samples, self._given = self.samples[index], self._given[index]
+        self._steps.keep(index)
 
 
 def in_integers(model: SpikingModel, *, state_bits: int = STATE_BITS) -> SpikingModel:

@@ -221,13 +221,17 @@ class SpikingModel(nn.Module):
         over_time = self.network.feed != "static"
         frame = one_frame(x) if over_time and x is not None else x
         if state is None:
-            state = StreamState(self.synapses, self.neurons, frame)
+            state = self._begin(frame)
         elif frame is not None:
             state.feed(frame)
         if not len(state.samples):
             raise ConversionError("all samples have left: start again with state=None")
         found, _ = self._step(state)
         return found, state
+
+    def _begin(self, x: Any) -> StreamState:
+        """The state before the first step."""
+        return StreamState(self.synapses, self.neurons, x)
 
     def _step(self, state: StreamState) -> tuple[StepResult, list[Any]]:
         samples, means = state.samples, state.advance()
@@ -249,7 +253,7 @@ class SpikingModel(nn.Module):
         Args:
             x: Inputs as in :meth:`simulate`.
         """
-        state = StreamState(self.synapses, self.neurons, x)
+        state = self._begin(x)
         timesteps = torch.zeros(state.begun, dtype=torch.long, device=self.network.device)
         answers: list[Any] = []
         while len(state.samples):

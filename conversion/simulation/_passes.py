@@ -105,6 +105,15 @@ class PassState:
         self.samples = len(index)
 
 
+def check_steps(x: Tensor, needed: int, timesteps: int) -> None:
+    """Raise :class:`ConversionError` unless inputs ``(N, T, ...)`` have the steps needed."""
+    if needed > x.shape[1]:
+        raise ConversionError(
+            f"the inputs have {x.shape[1]} steps, and T is {timesteps}: T cannot exceed the number"
+            " of recorded steps"
+        )
+
+
 class SpikingPass:
     """Runs the network's spiking version, several steps at a time, layer by layer.
 
@@ -188,11 +197,7 @@ class SpikingPass:
 
     def _check_length(self, state: PassState, steps: int) -> None:
         for x in state.sequence.values():
-            if state.step - state.first + steps > x.shape[1]:
-                raise ConversionError(
-                    f"the inputs have {x.shape[1]} steps, and T is {state.step + steps}: T is at"
-                    " most the number of steps that were recorded"
-                )
+            check_steps(x, state.step - state.first + steps, state.step + steps)
 
     def resume(self, env: dict[fx.Node, Any], state: PassState, steps: int, at: int) -> list[Any]:
         """Run the first ``steps`` steps from the ``at``-th changing node on; as ``advance``.

@@ -75,6 +75,9 @@ class StreamState:
                 f"{len(self.samples)} samples still run, got frames of {len(inputs)}; see"
                 " state.samples"
             )
+        self._set_frames(inputs)
+
+    def _set_frames(self, inputs: Inputs) -> None:
         tensors = zip(self._pass.sequence, inputs.tensors, strict=True)
         self._pass.sequence, self._pass.first = dict(tensors), self.step
 

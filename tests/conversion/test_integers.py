@@ -15,6 +15,7 @@ from conversion import (
     ConversionConfig,
     ConversionError,
     ExitPolicy,
+    ExitRule,
     IntegerModel,
     in_integers,
     load,
@@ -243,12 +244,46 @@ def test_a_config_of_bits_is_searched_saved_and_loaded(small_task: Task, tmp_pat
     assert isinstance(again, IntegerModel)
     assert torch.equal(again.simulate(x).logits, model.simulate(x).logits)
     assert torch.equal(again.infer(x).logits, inferred.logits)
-    with pytest.raises(ConversionError, match="runs all steps at once"):
-        model.step(x)
     plain = evaluator.convert(Choice(conversion=model.with_bits(None).config, exit=picked.exit))
     assert in_integers(plain) is plain
     assert "bits" not in plain.config.to_dict()
     assert ConversionConfig.from_dict(model.config.to_dict()) == model.config
+
+
+@pytest.mark.parametrize("feed", ["static", "frames"])
+def test_steps_in_integers_are_those_of_all_steps_at_once(feed: str) -> None:
+    """Samples leave at their exit, and the others go on as if nothing had happened."""
+    x = images()[:24]
+    if feed == "frames":
+        x = torch.stack([x * (t + 1) / 3 for t in range(5)], 1)
+    model = spiking(Residual(largest=True), x, feed=feed, bits=8)
+    model = in_integers(model)
+    assert isinstance(model, IntegerModel)
+    run = model.simulate(x)
+    means = run.logits
+    certain = torch.stack([model.outputs.confidence(run.at(t), "entropy") for t in range(5)])
+    model.exit = ExitRule(score="entropy", thresholds=(float(certain[:3].median()),) * 5)
+    exits = model.exit.exits(certain)
+    assert len(exits.unique()) > 1, "some leave early, some do not"
+    found, state = model.step(x if feed == "static" else x[:, 0])
+    seen = {}
+    while True:
+        for place, answer, leaves in zip(found.samples, found.logits, found.leaves, strict=True):
+            assert torch.equal(answer, means[found.step - 1, place])
+            if leaves:
+                seen[int(place)] = found.step
+        if not len(state.samples):
+            break
+        frame = None if feed == "static" else x[state.samples, state.step]
+        found, state = model.step(frame, state)
+    assert [seen[i] for i in range(24)] == (exits + 1).tolist()
+    inferred = model.infer(x)
+    assert torch.equal(inferred.timesteps, exits + 1)
+    assert torch.equal(inferred.logits, means[exits, torch.arange(24)])
+    if feed == "frames":
+        _, state = model.step(x[:, 0])
+        with pytest.raises(ConversionError, match="the inputs have 1 steps, and T is 2"):
+            model.step(None, state)
 
 
 def test_fewer_bits_cost_less_where_memory_counts(small_task: Task) -> None:
