@@ -232,9 +232,15 @@ def load(path: str | Path, model: Model, *, device: torch.device | str = "cpu") 
 def _the_model(path: str | Path, config: DeployConfig, model: Model) -> Network:
     try:
         samples = Inputs.from_spec(config.inputs, samples=2)
+    except ConversionError as error:
+        raise DeployError(f"{path} is malformed: {error}") from error
+    try:
         network = build_network(model, samples, feed=config.feed, check=False)
     except ConversionError as error:
-        raise DeployError(f"{path} does not fit this model: {error}") from error
+        raise DeployError(
+            f"{path} does not fit this model, which must take inputs of the shape"
+            f" {samples.describe()}: {error}"
+        ) from error
     if config.version == 1:
         _LOG.warning(
             "%s has version 1 of the format, whose fingerprint of the model can no longer be"

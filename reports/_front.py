@@ -326,11 +326,12 @@ def _nothing_fits(front: ParetoFront, energy: float | None, drop: float | None) 
     bounds = [promise.bound(front.confidence) for promise in promises]
     least = f"; the least that is promised is {100 * min(bounds):.2f} points" if bounds else ""
     more = _more_samples(front, promises, drop)
+    lost = 100 * (front.ann["search"].accuracy.value - _accuracy(best))
     return (
         f"no trial is promised to lose at most {100 * drop:g} points with"
-        f" {front.confidence:.0%} confidence{within}{least}{more}; the most"
-        f" accurate one loses {100 * (front.ann['search'].accuracy.value - _accuracy(best)):.2f}"
-        f" points against the ANN at {best.search.energy_ratio:.1%} of its energy"
+        f" {front.confidence:.0%} confidence{within}{least}{more}; the most accurate one"
+        f" {'loses' if lost >= 0 else 'gains'} {abs(lost):.2f} points against the ANN"
+        f" at {best.search.energy_ratio:.1%} of its energy"
     )
 
 

@@ -188,8 +188,10 @@ def open_existing(
     return study, recorded_task(recorded.to_dict() if recorded else None, task)
 
 
-def open_study(out: Path, storage: str | None, name: str | None) -> optuna.Study:
-    """A study that is there."""
+def open_study(
+    out: Path, storage: str | None, name: str | None, how: str = "choose one with --study"
+) -> optuna.Study:
+    """Open an existing study; ``how`` tells how to choose one of several."""
     if storage is None and not any(out.glob("*.journal")):  # before the rooms are imported
         raise click.UsageError(
             f"there is no study in {out}; `spikefront search --out {out}` makes one, or name the"
@@ -201,10 +203,10 @@ def open_study(out: Path, storage: str | None, name: str | None) -> optuna.Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     store = rooms.open_storage(storage or out / rooms.JOURNAL_NAME, create=False)
-    return rooms.load_study(store, name or _only_study(store))
+    return rooms.load_study(store, name or _only_study(store, how))
 
 
-def _only_study(store: optuna.storages.BaseStorage) -> str:
+def _only_study(store: optuna.storages.BaseStorage, how: str) -> str:
     """The study of a storage; of several, the only one that has a trial."""
     import optuna
 
@@ -216,7 +218,7 @@ def _only_study(store: optuna.storages.BaseStorage) -> str:
     if not names:
         raise StudyError("there is no study in this storage; `spikefront search` makes one")
     if len(names) > 1:
-        raise StudyError(f"there are several studies, choose one with --study: {', '.join(names)}")
+        raise StudyError(f"there are several studies, {how}: {', '.join(names)}")
     return names[0]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from conversion.export._nir import save_nir
 from conversion.export._npz import Integers, save_npz
 from conversion.export._program import ExportError, Program, program_of
+from conversion.export._run import run_program
 from conversion.export._sinabs import save_sinabs
 from conversion.export._step import save_onnx, save_torch
 from conversion.simulation import SpikingModel
@@ -81,7 +82,23 @@ def _torch(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path
 
 
 def _sinabs(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:
-    return save_sinabs(_floating(model, options), path, exit=model.exit), ""
+    program = _floating(model, options)
+    files = save_sinabs(program, path, exit=model.exit)
+    return files, "" if options.x is None else _agreement(model, program, options.x)
+
+
+def _agreement(model: SpikingModel, program: Program, x: Tensor) -> str:
+    """On how many samples a program gives the outputs of a model, in words."""
+    expected = model.running(program.timesteps).simulate(x).logits[-1].cpu()
+    found, _ = run_program(program, x.float().cpu())
+    differences = (found[-1] - expected).abs().flatten(1).amax(1)
+    same = int((differences <= 1e-3 * expected.abs().max()).sum())
+    if same == len(x):
+        return f"the same outputs on all {same} samples"
+    return (
+        f"the same outputs on {same} of {len(x)} samples; in the others a potential meets its"
+        " threshold within rounding, and may fall either way"
+    )
 
 
 def _nir(model: SpikingModel, path: Path, options: Options) -> tuple[list[Path], str]:

@@ -170,12 +170,13 @@ def save_nir(
         raise ExportError(
             f"{reader} runs graphs depth first and would miss a branch of the sums at"
             f" {', '.join(missed)}: only shortcuts without a layer of their own can be read"
+            f"{_instead(reader)}"
         )
     if not (found.exact or approximate):
         raise ExportError(
             f"{reader} would run another network: {found.differing:.2%} of the spike counts differ,"
             f" outputs by up to {found.output:.1%}, and {found.decisions:.0%} of the decisions stay"
-            f" ({_why(program, reader)}). --approximate writes it all the same"
+            f" ({_why(program, reader)}). --approximate writes it all the same{_instead(reader)}"
         )
     about = {
         "reader": asdict(READERS[reader]),
@@ -194,6 +195,10 @@ def save_nir(
         write_file(path.with_suffix(".nir.npz"), _golden(program, x[:_GOLDEN])),
     ]
     return found, files
+
+
+def _instead(reader: str) -> str:
+    return "; --format sinabs writes the exact network" if reader == "sinabs" else ""
 
 
 def missed_sums(edges: Iterable[tuple[str, str]]) -> list[str]:

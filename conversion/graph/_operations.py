@@ -20,7 +20,7 @@ _aten = torch.ops.aten
 
 
 class Role(enum.Enum):
-    """What a node of the network is to the spiking simulation (docs/how-it-works)."""
+    """What a node of the network is to the spiking simulation (docs/explanation/conversion.md)."""
 
     PLAIN = "plain"  # input, constants, sizes, output: nothing to simulate
     SYNAPSE = "synapse"  # convolution or product with constants: a spike is multiplied by weights

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from reports._baselines import BASELINES
 from reports._front import FrontPoint, ParetoFront, hypervolume
@@ -115,7 +115,8 @@ def plot_progress(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     ax.set_xlabel({"trials": "trials run", "minutes": "minutes since the first trial"}[against])
     if against == "minutes" and frame["minutes"].max() < _SHORT:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        seconds = MaxNLocator(nbins=6).tick_values(0, 60 * frame["minutes"].max())
+        ax.xaxis.set_major_locator(FixedLocator([s / 60 for s in seconds]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{60 * minutes:g}"))
         ax.set_xlabel("seconds since the first trial")
     ax.set_ylabel("hypervolume (log energy)")

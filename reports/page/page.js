@@ -190,6 +190,7 @@
       font: { color: ink, size: narrow ? 11 : 13 },
       margin: { l: 60, r: 12, t: 32, b: narrow ? 130 : 90 },
       dragmode: "select",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--accent") },
       hovermode: "closest",
       hoverlabel: { bgcolor: css("--tint"), font: { color: ink }, align: "left" },
       legend: { orientation: "h", y: narrow ? -0.3 : -0.2 },
@@ -219,6 +220,8 @@
   const config = {
     responsive: true,
     displaylogo: false,
+    showSendToCloud: false, // no data leaves the page
+    plotlyServerURL: "",
     edits: { shapePosition: true },
     modeBarButtonsToRemove: ["lasso2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg", filename: "spikefront-front" },

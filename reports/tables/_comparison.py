@@ -40,7 +40,8 @@ def _row(front: ParetoFront) -> dict[str, object]:
             "–" if found is None else round(100 * found.search.energy_ratio, 2)
         )
     found = _cheapest(front, _LIMITS[-1] / 100)
-    test = found.test if found else None
+    tested = {point.trial: point.test for point in front.points}
+    test = (found.test or tested.get(found.trial)) if found else None
     row["its loss on test"] = (
         "–" if test is None or test.drop is None else round(100 * test.drop.mean, 2)
     )

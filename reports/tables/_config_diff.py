@@ -73,7 +73,7 @@ def _exit(config: DeployConfig) -> str:
         return "none"
     texts = [f"{t:.3g}" for t in rule.thresholds]
     thresholds = texts[0] if len(set(texts)) == 1 else ", ".join(texts)
-    return f"{rule.score} above {thresholds}"
+    return f"confidence ({rule.score}) above {thresholds}"
 
 
 def _value(measurement: Mapping[str, Any], name: str, form: str) -> str:

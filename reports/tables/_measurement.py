@@ -20,8 +20,8 @@ def measurement_table(m: Measurement, ann: AnnReference) -> Table:
 
     row(m.metric, m.accuracy, ".2%", f"{ann.accuracy.value:.2%}")
     if m.drop is not None:
-        low, high = (f"{end:+.2%}" for end in m.drop.interval())
-        table.add_row("lost against the ANN", f"{m.drop.mean:+.2%}", f"{low} – {high}", "")
+        low, high = (f"{100 * end:+.2f}" for end in m.drop.interval())
+        table.add_row("points lost", f"{100 * m.drop.mean:+.2f}", f"{low} – {high}", "")
     row("energy, pJ", m.energy_pj, ",.0f", f"{ann.energy_pj:,.0f}")
     table.add_row("energy / ANN", f"{m.energy_ratio:.2%}", "", "100.00%")
     int8 = ann.energy_pj / ann.energy_int8_pj

@@ -43,7 +43,16 @@ def paper_table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
     )  # fmt: skip
     metric = measured[0].metric if measured else "accuracy"
-    columns = ("mean φ", "mean ρ", metric, "lost", "energy", "predicted", "KL", "predicted KL")
+    columns = (
+        "mean φ",
+        "mean ρ",
+        metric,
+        "lost",
+        "energy",
+        "predicted",
+        "divergence",
+        "predicted divergence",
+    )
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for choice, m in zip(front, measured, strict=True):

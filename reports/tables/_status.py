@@ -50,7 +50,14 @@ def _workers_table(status: StudyStatus) -> Table:
 
 def _short_front(front: Sequence[FrontPoint]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("trial", front[0].search.metric, "lost, points", "energy / ANN", "steps", "KL"):
+    for column in (
+        "trial",
+        front[0].search.metric,
+        "lost, points",
+        "energy / ANN",
+        "steps",
+        "divergence",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("neuron, calibration", no_wrap=True)
     for point in front:

@@ -14,7 +14,9 @@ from search._errors import StudyError
 def check_writable(folder: Path) -> None:
     """Raise :class:`FileError` if a folder that need not exist yet could not be written."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not existing.is_dir():
+        raise FileError(f"{existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise FileError(f"cannot write in {existing}")
 
 

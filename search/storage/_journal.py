@@ -20,15 +20,18 @@ JOURNAL_NAME = "study.journal"
 
 
 def open_journal(path: Path) -> BaseStorage:
+    lock = _NoLock(path) if _is_read_only(path) else _JournalLock(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
+        if isinstance(lock, _JournalLock):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
         with path.open("rb") as file:
             if file.read(1) not in (b"", b"{"):
                 raise StudyError(f"{path} is not an Optuna journal")
-        with journal_lock(path):
-            cut_torn_line(path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+        if isinstance(lock, _JournalLock):
+            with journal_lock(path):
+                cut_torn_line(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except OSError as error:
         raise FileError(f"cannot write the study's journal {path}: {error.strerror}") from error
     except (ValueError, KeyError) as error:
@@ -39,10 +42,34 @@ def open_journal(path: Path) -> BaseStorage:
 def _not_readable(path: Path, line: int | None, error: Exception) -> str:
     if line is None:
         return f"{path} is not an Optuna journal: {error}"
+    lines = len(path.read_bytes().splitlines())
     return (
-        f"line {line} of {path} is damaged: {error}. The lines before it are whole:"
-        f" `head -n {line - 1} {path} > mended.journal` keeps them; put that in its place"
+        f"line {line} of {lines} of {path} is damaged: {error}. Restore the file from a backup."
+        f" Without one, `head -n {line - 1} {path} > mended.journal` keeps what was written before"
+        f" that line and loses the {lines - line} lines after it; open it with --storage"
+        " mended.journal and keep the original"
     )
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether a journal can be read but not written, as someone else's study."""
+    return path.exists() and not (
+        os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK | os.X_OK)
+    )
+
+
+class _NoLock(JournalFileOpenLock):
+    """In place of the lock that every write takes, where nothing can be written."""
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self._journal = journal
+
+    def acquire(self) -> bool:
+        raise FileError(f"cannot write the study's journal {self._journal}: it is read-only here")
+
+    def release(self) -> None:
+        """Do nothing: it is never acquired."""
 
 
 class _JournalLock(JournalFileOpenLock):

@@ -61,7 +61,8 @@ def _opened(text: str) -> tuple[optuna.Study, Path, str | None]:
     place, _, name = text.partition("#")
     storage = place if "://" in place else None
     out = Path(place) if storage is None else Path("spikefront-out")
-    return open_study(out, storage, name or None), out, storage
+    how = f"name one as {place}#NAME"
+    return open_study(out, storage, name or None, how), out, storage
 
 
 def _warn(fronts: list[ParetoFront]) -> None:

@@ -110,6 +110,7 @@ def export(
     spikefront export --trial 17 --format nir --reader sinabs
     """  # noqa: D301 - click wants the control character
     from reports import ann_on_test, measure_front, measurement_table, select, tested
+    from search import study_setup
 
     if trial is not None and (max_energy is not None or max_accuracy_drop is not None):
         raise click.UsageError("give either --trial or limits, not both")
@@ -119,13 +120,18 @@ def export(
     front = measure_front(study, evaluator, test=False, confidence=confidence)
     share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
-    test = tested(study, point.trial)
-    model, measurement, files = _saved(study, spec, evaluator, point, test, to, out)
+    test, path = tested(study, point.trial), to or _path_of(study, point, out)
+    model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
+    measurement = evaluator.record(model, "search").measure(model.exit)
+    options = {"reader": reader, "approximate": approximate, "unrolled": unrolled}
+    # First, so that a network that the format refuses leaves no file behind.
+    written = _write_format(kind, evaluator, model, path, options) if kind is not None else []
+    tensors = _save(study, spec, evaluator, model, measurement, point, test, path)
     print_table(measurement_table(measurement, evaluator.ann(measurement.split)))
     if test is not None:
         print_table(measurement_table(test, ann_on_test(study)))
     _warn_of_a_broken_promise(test, max_accuracy_drop)
-    click.echo(f"\nTrial {point.trial} is in {files[0]} and {files[1]}")
+    click.echo(f"\nTrial {point.trial} is in {path} and {tensors}")
     if point.trial not in {p.trial for p in front.points}:
         why = (
             "" if trial is not None else ", but it is the cheapest trial promised to keep the limit"
@@ -133,28 +139,29 @@ def export(
         click.echo(f"It is not on the measured front{why}.")
     if target is not None:
         _print_fit(model, target)
-    if kind is not None:
-        options = {"reader": reader, "approximate": approximate, "unrolled": unrolled}
-        _write_format(kind, evaluator, model, files[0], options)
+    for line in written:
+        click.echo(line)
 
 
-def _saved(
+def _path_of(study: optuna.Study, point: FrontPoint, out: Path) -> Path:
+    from reports import report_folder
+
+    return report_folder(out, study.study_name) / f"trial-{point.trial}.json"
+
+
+def _save(
     study: optuna.Study,
     spec: TaskSpec,
     evaluator: Evaluator,
+    model: SpikingModel,
+    measurement: Measurement,
     point: FrontPoint,
     test: Measurement | None,
-    to: Path | None,
-    out: Path,
-) -> tuple[SpikingModel, Measurement, list[Path]]:
-    """Convert and measure a point; the model, its measurement, and the files of its config."""
+    path: Path,
+) -> Path:
+    """Write the config of a point; the file of its tensors."""
     from conversion import save
-    from reports import report_folder
-    from search import study_setup
 
-    model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
-    measurement = evaluator.record(model, "search").measure(model.exit)
-    path = to or report_folder(out, study.study_name) / f"trial-{point.trial}.json"
     provenance = {
         **provenance_of(study, evaluator, spec),
         "trial": point.trial,
@@ -167,7 +174,7 @@ def _saved(
         model, path, energy_model=evaluator.energy.to_dict(), measurement=measurement.to_dict(),
         provenance=provenance,
     )  # fmt: skip
-    return model, measurement, [path, path.parent / config.tensors]
+    return path.parent / config.tensors
 
 
 _COMPARED = 256
@@ -203,7 +210,8 @@ def _check_format(kind: str | None, **options: Any) -> None:
 
 def _write_format(
     kind: str, evaluator: Evaluator, model: SpikingModel, config: Path, options: dict[str, Any]
-) -> None:
+) -> list[str]:
+    """Write the network in a format; what to say of it."""
     from conversion import Inputs
     from conversion.export import FORMATS, Options
 
@@ -213,9 +221,7 @@ def _write_format(
     kept = f".{special}" if special else ""
     path = config.with_name(f"{config.stem}{kept}{FORMATS[kind].suffix}")
     files, note = FORMATS[kind].save(model, path, Options(x=first, **options))
-    click.echo(f"As {kind}: {', '.join(str(file) for file in files)}")
-    if note:
-        click.echo(note)
+    return [f"As {kind}: {', '.join(str(file) for file in files)}", *([note] if note else [])]
 
 
 def _warn_of_a_broken_promise(test: Measurement | None, limit: float | None) -> None:

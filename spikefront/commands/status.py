@@ -28,7 +28,7 @@ def status(
 
     \b
     spikefront status --watch
-    spikefront status --storage postgresql://user@host/db --study digits --json
+    spikefront status --storage postgresql+psycopg://user@host/db --study digits --json
     """  # noqa: D301 - click wants the control character
     import time
 

@@ -38,7 +38,7 @@ def serve(storage: str, host: str, port: int, threads: int) -> None:
     client. It has no password and no encryption; listen only where everyone may change the study.
 
     \b
-    spikefront storage serve --storage postgresql://user@host/db --host 0.0.0.0
+    spikefront storage serve --storage postgresql+psycopg://user@host/db --host 0.0.0.0
     """  # noqa: D301 - click wants the control character
     from search import serve_storage
 

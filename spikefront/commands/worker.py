@@ -74,7 +74,7 @@ def worker(
     any time: the trial of a lost worker runs again.
 
     \b
-    spikefront worker --storage postgresql://user@host/db --study digits
+    spikefront worker --storage postgresql+psycopg://user@host/db --study digits
     """  # noqa: D301 - click wants the control character
     import torch
 

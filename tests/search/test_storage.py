@@ -50,6 +50,32 @@ def test_whole_and_empty_files_are_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
+def look_as_another_user(path: Path) -> None:
+    if os.getuid() == 0:
+        os.setuid(65534)
+    before = path.read_bytes()
+    study = optuna.load_study(study_name="s", storage=open_storage(path, create=False))
+    assert len(study.trials) == 3
+    with pytest.raises(FileError, match=r"cannot write the study's journal .*: it is read-only"):
+        study.set_user_attr("a", 1)
+    assert path.read_bytes() == before
+    os._exit(3)
+
+
+def test_a_journal_of_someone_else_can_be_read(folder: Path) -> None:
+    path = folder / "study.journal"
+    finished_study(path)
+    with path.open("ab") as file:
+        file.write(b'{"op_code":4,"torn')  # the owner is writing
+    path.chmod(0o444)
+    folder.chmod(0o555)
+    process = multiprocessing.get_context("fork").Process(target=look_as_another_user, args=(path,))
+    process.start()
+    process.join(60)
+    folder.chmod(0o755)
+    assert process.exitcode == 3
+
+
 def write_and_die(path: str) -> None:
     storage = open_storage(path)
     storage.impatient._backend._lock.acquire()  # type: ignore[attr-defined]
@@ -86,7 +112,8 @@ def test_errors_do_not_show_passwords(tmp_path: Path) -> None:
     finished_study(tmp_path / "bad.journal")
     with (tmp_path / "bad.journal").open("a") as journal:
         journal.write("this is not JSON\n{}\n")
-    with pytest.raises(StudyError, match=r"line \d+ of .*bad\.journal is damaged"):
+    message = r"line \d+ of \d+ of .*bad\.journal is damaged: .*loses the 1 lines after"
+    with pytest.raises(StudyError, match=message):
         open_storage(tmp_path / "bad.journal")
     for content in (b"a text\nand no journal", b"SQLite format 3\0 no line end"):
         (tmp_path / "other").write_bytes(content)
