@@ -241,6 +241,16 @@ def test_in_the_dark_lines_turn_and_values_keep_their_colours(opened: Any, repor
     assert not turned["Samples that run longest"]
 
 
+def test_no_button_sends_the_chart_anywhere(opened: Any, report: Path) -> None:
+    page = opened(report).page
+    page.wait_for_selector("#plot .modebar-btn", state="attached")
+    buttons = page.eval_on_selector_all(
+        "#plot .modebar-btn", "all => all.map((b) => b.getAttribute('data-title'))"
+    )
+    assert any("Download" in title for title in buttons)
+    assert not [title for title in buttons if "Share" in title or "Plotly" in title]
+
+
 def test_without_javascript_everything_is_there(opened: Any, report: Path) -> None:
     shown = opened(report, java_script_enabled=False)
     assert not shown.page.is_visible("#explore")

@@ -20,6 +20,7 @@ from reports import (
     kept_front,
     measure_front,
     points_frame,
+    select,
     table_text,
 )
 from search import note_ann
@@ -62,6 +63,12 @@ def test_a_study_is_read_without_its_model(studied, front: ParetoFront) -> None:
     frame = comparison_frame([kept, replace(kept, study="again")])
     assert frame["study"].tolist() == ["small", "again"]
     assert frame.drop(columns="study").nunique().max() == 1
+    sure = replace(kept, confidence=0.05)  # with so little, points of the front can be promised
+    chosen = select(sure, max_accuracy_drop=0.02)
+    tested = next(p.test for p in kept.points if p.trial == chosen.trial)
+    assert tested is not None
+    assert tested.drop is not None
+    assert comparison_frame([sure])["its loss on test"][0] == round(100 * tested.drop.mean, 2)
 
 
 def test_notebooks_show_tables(studied, front: ParetoFront) -> None:
@@ -95,7 +102,13 @@ def test_two_configs_by_hand() -> None:
     found = config_diff_frame(first, second)
     rows = [tuple(row) for row in found.itertuples(index=False)]
     assert rows == [
-        ("network", "exit", "entropy above 0.5", "entropy above 0.75", ""),
+        (
+            "network",
+            "exit",
+            "confidence (entropy) above 0.5",
+            "confidence (entropy) above 0.75",
+            "",
+        ),
         ("one", "φ", 1, 4, ""),
         ("one", "θ", "2", "3", "2"),
         ("weight/fc.weight", "weight", "none", "1", ""),
@@ -104,7 +117,7 @@ def test_two_configs_by_hand() -> None:
     others["theta/one"] = torch.ones(3)
     found = config_diff_frame(first, second)
     assert config_diff_notes(found) == [
-        "exit: entropy above 0.5 → entropy above 0.75",
+        "exit: confidence (entropy) above 0.5 → confidence (entropy) above 0.75",
         "one: θ, shape: (2,) → (3,)",
         "1 weight tensors differ",
     ]
