@@ -133,7 +133,9 @@ class Network:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next((c.device for c in self.constants.values()), self.inputs.device)
+        for constant in self.constants.values():
+            return constant.device
+        return self.inputs.device  # slower to find, and asked at every node
 
     def constant(self, node: fx.Node) -> Tensor:
         """The value of a ``get_attr`` node."""
