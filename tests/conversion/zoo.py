@@ -1238,7 +1238,7 @@ refuse(
 refuse("wrong_shape", "does not run on inputs of the shape", lambda m, x: m.out(x))
 refuse(
     "memory",
-    "reads memory by its strides",
+    "reads memory by strides",
     lambda m, x: F.relu(m.a(x)).as_strided((x.size(0), 4), (8, 2)),
 )
 ZOO["scripted"] = Specimen(lambda: torch.jit.script(_plain()), vectors, refused="is TorchScript")
