@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import optuna
 
-from conversion import ConfigError, EnergyModel, Inputs, LayerDiagnosis, diagnose
+from conversion import ConfigError, EnergyModel, FileError, Inputs, LayerDiagnosis, diagnose
 from evaluators import AnnReference, Comparison, Evaluator, Measurement, QuantisedAnn
 from reports._findings import Findings
 from reports._front import FrontPoint, ParetoFront, knee, pareto_front
 from reports._models import ann_under, repriced
 from search import ann_reference, kept_sensitivity, study_setup, sweep_of
+
+_LOG = logging.getLogger("spikefront")
+_T = TypeVar("_T")
 
 _TEST = "test/{trial}"
 
@@ -81,11 +86,27 @@ def measure_front(
 def _rival(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> QuantisedAnn:
     """The quantised ANN of as many levels as a point; measured once and stored in the study."""
     key = _RIVAL.format(trial=point.trial)
-    if key not in study.user_attrs:
+
+    def found() -> dict[str, Any]:
         choice = study_setup(study).space.choice(point.params, point.lineage)
-        found = evaluator.quantised(choice.conversion, point.search.timesteps.value, "search")
-        study.set_user_attr(key, found.to_dict())
-    return QuantisedAnn.from_dict(study.user_attrs[key])
+        steps = point.search.timesteps.value
+        return evaluator.quantised(choice.conversion, steps, "search").to_dict()
+
+    return QuantisedAnn.from_dict(_remembered(study, key, found))
+
+
+def _remembered(study: optuna.Study, key: str, find: Callable[[], _T]) -> _T:
+    """What a study stores under a key; else find it and store it, unless it is read-only."""
+    if key in study.user_attrs:
+        known: _T = study.user_attrs[key]
+        return known
+    found = find()
+    try:
+        study.set_user_attr(key, found)
+    except FileError:
+        if key == _TEST_ANN:  # the first of many
+            _LOG.warning("the study is read-only: what is measured is not stored in it")
+    return found
 
 
 def kept_front(study: optuna.Study, *, confidence: float | None = None) -> ParetoFront:
@@ -122,17 +143,16 @@ def ann_on_test(study: optuna.Study) -> AnnReference:
 
 
 def _ann_on_test(study: optuna.Study, evaluator: Evaluator) -> AnnReference:
-    if _TEST_ANN not in study.user_attrs:
-        study.set_user_attr(_TEST_ANN, evaluator.ann("test").to_dict())
-    return ann_on_test(study)
+    found = _remembered(study, _TEST_ANN, lambda: evaluator.ann("test").to_dict())
+    return AnnReference.from_dict(found)
 
 
 def _on_test(study: optuna.Study, evaluator: Evaluator, point: FrontPoint) -> Measurement:
-    key = _TEST.format(trial=point.trial)
-    if key not in study.user_attrs:
+    def found() -> dict[str, Any]:
         choice = study_setup(study).space.choice(point.params, point.lineage)
-        study.set_user_attr(key, evaluator.measure(choice, "test").to_dict())
-    return Measurement.from_dict(study.user_attrs[key])
+        return evaluator.measure(choice, "test").to_dict()
+
+    return Measurement.from_dict(_remembered(study, _TEST.format(trial=point.trial), found))
 
 
 def compare_knee(study: optuna.Study, evaluator: Evaluator, front: ParetoFront) -> Comparison:
@@ -155,21 +175,21 @@ def _thresholds(
     study: optuna.Study, evaluator: Evaluator, point: FrontPoint
 ) -> Mapping[str, float]:
     key = _THRESHOLDS.format(trial=point.trial)
-    if key not in study.user_attrs:
-        choice = study_setup(study).space.choice(point.params, point.lineage)
-        if not evaluator.has_learned(choice):
-            return {}
+    choice = study_setup(study).space.choice(point.params, point.lineage)
+    if key not in study.user_attrs and not evaluator.has_learned(choice):
+        return {}
+
+    def found() -> dict[str, float]:
         model, layers = evaluator.convert(choice), evaluator.profile.layers
-        found = {
+        return {
             name: float(
                 (model.config.layers[name].rho * model.thetas[name]).mean()
                 / layer.largest.max().clamp_min(1e-12)
             )
             for name, layer in layers.items()
         }
-        study.set_user_attr(key, found)
-    kept: Mapping[str, float] = study.user_attrs[key]
-    return kept
+
+    return _remembered(study, key, found)
 
 
 _DIAGNOSED = 64

@@ -152,7 +152,7 @@ def recorded_task(recorded: dict[str, Any] | None, given: dict[str, Any]) -> Tas
     from evaluators import TaskError, TaskSpec
 
     named = named_task(given)
-    spec = TaskSpec.from_dict(recorded) if recorded else named
+    spec = TaskSpec.from_dict(recorded).effective() if recorded else named
     changes = {
         f.name: getattr(named, f.name) for f in fields(named) if given.get(f.name) is not None
     }

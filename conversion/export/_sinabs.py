@@ -17,8 +17,13 @@ def save_sinabs(program: Program, path: Path, *, exit: ExitRule | None = None) -
     ``MaxSpike(φ)``, soft reset and initial potentials make the neurons exactly ours, so branches
     with layers of their own and max pooling work too, which NIR's reader does not support.
 
+    Args:
+        program: With thresholds of 1, in floating point.
+        path: Path of the arrays, ending in ``.npz``.
+        exit: Stored with the arrays; the network does not apply it.
+
     Raises:
-        ExportError: A neuron fires negative spikes or has a ceiling.
+        ExportError: A neuron fires negative spikes, has a ceiling, or a threshold other than 1.
         FileError: A file cannot be written.
     """
     for layer in program.fires:
@@ -31,6 +36,8 @@ def save_sinabs(program: Program, path: Path, *, exit: ExitRule | None = None) -
             raise ExportError(
                 f"{layer.name!r} has a ceiling (ReLU6), which sinabs does not support"
             )
+        if not bool((layer.neuron.threshold == 1).all()):
+            raise ExportError(f"{layer.name!r} needs a threshold of 1; see program_of")
     code = resources.files("conversion.export").joinpath("_sinabs_network.py").read_text("utf-8")
     builder = path.with_suffix(".py")
     return [

@@ -1,12 +1,11 @@
 """The spiking network of the .npz file next to this one, built from torch's and sinabs's layers.
 
-Run it with its own T steps, the steps of a sample one after the other, as ``IAFSqueeze`` does:
-
     network = runpy.run_path("NAME.sinabs.py")["network"](batch_size=len(x))
-    steps = network(x.repeat_interleave(T, 0)).unflatten(0, (len(x), T))
-    answers = steps.mean(1)
+    answers = network.answers(x)  # mean outputs of T steps
 
-``network.reset()`` starts the next batch. Needs torch, NumPy and sinabs, and nothing else.
+The module itself maps ``(samples · steps, ...)`` to the same, the steps of a sample one after the
+other, as ``IAFSqueeze`` has it, and remembers its state until ``network.reset()``. Needs torch,
+NumPy and sinabs, and nothing else.
 """
 
 from __future__ import annotations
@@ -78,11 +77,14 @@ class Network(nn.Module):
         self.modules_of = nn.ModuleDict()
         self.starts: dict[str, Tensor] = {}
         self.wiring: list[tuple[str, str, list[str]]] = []
-        for layer in json.loads(str(data["program"]))["layers"]:
+        program = json.loads(str(data["program"]))
+        self.timesteps, self.over_time = program["timesteps"], program["over_time"]
+        for layer in program["layers"]:
             key = layer["name"].replace(".", "_")
-            while key in self.modules_of:
+            while hasattr(self.modules_of, key) or key in self.modules_of:
                 key += "_"
-            self.wiring.append((key, layer["name"], layer["inputs"]))
+            twice = layer["kind"] == "sum" and len(layer["inputs"]) == 1  # x + x
+            self.wiring.append((key, layer["name"], layer["inputs"] * (2 if twice else 1)))
             found = {
                 k: torch.from_numpy(data[f"{layer['name']}/{k}"])
                 for k in ("weight", "bias", "v_init")
@@ -102,6 +104,23 @@ class Network(nn.Module):
             layer: Any = self.modules_of[key]
             layer = layer[-1] if isinstance(layer, nn.Sequential) else layer
             layer.v_mem = start.to(layer.v_mem).expand(self.batch_size, *start.shape).clone()
+
+    def answers(self, x: Tensor) -> Tensor:
+        """Mean outputs of T steps, without early exit, after a reset.
+
+        Inputs are ``(batch_size, ...)``, or ``(batch_size, T, ...)`` if they vary over time.
+        """
+        if len(x) != self.batch_size:
+            raise ValueError(f"this network takes {self.batch_size} samples, got {len(x)}")
+        steps = (
+            x[:, : self.timesteps]
+            if self.over_time
+            else x[:, None].expand(-1, self.timesteps, *x.shape[1:])
+        )
+        self.reset()
+        outputs: Tensor = self(steps.flatten(0, 1))
+        by_sample: Tensor = outputs.unflatten(0, (self.batch_size, self.timesteps))
+        return by_sample.mean(1)
 
     def forward(self, x: Tensor) -> Tensor:
         values: dict[str, Tensor] = {}
@@ -123,8 +142,12 @@ def made(layer: dict[str, Any], found: dict[str, Tensor], batch_size: int) -> nn
         return pooling(layer, batch_size)
     if kind == "flatten":
         return nn.Flatten() if len(shape) == 1 else Reshape(shape)
-    merge: nn.Module = Merge() if kind == "sum" else nn.Identity()
-    return merge
+    if kind == "sum":
+        merge: nn.Module = Merge()
+        return merge
+    if kind in ("input", "output"):
+        return nn.Identity()
+    raise ValueError(f"this file does not know the layer {kind!r}")
 
 
 def neurons(layer: dict[str, Any], bias: Tensor, batch_size: int) -> nn.Module:

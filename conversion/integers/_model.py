@@ -43,7 +43,9 @@ class IntegerModel(SpikingModel):
         inputs = self.network.take(x)
         (given,) = inputs.tensors
         steps, device = self.config.timesteps, self.network.device
-        fixed = replace(self.fixed, program=replace(self.fixed.program, timesteps=steps))
+        if self.network.feed != "static":
+            check_steps(given, steps, steps)
+        fixed = self._fixed_of_all_steps()
         run = run_fixed_point(fixed, given)
         signed = any(neuron.signed for neuron in self.neurons.values())
         counter = SpikeCounter(self.costs, event_bits(self.costs, self.neurons), signed=signed)
@@ -66,8 +68,12 @@ class IntegerModel(SpikingModel):
             found[program.input.name] = given[:, : program.timesteps].transpose(0, 1)
         return found
 
+    def _fixed_of_all_steps(self) -> FixedPoint:
+        steps = self.config.timesteps
+        return replace(self.fixed, program=replace(self.fixed.program, timesteps=steps))
+
     def _begin(self, x: Any) -> StreamState:
-        return _IntegerStream(self.network, self.fixed, x)
+        return _IntegerStream(self.network, self._fixed_of_all_steps(), x)
 
     def running(self, timesteps: int) -> SpikingModel:
         """The same model with another T and without an exit rule."""
@@ -104,6 +110,8 @@ class _IntegerStream(StreamState):
         return [self._steps.advance(x).to(self._given.dtype)]
 
     def keep(self, stay: Tensor) -> None:
+        if bool(stay.all()):
+            return
         index = stay.nonzero().squeeze(1)
         self.samples, self._given = self.samples[index], self._given[index]
         self._steps.keep(index)

@@ -87,6 +87,11 @@ class TaskSpec:
         """Whether loading it imports code from outside spikefront and torchvision."""
         return self.task not in TASKS or ":" in (self.model or "")
 
+    def effective(self) -> TaskSpec:
+        """Without the settings that its task has itself: early versions recorded them."""
+        own = self.task == "digits" or ":" in self.task
+        return TaskSpec(task=self.task, seed=self.seed) if own else self
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON-serialisable values."""
         return asdict(self)

@@ -104,7 +104,7 @@ def _room(ax: Axes) -> int:
 
 
 def _spread(columns: list[tuple[int, int]], room: int) -> list[tuple[int, int]]:
-    """At most ``most`` evenly spaced columns, including the first and the last."""
+    """At most ``room`` evenly spaced columns, including the first and the last."""
     if len(columns) <= room:
         return columns
     return [columns[round(i * (len(columns) - 1) / (room - 1))] for i in range(room)]

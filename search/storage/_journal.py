@@ -20,8 +20,8 @@ JOURNAL_NAME = "study.journal"
 
 
 def open_journal(path: Path) -> BaseStorage:
-    lock = _NoLock(path) if _is_read_only(path) else _JournalLock(path)
     try:
+        lock = _NoLock(path) if _is_read_only(path) else _JournalLock(path)
         if isinstance(lock, _JournalLock):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("ab").close()
@@ -53,9 +53,10 @@ def _not_readable(path: Path, line: int | None, error: Exception) -> str:
 
 def _is_read_only(path: Path) -> bool:
     """Whether a journal can be read but not written, as someone else's study."""
-    return path.exists() and not (
-        os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK | os.X_OK)
+    can_lock = os.access(path.absolute().parent, os.W_OK | os.X_OK) or os.access(
+        f"{path}.flock", os.W_OK
     )
+    return path.exists() and not (os.access(path, os.W_OK) and can_lock)
 
 
 class _NoLock(JournalFileOpenLock):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import optuna
 
     from conversion import SpikingModel
+    from conversion.targets import Target
     from evaluators import Evaluator, Measurement, TaskSpec
     from reports import FrontPoint
 
@@ -120,6 +121,7 @@ def export(
     front = measure_front(study, evaluator, test=False, confidence=confidence)
     share = max_energy.over(evaluator.ann_energy_pj) if max_energy else None
     point = select(front, trial=trial, max_energy=share, max_accuracy_drop=max_accuracy_drop)
+    chip = _target(target) if target is not None else None
     test, path = tested(study, point.trial), to or _path_of(study, point, out)
     model = evaluator.convert(study_setup(study).space.choice(point.params, point.lineage))
     measurement = evaluator.record(model, "search").measure(model.exit)
@@ -137,10 +139,10 @@ def export(
             "" if trial is not None else ", but it is the cheapest trial promised to keep the limit"
         )
         click.echo(f"It is not on the measured front{why}.")
-    if target is not None:
-        _print_fit(model, target)
     for line in written:
         click.echo(line)
+    if chip is not None:
+        _print_fit(model, chip)
 
 
 def _path_of(study: optuna.Study, point: FrontPoint, out: Path) -> Path:
@@ -187,12 +189,17 @@ _OF_FORMATS = {
 }
 
 
-def _print_fit(model: SpikingModel, name: str) -> None:
+def _target(name: str) -> Target:
+    from conversion.targets import target
+
+    return target(name)
+
+
+def _print_fit(model: SpikingModel, chip: Target) -> None:
     from conversion.export import program_of
-    from conversion.targets import check, target
+    from conversion.targets import check
     from reports import violations_table
 
-    chip = target(name)
     found = check(program_of(model), chip)
     if found:
         print_table(violations_table(found, chip.title))

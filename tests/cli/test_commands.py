@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -269,7 +270,9 @@ def test_a_point_goes_to_other_programs(
     spikefront("export", *task, "--format", "torch")
     assert (tmp_path / "m.pt2.host.py").exists()
     found = spikefront("export", *task, "--format", "sinabs")
-    assert "the same outputs on" in found.stdout
+    agree = re.search(r"the same outputs on (?:all )?(\d+)", found.stdout)
+    assert agree is not None
+    assert int(agree[1]) >= 57, "of 60"
     assert {path.name for path in tmp_path.glob("m.sinabs.*")} == {"m.sinabs.npz", "m.sinabs.py"}
     refused = spikefront("export", *task, "--format", "nir", "--reader", "snntorch", check=False)
     assert refused.returncode == 1

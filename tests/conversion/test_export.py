@@ -374,6 +374,9 @@ def test_the_sinabs_file_fires_the_same_spikes(
         program, x[:6].double(), lambda name, spikes: kept.setdefault(name, []).append(spikes)
     )
     steps = (x[:6] if "feed" in options else x[:6, None].expand(-1, T, *x.shape[1:])).contiguous()
+    torch.testing.assert_close(network.answers(x[:6]), means[-1].float(), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="takes 6 samples, got 4"):
+        network.answers(x[:4])
     for parts in ((T,), (2, 3)):  # a second batch; the second time in two parts
         for noted in seen.values():
             noted.clear()
@@ -386,7 +389,33 @@ def test_the_sinabs_file_fires_the_same_spikes(
             assert torch.stack(spikes).sum() > 0
 
 
+class Named(nn.Module):
+    """A sum of a value with itself, and names that Python's own containers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("keys", nn.Conv2d(2, 3, 3))
+        self.add_module("items", nn.ReLU())
+        self.head = nn.Linear(48, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = getattr(self, "items")(getattr(self, "keys")(x))  # noqa: B009 - no method is meant
+        return self.head((y + y).flatten(1))
+
+
+def test_the_sinabs_file_of_an_odd_network(tmp_path: Path) -> None:
+    pytest.importorskip("sinabs")
+    program = program_of(spiking(Named()))
+    _, builder = save_sinabs(program, tmp_path / "m.sinabs.npz")
+    found = runpy.run_path(str(builder))["network"](batch_size=4).answers(images()[:4])
+    means, _ = run_program(program, images()[:4].double())
+    torch.testing.assert_close(found, means[-1].float(), atol=1e-5, rtol=1e-4)
+
+
 def test_sinabs_has_no_negative_spikes_and_no_ceiling(tmp_path: Path) -> None:
+    plain = program_of(spiking(), plain_shortcuts=True)
+    with pytest.raises(ExportError, match="'second' needs a threshold of 1; see program_of"):
+        save_sinabs(plain, tmp_path / "c.npz")
     signed = program_of(spiking(neuron="dual-threshold"))
     with pytest.raises(ExportError, match="'first' fires negative spikes, which sinabs does not"):
         save_sinabs(signed, tmp_path / "a.npz")

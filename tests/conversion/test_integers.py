@@ -281,6 +281,8 @@ def test_steps_in_integers_are_those_of_all_steps_at_once(feed: str) -> None:
     assert torch.equal(inferred.timesteps, exits + 1)
     assert torch.equal(inferred.logits, means[exits, torch.arange(24)])
     if feed == "frames":
+        with pytest.raises(ConversionError, match="the inputs have 3 steps, and T is 5"):
+            model.simulate(x[:, :3])
         _, state = model.step(x[:, 0])
         with pytest.raises(ConversionError, match="the inputs have 1 steps, and T is 2"):
             model.step(None, state)

@@ -227,3 +227,11 @@ def test_specs_round_trip_and_know_user_code() -> None:
     assert not spec.names_user_code
     assert TaskSpec(task="a.py:f").names_user_code
     assert TaskSpec(task="cifar10", model="pkg.mod:f").names_user_code
+
+
+def test_what_early_versions_recorded_though_it_meant_nothing() -> None:
+    """Studies and configs of digits may hold sizes of splits, which were ignored."""
+    assert TaskSpec(search_samples=200, seed=3).effective() == TaskSpec(seed=3)
+    assert TaskSpec(task="a.py:make", test_samples=9).effective() == TaskSpec(task="a.py:make")
+    kept = TaskSpec(task="cifar10", data="d", search_samples=200)
+    assert kept.effective() == kept

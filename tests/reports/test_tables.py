@@ -6,11 +6,12 @@ import io
 import json
 from dataclasses import replace
 
+import optuna
 import pandas as pd
 import pytest
 import torch
 
-from conversion import ConfigError, ConversionConfig, DeployConfig, ExitRule, LayerConfig
+from conversion import ConfigError, ConversionConfig, DeployConfig, ExitRule, FileError, LayerConfig
 from reports import (
     ParetoFront,
     comparison_frame,
@@ -22,6 +23,7 @@ from reports import (
     points_frame,
     select,
     table_text,
+    with_thresholds,
 )
 from search import note_ann
 
@@ -69,6 +71,30 @@ def test_a_study_is_read_without_its_model(studied, front: ParetoFront) -> None:
     assert tested is not None
     assert tested.drop is not None
     assert comparison_frame([sure])["its loss on test"][0] == round(100 * tested.drop.mean, 2)
+
+
+def test_a_study_that_cannot_be_written_is_measured_all_the_same(
+    studied, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As someone else's journal: what it gives is the same, and nothing is stored."""
+    study, evaluator = studied
+    expected = measure_front(study, evaluator, rivals=True)
+    shown = optuna.create_study(directions=study.directions, study_name="copy")
+    for name, value in study.user_attrs.items():
+        if not name.startswith(("test/", "quantised/", "thresholds/")):
+            shown.set_user_attr(name, value)
+    shown.add_trials(study.get_trials())
+
+    def refuse(*_: object) -> None:
+        raise FileError("cannot write the study's journal: it is read-only here")
+
+    monkeypatch.setattr(shown, "set_user_attr", refuse)
+    found = with_thresholds(shown, evaluator, measure_front(shown, evaluator, rivals=True))
+    assert [p.test for p in found.points] == [p.test for p in expected.points]
+    assert found.rivals == expected.rivals
+    assert any(p.thresholds for p in found.points)
+    assert not any(name.startswith("test/") for name in shown.user_attrs)
+    assert caplog.text.count("the study is read-only") == 1
 
 
 def test_notebooks_show_tables(studied, front: ParetoFront) -> None:

@@ -76,6 +76,28 @@ def test_a_journal_of_someone_else_can_be_read(folder: Path) -> None:
     assert process.exitcode == 3
 
 
+def look_into_a_closed_folder(path: Path) -> None:
+    if os.getuid() == 0:
+        os.setuid(65534)
+    with pytest.raises(FileError, match="cannot write the study's journal"):
+        open_storage(path)
+    os._exit(3)
+
+
+def test_a_journal_in_a_closed_folder_is_an_error_of_ours(folder: Path) -> None:
+    closed = folder / "closed"
+    closed.mkdir()
+    finished_study(closed / "study.journal")
+    closed.chmod(0o600)
+    process = multiprocessing.get_context("fork").Process(
+        target=look_into_a_closed_folder, args=(closed / "study.journal",)
+    )
+    process.start()
+    process.join(60)
+    closed.chmod(0o755)
+    assert process.exitcode == 3
+
+
 def write_and_die(path: str) -> None:
     storage = open_storage(path)
     storage.impatient._backend._lock.acquire()  # type: ignore[attr-defined]
